@@ -1,0 +1,183 @@
+//! The hash table: buckets of one cache line, each naming up to twelve entries.
+//!
+//! ```text
+//! Bucket   0             12         16                                   64
+//!          ┌─────────────┬──────────┬────────────────────────────────────┐
+//!          │ 12 tag bytes│ overflow │ 12 entry indexes                   │
+//!          └─────────────┴──────────┴────────────────────────────────────┘
+//! ```
+//!
+//! A lookup compares the key's tag (8 bits of its hash) with all tags of the line at once, and visits only
+//! records whose tag matches: one line for the bucket, one for the record, then the slot. Entries beyond the
+//! twelfth are chained through their records from `overflow`, so any number of entries works with any number of
+//! buckets; a removal moves one back into the line.
+//!
+//! Hash bits: the low bits choose the bucket, the top 8 of the low 32 are the tag, the high 32 choose the
+//! partition. The hash is not stored; it is computed from the key again where it is needed.
+//!
+//! Locking: changed under the partition's exclusive lock, read under any.
+
+use super::directory::flag;
+use super::ids::{BucketIndex, EntryIndex};
+use super::layout::BUCKET_CELLS;
+use super::partition::{Key, Partition};
+use super::region::{RegionType, Word32, Word64};
+
+/// One bucket.
+#[repr(C, align(64))]
+pub struct Bucket {
+    tags: Word64,
+    more_tags: Word32,
+    overflow: Word32,
+    entries: [Word32; BUCKET_CELLS],
+}
+const _: () = assert!(size_of::<Bucket>() == 64);
+// SAFETY: repr(C), words only, exactly one cache line.
+#[allow(unsafe_code)]
+unsafe impl RegionType for Bucket {}
+
+impl Bucket {
+    /// One bit (at 8·cell + 7) for each cell with this tag: exact, there are no false positives among tags.
+    #[inline]
+    fn matches(&self, tag: u8) -> u128 {
+        const ONES: u128 = 0x0101_0101_0101_0101_0101_0101;
+        const LOW: u128 = 0x7f * ONES;
+        let tags = u128::from(self.tags.get()) | u128::from(self.more_tags.get()) << 64;
+        let differing = tags ^ (u128::from(tag) * ONES);
+        !(((differing & LOW) + LOW) | differing | LOW) & (0x80 * ONES)
+    }
+
+    fn set_cell(&self, cell: usize, tag: u8, entry: EntryIndex) {
+        if cell < 8 {
+            let cleared = self.tags.get() & !(0xff << (8 * cell));
+            self.tags.set(cleared | u64::from(tag) << (8 * cell));
+        } else {
+            let cleared = self.more_tags.get() & !(0xff << (8 * (cell - 8)));
+            self.more_tags.set(cleared | u32::from(tag) << (8 * (cell - 8)));
+        }
+        self.entries[cell].set(entry.0);
+    }
+
+    fn cell_of(&self, entry: EntryIndex) -> Option<usize> {
+        self.entries.iter().position(|cell| cell.get() == entry.0)
+    }
+
+    /// Entries named in the line.
+    pub fn used_cells(&self) -> usize {
+        self.entries.iter().filter(|cell| cell.get() != 0).count()
+    }
+
+    /// The entries named in the line.
+    pub fn cells(&self) -> impl Iterator<Item = EntryIndex> + '_ {
+        self.entries.iter().filter_map(|cell| EntryIndex(cell.get()).some())
+    }
+}
+
+impl Partition {
+    /// One bucket.
+    #[inline]
+    pub(super) fn bucket(&self, bucket: BucketIndex) -> &Bucket {
+        self.region.at(self.layout.bucket_offset(bucket))
+    }
+
+    #[inline]
+    pub(super) fn bucket_of(&self, key: Key<'_>) -> BucketIndex {
+        BucketIndex(key.hash as u32 & (self.layout.buckets_per_partition - 1))
+    }
+
+    /// The entry with this key.
+    #[inline]
+    pub fn find(&self, key: Key<'_>) -> Option<EntryIndex> {
+        let bucket = self.bucket(self.bucket_of(key));
+        let mut matches = bucket.matches(key.tag());
+        while matches != 0 {
+            let cell = matches.trailing_zeros() as usize / 8;
+            matches &= matches - 1;
+            let entry = EntryIndex(bucket.entries[cell].get());
+            if !entry.is_none() && self.key_equals(entry, key.bytes) {
+                return Some(entry);
+            }
+        }
+        self.overflow_chain(bucket).find(|&entry| self.key_equals(entry, key.bytes))
+    }
+
+    /// The entries chained from a bucket.
+    pub(super) fn overflow_chain<'a>(&'a self, bucket: &Bucket) -> impl Iterator<Item = EntryIndex> + 'a {
+        let first = EntryIndex(bucket.overflow.get()).some();
+        std::iter::successors(first, |&entry| EntryIndex(self.record(entry).chain.get()).some())
+    }
+
+    /// Makes an entry findable. The key must not be in the table.
+    pub(super) fn add_to_bucket(&mut self, key: Key<'_>, entry: EntryIndex) {
+        let bucket = self.bucket(self.bucket_of(key));
+        match bucket.cell_of(EntryIndex::NONE) {
+            Some(cell) => bucket.set_cell(cell, key.tag(), entry),
+            None => {
+                let record = self.record(entry);
+                record.chain.set(bucket.overflow.get());
+                record.set_flags(flag::OVERFLOWED);
+                bucket.overflow.set(entry.0);
+                self.header().overflowed.add(1);
+            }
+        }
+    }
+
+    /// Makes an entry unfindable.
+    pub(super) fn remove_from_bucket(&mut self, entry: EntryIndex) {
+        let hash = self.hash(self.key_bytes(entry));
+        let bucket = self.bucket(BucketIndex(hash as u32 & (self.layout.buckets_per_partition - 1)));
+        if self.record(entry).has(flag::OVERFLOWED) {
+            self.unchain(bucket, entry);
+            return;
+        }
+        let cell = bucket.cell_of(entry).expect("an entry is listed in its key's bucket");
+        bucket.set_cell(cell, 0, EntryIndex::NONE);
+        if let Some(chained) = EntryIndex(bucket.overflow.get()).some() {
+            self.unchain(bucket, chained);
+            let tag = Key::tag_of(self.hash(self.key_bytes(chained)));
+            bucket.set_cell(cell, tag, chained);
+        }
+    }
+
+    fn unchain(&self, bucket: &Bucket, entry: EntryIndex) {
+        let record = self.record(entry);
+        let after = record.chain.get();
+        if bucket.overflow.get() == entry.0 {
+            bucket.overflow.set(after);
+        } else {
+            let before = self
+                .overflow_chain(bucket)
+                .find(|&other| self.record(other).chain.get() == entry.0)
+                .expect("an overflowed entry is in its bucket's chain");
+            self.record(before).chain.set(after);
+        }
+        record.chain.set(EntryIndex::NONE.0);
+        record.clear_flags(flag::OVERFLOWED);
+        self.header().overflowed.sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_match_exactly() {
+        let bucket = Bucket {
+            tags: Word64::default(),
+            more_tags: Word32::default(),
+            overflow: Word32::default(),
+            entries: Default::default(),
+        };
+        let tags = [0, 1, 0x7f, 0x80, 0x81, 0xff, 0xfe, 1, 0, 0x80, 0xff, 1];
+        for (cell, &tag) in tags.iter().enumerate() {
+            bucket.set_cell(cell, tag, EntryIndex(cell as u32 + 1));
+        }
+        for tag in 0..=255u8 {
+            let found: Vec<usize> = (0..12).filter(|cell| bucket.matches(tag) >> (8 * cell + 7) & 1 == 1).collect();
+            let expected: Vec<usize> = (0..12).filter(|&cell| tags[cell] == tag).collect();
+            assert_eq!(found, expected, "tag {tag:#x}");
+            assert_eq!(bucket.matches(tag).count_ones() as usize, expected.len());
+        }
+    }
+}

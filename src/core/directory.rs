@@ -1,0 +1,290 @@
+//! The directory: one 32-byte record per entry, the only place that knows where an entry's slot lies.
+//!
+//! ```text
+//! Record   0        8          12        16      20         24     28              32
+//!          ┌────────┬──────────┬─────────┬───────┬──────────┬──────┬───────────────┐
+//!          │ stamp  │ location │ touched │ chain │ previous │ next │ state         │
+//!          └────────┴──────────┴─────────┴───────┴──────────┴──────┴───────────────┘
+//! stamp    generation (low 32 bits), version (high 32 bits): one load tells whether an entry is the same and unchanged
+//! state    pins (bits 0-7), flags (bits 8-15), key length in bytes (bits 16-31)
+//! ```
+//!
+//! Records are slots of class 0, so their memory comes from the pool and returns to it. They never move: an
+//! [`EntryIndex`] is stable for the life of its entry, which is what lets a cursor walk the directory while others
+//! change the cache.
+//!
+//! Generations: odd while the record is live, even while it is free, only ever rising. When a directory slab
+//! goes back to the pool its descriptor keeps a number above all generations in it, where the records start
+//! when the slab serves the directory again. A record whose generations are used up (2^31 lives) is retired.
+//!
+//! Continuation records stand for the further slots of a chained value. They are linked from their head by
+//! `previous`/`next`, name it in `chain`, and are no entries: iteration skips them.
+//!
+//! Locking: everything but the pins and the reference bit is written under the partition's exclusive lock.
+
+use std::sync::atomic::Ordering;
+
+use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
+use super::layout::SlabDescriptor;
+use super::partition::Partition;
+use super::region::{RegionType, Word32, Word64};
+
+/// One directory record.
+#[repr(C, align(32))]
+pub struct Record {
+    stamp: Word64,
+    location: Word32,
+    /// The partition's tick at the last insertion or promotion.
+    pub touched: Word32,
+    /// Next entry of the bucket's overflow chain; in a continuation, the head.
+    pub chain: Word32,
+    /// Towards the most recently used entry; in a continuation, the slot before.
+    pub previous: Word32,
+    /// Towards the least recently used entry; in a continuation, the slot after.
+    pub next: Word32,
+    state: Word32,
+}
+const _: () = assert!(size_of::<Record>() == super::class::RECORD_BYTES as usize);
+// SAFETY: repr(C), words only, 32 bytes without padding.
+#[allow(unsafe_code)]
+unsafe impl RegionType for Record {}
+
+/// Bits of [`Record`]'s state.
+pub mod flag {
+    /// The pin count: entries that readers use without a lock.
+    pub const PINS: u32 = 0xff;
+    /// CLOCK's reference bit.
+    pub const REFERENCED: u32 = 1 << 8;
+    /// The value spans several slots.
+    pub const CHAINED: u32 = 1 << 9;
+    /// No entry, but a further slot of one.
+    pub const CONTINUATION: u32 = 1 << 10;
+    /// Removed while pinned; freed with the last pin.
+    pub const ZOMBIE: u32 = 1 << 11;
+    /// Listed in its bucket's overflow chain.
+    pub const OVERFLOWED: u32 = 1 << 12;
+    /// Must not be evicted: its value is being replaced.
+    pub const PROTECTED: u32 = 1 << 13;
+}
+
+const RETIRED_GENERATION: u32 = u32::MAX - 1;
+
+impl Record {
+    /// The generation: odd while live.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.stamp.get() as u32
+    }
+
+    /// How often the value was replaced.
+    #[inline]
+    pub fn version(&self) -> u32 {
+        (self.stamp.get() >> 32) as u32
+    }
+
+    /// Whether the record is in use, be it by an entry or a continuation.
+    #[inline]
+    pub fn is_live(&self) -> bool {
+        self.generation() % 2 == 1
+    }
+
+    /// Whether the record is that of an entry that can be found.
+    #[inline]
+    pub fn is_entry(&self) -> bool {
+        self.is_live() && self.state.get() & (flag::CONTINUATION | flag::ZOMBIE) == 0
+    }
+
+    /// Counts one more replacement of the value.
+    pub fn raise_version(&self) {
+        self.stamp.set(self.stamp.get().wrapping_add(1 << 32));
+    }
+
+    /// Where the entry's slot lies.
+    #[inline]
+    pub fn location(&self) -> Location {
+        Location(self.location.get())
+    }
+
+    /// Points the record to another slot.
+    #[inline]
+    pub fn set_location(&self, location: Location) {
+        self.location.set(location.0)
+    }
+
+    /// The length of the key in bytes.
+    #[inline]
+    pub fn key_len(&self) -> usize {
+        (self.state.get() >> 16) as usize
+    }
+
+    /// Whether all of `flags` are set.
+    #[inline]
+    pub fn has(&self, flags: u32) -> bool {
+        self.state.get() & flags == flags
+    }
+
+    /// Sets flags. Atomic, because readers change their pins without a lock.
+    #[inline]
+    pub fn set_flags(&self, flags: u32) -> u32 {
+        self.state.atomic().fetch_or(flags, Ordering::AcqRel)
+    }
+
+    /// Clears flags.
+    #[inline]
+    pub fn clear_flags(&self, flags: u32) {
+        self.state.atomic().fetch_and(!flags, Ordering::AcqRel);
+    }
+
+    /// Starts a life: no pins, these flags, a key of this length.
+    pub fn set_state(&self, flags: u32, key_len: usize) {
+        debug_assert!(key_len <= u16::MAX as usize);
+        self.state.set(flags | (key_len as u32) << 16)
+    }
+
+    /// Readers that use the entry without a lock. Under the exclusive lock the number can only fall.
+    #[inline]
+    pub fn pins(&self) -> u32 {
+        self.state.atomic().load(Ordering::Acquire) & flag::PINS
+    }
+
+    /// Whether the entry may be evicted: nobody reads it without a lock, and its value is not being replaced.
+    #[inline]
+    pub fn is_evictable(&self) -> bool {
+        self.state.atomic().load(Ordering::Acquire) & (flag::PINS | flag::PROTECTED) == 0
+    }
+
+    /// Adds a pin; `false` if the count is at its limit. Needs the partition's lock in any mode.
+    pub fn pin(&self) -> bool {
+        self.state
+            .atomic()
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+                (state & flag::PINS < flag::PINS).then(|| state + 1)
+            })
+            .is_ok()
+    }
+
+    /// Takes a pin back, without a lock. `true` if the entry was removed meanwhile and this was the last pin: the caller
+    /// must reap it under the exclusive lock.
+    pub fn unpin(&self) -> bool {
+        let before = self.state.atomic().fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before & flag::PINS > 0);
+        before & flag::PINS == 1 && before & flag::ZOMBIE != 0
+    }
+}
+
+impl Partition {
+    /// One record.
+    #[inline]
+    pub(super) fn record(&self, entry: EntryIndex) -> &Record {
+        self.region.at(self.layout.record_offset(entry))
+    }
+
+    fn record_at(&self, location: Location) -> (EntryIndex, &Record) {
+        let offset = location.usize() * Location::UNIT_BYTES;
+        let entry = EntryIndex((offset / size_of::<Record>()) as u32);
+        (entry, self.record(entry))
+    }
+
+    /// Starts the life of the record in a slot that was just taken from class 0.
+    pub(super) fn open_record(&mut self, slot: Location, flags: u32, key_len: usize) -> EntryIndex {
+        let tick = self.header().tick.get();
+        let (entry, record) = self.record_at(slot);
+        let generation = record.generation();
+        debug_assert!(generation % 2 == 0 && generation < RETIRED_GENERATION);
+        record.stamp.set(u64::from(generation + 1));
+        record.set_location(Location::NONE);
+        record.touched.set(tick);
+        for link in [&record.chain, &record.previous, &record.next] {
+            link.set(EntryIndex::NONE.0);
+        }
+        record.set_state(flags, key_len);
+        entry
+    }
+
+    /// Ends a record's life and frees its slot, unless its generations are used up.
+    pub(super) fn close_record(&mut self, entry: EntryIndex) {
+        let record = self.record(entry);
+        let generation = record.generation();
+        debug_assert!(generation % 2 == 1);
+        record.stamp.set(u64::from(generation + 1));
+        record.set_location(Location::NONE);
+        if generation + 1 != RETIRED_GENERATION {
+            let offset = self.layout.record_offset(entry);
+            self.free_slot(Location((offset / Location::UNIT_BYTES) as u32), 0);
+        }
+    }
+
+    /// Prepares the records of a slab that joins the directory.
+    pub(super) fn open_directory_slab(&mut self, slab: SlabIndex) {
+        let base = self.descriptor(slab).generation_base.get();
+        for entry in self.records_of(slab) {
+            self.record(entry).stamp.set(u64::from(base));
+        }
+    }
+
+    /// Remembers the generations of a slab that leaves the directory.
+    pub(super) fn close_directory_slab(&mut self, slab: SlabIndex) {
+        let highest = self.records_of(slab).map(|entry| self.record(entry).generation()).max();
+        let descriptor = self.descriptor(slab);
+        let base = descriptor.generation_base.get().max(highest.unwrap_or(0)).next_multiple_of(2);
+        descriptor.generation_base.set(base);
+    }
+
+    /// Whether records in this slab can still be given a new generation.
+    pub(super) fn can_serve_directory(&self, slab: SlabIndex) -> bool {
+        self.descriptor(slab).generation_base.get() < RETIRED_GENERATION
+    }
+
+    fn records_of(&self, slab: SlabIndex) -> impl Iterator<Item = EntryIndex> {
+        let class = self.layout.classes.get(ClassIndex::DIRECTORY);
+        let first = (self.layout.slab_offset(slab) + class.first_slot_bytes as usize) / size_of::<Record>();
+        (0..class.slots_per_slab).map(move |slot| EntryIndex(first as u32 + slot))
+    }
+
+    /// The first entry at or after `from` in the order of the directory.
+    ///
+    /// Whole slabs that hold no records cost one load each; within a slab the free bitmap is searched.
+    pub(super) fn next_entry(&self, from: EntryIndex) -> Option<EntryIndex> {
+        let class = self.layout.classes.get(ClassIndex::DIRECTORY);
+        let offset = self.layout.record_offset(from).max(self.layout.slab_offset(SlabIndex(0)));
+        let (SlabIndex(first_slab), within) = self.layout.slab_of(offset)?;
+        let mut slot = within.saturating_sub(class.first_slot_bytes) / class.slot_bytes;
+        for slab in (first_slab..self.layout.slab_count).map(SlabIndex) {
+            if self.descriptor(slab).class.get() == ClassIndex::DIRECTORY.0 {
+                let bitmap = self.bitmap(slab, ClassIndex::DIRECTORY);
+                while let Some(used) = bitmap.next_used(slot) {
+                    let (entry, record) = self.record_at(self.layout.location(slab, ClassIndex::DIRECTORY, used));
+                    if record.is_entry() {
+                        return Some(entry);
+                    }
+                    slot = used + 1;
+                }
+            }
+            slot = 0;
+        }
+        None
+    }
+
+    /// Whether `entry` names a record at all: an id may be old, and its slab may hold values now.
+    pub(super) fn is_record(&self, entry: EntryIndex) -> bool {
+        let class = self.layout.classes.get(ClassIndex::DIRECTORY);
+        match self.layout.slab_of(self.layout.record_offset(entry)) {
+            Some((slab, within)) => {
+                self.descriptor(slab).class.get() == ClassIndex::DIRECTORY.0
+                    && within >= class.first_slot_bytes
+                    && (within - class.first_slot_bytes) / class.slot_bytes < class.slots_per_slab
+            }
+            None => false,
+        }
+    }
+
+    /// Keeps generations rising across a reset, whatever state the slab was left in.
+    pub(super) fn salvage_generations(&mut self, slab: SlabIndex) {
+        if self.descriptor(slab).class.get() == ClassIndex::DIRECTORY.0 {
+            self.close_directory_slab(slab);
+        }
+        let descriptor: &SlabDescriptor = self.descriptor(slab);
+        let base = descriptor.generation_base.get();
+        descriptor.generation_base.set(base.saturating_add(base % 2));
+    }
+}

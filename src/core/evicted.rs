@@ -1,0 +1,77 @@
+//! Where evicted entries go: kept for the caller, or dropped.
+//!
+//! Entries are copied out under the lock into one growing buffer, and looked at after it is released.
+
+/// Evicted keys and values, in the order of eviction. Reusable: `clear` keeps the memory.
+///
+/// # Examples
+///
+/// ```
+/// use pg_shared_lru::{Config, Evicted, SharedCache};
+/// let cache = SharedCache::private(&Config::entries(1, 64)).unwrap();
+/// let mut evicted = Evicted::default();
+/// cache.push(b"a", b"1", &mut evicted).unwrap();
+/// cache.push(b"b", b"2", &mut evicted).unwrap();
+/// assert_eq!(evicted.iter().collect::<Vec<_>>(), [(&b"a"[..], &b"1"[..])]);
+/// ```
+#[derive(Default, Debug, Clone)]
+pub struct Evicted {
+    bytes: Vec<u8>,
+    /// Ends of the key and of the value of each entry.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Evicted {
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Forgets the entries and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Key and value number `index`, counted from the first evicted.
+    ///
+    /// # Panics
+    ///
+    /// If there are not that many.
+    pub fn get(&self, index: usize) -> (&[u8], &[u8]) {
+        let start = if index == 0 { 0 } else { self.ends[index - 1].1 };
+        let (key_end, value_end) = self.ends[index];
+        (&self.bytes[start..key_end], &self.bytes[key_end..value_end])
+    }
+
+    /// Keys and values, first evicted first.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + '_ {
+        (0..self.len()).map(|index| self.get(index))
+    }
+
+    /// Appends an entry; `append_value` writes the value behind the key.
+    pub(crate) fn append(&mut self, key: &[u8], append_value: impl FnOnce(&mut Vec<u8>)) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        append_value(&mut self.bytes);
+        self.ends.push((key_end, self.bytes.len()));
+    }
+}
+
+/// What becomes of evicted entries.
+pub enum Sink<'a> {
+    /// They are dropped.
+    Drop,
+    /// They are appended.
+    Keep(&'a mut Evicted),
+}

@@ -1,0 +1,37 @@
+//! The engine: bytes to structures. No PostgreSQL, no locks, no threads.
+//!
+//! Each file may use those above it:
+//!
+//! ```text
+//! ids        newtypes for indexes and addresses
+//! region     offsets to references; the only unsafe code of the engine
+//! bitmap     free bitmaps as views over words
+//! class      slab classes
+//! config     what a user asks for  ─┐ each other's types
+//! layout     where everything lies ─┘
+//! slab       slots and slabs
+//! directory  records, generations
+//! payload    keys and values in slots
+//! bucket     the hash table
+//! recency    the order of eviction
+//! room       pool, compaction, eviction
+//! partition  the cache's operations
+//! report, validate   read everything
+//! ```
+
+pub mod bitmap;
+pub mod bucket;
+pub mod class;
+pub mod config;
+pub mod directory;
+pub mod evicted;
+pub mod ids;
+pub mod layout;
+pub mod partition;
+pub mod payload;
+pub mod recency;
+pub mod region;
+pub mod report;
+pub mod room;
+pub mod slab;
+pub mod validate;

@@ -1,0 +1,407 @@
+//! One partition: the cache itself, plain and single-handed.
+//!
+//! Everything that the cache does is done here to one partition by one caller at a time; `shared` picks the
+//! partition of a key and takes its lock. `&self` needs the lock in any mode, `&mut self` the exclusive one.
+//!
+//! Invariants:
+//! - An entry that can be found is in its key's bucket once, in the recency list once, and owns its record and slots.
+//! - `sequence` is odd from the first write of a change to the last. A change cannot fail half-way except by a
+//!   defect or a killed process; whoever finds the number odd calls [`Partition::reset`], which empties the
+//!   partition: its entries are lost, never wrong.
+//! - Capacity in entries is never exceeded, not even while an entry is being added.
+//!
+//! Not here: locks, the choice of the partition, user code, decoding.
+
+use std::sync::atomic::{fence, Ordering};
+use std::sync::Arc;
+
+use super::directory::flag;
+use super::evicted::Sink;
+use super::ids::{EntryIndex, SlabIndex};
+use super::layout::{Layout, PartitionHeader, SlabDescriptor};
+use super::region::{Region, Word64};
+use super::room::{CompactBudget, CompactReport};
+
+/// A key with its hash.
+#[derive(Clone, Copy)]
+pub struct Key<'a> {
+    /// The key.
+    pub bytes: &'a [u8],
+    /// Its hash with the region's seed.
+    pub hash: u64,
+}
+
+impl Key<'_> {
+    /// The tag that stands for the key in its bucket.
+    #[inline]
+    pub(super) fn tag(self) -> u8 {
+        Self::tag_of(self.hash)
+    }
+
+    #[inline]
+    pub(super) fn tag_of(hash: u64) -> u8 {
+        (hash >> 24) as u8
+    }
+
+    /// The partition that the key belongs to.
+    #[inline]
+    pub fn partition(self, partition_count: u32) -> usize {
+        (self.hash >> 32) as usize & (partition_count as usize - 1)
+    }
+}
+
+/// The hash of a key: XXH3 with 64 bits, by Yann Collet, the same in every process.
+#[inline]
+pub fn hash_key(bytes: &[u8], seed: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed)
+}
+
+/// What a push did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The key is new.
+    Inserted,
+    /// The key had a value, which is replaced.
+    Replaced,
+}
+
+/// Why a push was refused. The cache is as before, but for entries that were evicted to make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// The key is longer than half of the largest slot (or 65,535 bytes).
+    #[error("a key of {bytes} bytes is too long: at most {max} bytes with this slab size")]
+    KeyTooLong {
+        /// Length of the key.
+        bytes: usize,
+        /// Longest key.
+        max: usize,
+    },
+    /// Key and value take more than one entry may.
+    #[error("an entry of {bytes} bytes (key and value) is too large: at most {max} bytes in this cache")]
+    TooLarge {
+        /// Length of key plus value.
+        bytes: usize,
+        /// Largest entry.
+        max: usize,
+    },
+    /// No room could be made.
+    #[error("no room for an entry of {bytes} bytes: {pinned} entries of the partition are pinned by readers; try again when they are done")]
+    Full {
+        /// Length of key plus value.
+        bytes: usize,
+        /// Entries that could not be evicted.
+        pinned: u32,
+    },
+}
+
+/// An entry as a walk sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordInfo {
+    /// Generation of the record.
+    pub generation: u32,
+    /// How often the value was replaced.
+    pub version: u32,
+    /// Bytes of the value.
+    pub value_len: usize,
+    /// Insertions and promotions in the partition since the entry was last used.
+    pub age: u32,
+    /// CLOCK's reference bit.
+    pub referenced: bool,
+    /// Whether a reader uses the entry without a lock at this moment.
+    pub pinned: bool,
+}
+
+/// A handle to one partition.
+pub struct Partition {
+    pub(super) region: Region,
+    pub(super) layout: Arc<Layout>,
+    hash_seed: u64,
+}
+
+impl Partition {
+    /// A handle to partition `index` of a region. It becomes usable by [`Partition::format`] if nobody has formatted it.
+    ///
+    /// The caller orders access: a `&mut` of any handle to the partition excludes every other use of it, in this and in other
+    /// processes; that is what the partition's lock is for.
+    pub fn new(region: &Region, layout: Arc<Layout>, index: u32, hash_seed: u64) -> Self {
+        Partition { region: layout.partition_region(region, index), layout, hash_seed }
+    }
+
+    /// Writes an empty partition over whatever the bytes are.
+    pub fn format(&mut self, max_entries: u32) {
+        self.region.zero(0, self.layout.partition_fixed_bytes().min(self.layout.slab_offset(SlabIndex(0))));
+        self.header().max_entries.set(max_entries);
+        self.open_pool();
+    }
+
+    fn open_pool(&mut self) {
+        self.header().pool_head.set(SlabDescriptor::NIL);
+        for slab in (0..self.layout.slab_count).rev().map(SlabIndex) {
+            self.put_in_pool(slab);
+        }
+    }
+
+    /// Empties a partition that a change has left half-way. Generations go on rising; counters go on counting.
+    pub fn reset(&mut self) {
+        for slab in (0..self.layout.slab_count).map(SlabIndex) {
+            self.salvage_generations(slab);
+        }
+        for (class, _) in self.layout.clone().classes.iter() {
+            self.region.zero(self.layout.class_offset(class), size_of::<super::layout::ClassState>());
+        }
+        let buckets = self.layout.bucket_offset(super::ids::BucketIndex(0));
+        self.region.zero(buckets, self.layout.slab_offset(SlabIndex(0)) - buckets);
+        let header = self.header();
+        for word in [&header.head, &header.tail, &header.len, &header.pool_count] {
+            word.set(0);
+        }
+        for word in [&header.zombies, &header.continuations, &header.overflowed] {
+            word.set(0);
+        }
+        for word in [&header.live_bytes, &header.compactable[0], &header.compactable[1]] {
+            word.set(0);
+        }
+        header.resets.add(1);
+        self.open_pool();
+        self.header().sequence.add(1);
+    }
+
+    #[inline]
+    pub(super) fn header(&self) -> &PartitionHeader {
+        self.region.at(0)
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, key: &[u8]) -> u64 {
+        hash_key(key, self.hash_seed)
+    }
+
+    /// Whether a change was begun and not finished.
+    #[inline]
+    pub fn is_damaged(&self) -> bool {
+        self.header().sequence.get() % 2 == 1
+    }
+
+    /// Runs a change between its two marks. A panic leaves the first mark standing, on purpose.
+    #[inline]
+    pub(super) fn mutate<R>(&mut self, change: impl FnOnce(&mut Self) -> R) -> R {
+        let sequence: &Word64 = &self.header().sequence;
+        debug_assert!(sequence.get() % 2 == 0, "changes do not nest");
+        sequence.add(1);
+        fence(Ordering::Release);
+        let result = change(self);
+        let sequence = &self.header().sequence;
+        sequence.atomic().store(sequence.get() + 1, Ordering::Release);
+        result
+    }
+
+    /// Live entries.
+    pub fn len(&self) -> u32 {
+        self.header().len.get()
+    }
+
+    /// Keys and values of live entries, in bytes.
+    pub fn live_bytes(&self) -> u64 {
+        self.header().live_bytes.get()
+    }
+
+    /// Counts a hit or a miss. Needs the exclusive lock, though it takes `&self`.
+    #[inline]
+    pub fn count_read(&self, hit: bool) {
+        let header = self.header();
+        let word = if hit { &header.hits } else { &header.misses };
+        word.add(1);
+    }
+
+    /// Replaces `out` by the entry's value.
+    pub fn copy_value(&self, entry: EntryIndex, out: &mut Vec<u8>) {
+        out.clear();
+        self.append_value(entry, out);
+    }
+
+    /// Stores a value, evicting what is in the way.
+    ///
+    /// # Errors
+    ///
+    /// See [`PushError`]; the old value of the key, if any, stays.
+    pub fn push(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Result<Put, PushError> {
+        let bytes = key.bytes.len() + value.len();
+        let checked = if key.bytes.len() > self.layout.max_key_bytes {
+            Err(PushError::KeyTooLong { bytes: key.bytes.len(), max: self.layout.max_key_bytes })
+        } else if bytes > self.layout.max_entry_bytes {
+            Err(PushError::TooLarge { bytes, max: self.layout.max_entry_bytes })
+        } else {
+            self.mutate(|partition| match partition.find(key) {
+                Some(entry) => partition.replace(entry, key, value, evicted).then_some(Put::Replaced),
+                None => partition.insert(key, value, evicted).then_some(Put::Inserted),
+            })
+            .ok_or_else(|| PushError::Full { bytes, pinned: self.pinned_count() })
+        };
+        let header = self.header();
+        match checked {
+            Ok(Put::Inserted) => header.inserts.add(1),
+            Ok(Put::Replaced) => header.updates.add(1),
+            Err(_) => header.refused.add(1),
+        }
+        checked
+    }
+
+    fn insert(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> bool {
+        let max_entries = self.header().max_entries.get();
+        while max_entries != 0 && self.len() >= max_entries {
+            if !self.evict_one(evicted) {
+                return false;
+            }
+        }
+        let Some(entry) = self.build(key, value, evicted) else { return false };
+        self.link_front(entry);
+        self.enlist(key, entry, value.len());
+        true
+    }
+
+    /// Makes a complete entry findable and counts it.
+    fn enlist(&mut self, key: Key<'_>, entry: EntryIndex, value_len: usize) {
+        self.add_to_bucket(key, entry);
+        let header = self.header();
+        header.len.add(1);
+        header.live_bytes.add((key.bytes.len() + value_len) as u64);
+    }
+
+    fn replace(&mut self, entry: EntryIndex, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> bool {
+        let value_len_before = self.value_len(entry) as u64;
+        if self.record(entry).pins() == 0 && self.overwrite(entry, key, value) {
+            let live_bytes = &self.header().live_bytes;
+            live_bytes.set(live_bytes.get() - value_len_before + value.len() as u64);
+            self.record(entry).raise_version();
+            self.use_again(entry);
+            return true;
+        }
+        // The new value is built beside the old one, which must not be evicted for it.
+        self.record(entry).set_flags(flag::PROTECTED);
+        let built = self.build(key, value, evicted);
+        self.record(entry).clear_flags(flag::PROTECTED);
+        let Some(built) = built else { return false };
+        if self.record(entry).pins() > 0 {
+            // A reader keeps the old bytes until it is done; the key goes on with a new entry.
+            self.take_place(built, entry);
+            self.discard_unlinked(entry);
+            self.enlist(key, built, value.len());
+            self.use_again(built);
+        } else {
+            let live_bytes = &self.header().live_bytes;
+            live_bytes.set(live_bytes.get() - value_len_before + value.len() as u64);
+            self.exchange(entry, built);
+            self.dispose(built);
+            self.record(entry).raise_version();
+            self.use_again(entry);
+        }
+        true
+    }
+
+    /// Removes a key; its value is appended to `value`. `false` if there is none.
+    pub fn remove(&mut self, key: Key<'_>, value: &mut Vec<u8>) -> bool {
+        let Some(entry) = self.find(key) else { return false };
+        self.append_value(entry, value);
+        self.mutate(|partition| partition.discard(entry));
+        self.header().removals.add(1);
+        true
+    }
+
+    /// Removes the entry that is next to be evicted (or, if all are pinned, the least recently used), and returns its age;
+    /// `None` if the partition is empty.
+    pub fn pop(&mut self, sink: &mut Sink<'_>) -> Option<u32> {
+        if self.len() == 0 {
+            return None;
+        }
+        let age = self.mutate(|partition| {
+            let tail = EntryIndex(partition.header().tail.get());
+            let entry = partition.victim().unwrap_or(tail);
+            let age = partition.age(entry);
+            if let Sink::Keep(popped) = sink {
+                popped.append(partition.key_bytes(entry), |out| partition.append_value(entry, out));
+            }
+            partition.discard(entry);
+            age
+        });
+        self.header().removals.add(1);
+        Some(age)
+    }
+
+    /// The age of the least recently used entry.
+    pub fn oldest_age(&self) -> Option<u32> {
+        EntryIndex(self.header().tail.get()).some().map(|tail| self.age(tail))
+    }
+
+    fn age(&self, entry: EntryIndex) -> u32 {
+        self.header().tick.get().wrapping_sub(self.record(entry).touched.get())
+    }
+
+    /// Pins an entry whose value lies in one piece; `None` if it is chained or has too many pins.
+    ///
+    /// Returns offset and length of the value, and the generation that [`Partition::unpin`] wants back.
+    pub fn pin(&self, entry: EntryIndex) -> Option<(usize, usize, u32)> {
+        let (offset, len) = self.contiguous_value(entry)?;
+        let record = self.record(entry);
+        record.pin().then(|| (offset, len, record.generation()))
+    }
+
+    /// Takes a pin back, without the lock; `true` if [`Partition::reap`] must follow under the exclusive lock.
+    pub fn unpin(&self, entry: EntryIndex, generation: u32) -> bool {
+        // After a reset the record is somebody else's.
+        let record = self.record(entry);
+        record.generation() == generation && record.unpin()
+    }
+
+    /// Frees a removed entry whose last pin is gone.
+    pub fn reap(&mut self, entry: EntryIndex, generation: u32) {
+        let record = self.record(entry);
+        if record.generation() == generation && record.has(flag::ZOMBIE) && record.pins() == 0 {
+            self.mutate(|partition| partition.dispose_zombie(entry));
+        }
+    }
+
+    /// The bytes of a pinned value.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The first entry at or after `from` in the order of a walk.
+    pub fn walk(&self, from: EntryIndex) -> Option<EntryIndex> {
+        self.next_entry(from)
+    }
+
+    /// The entry in record `entry`, if it lives in `generation`.
+    pub fn resolve(&self, entry: EntryIndex, generation: u32) -> Option<EntryIndex> {
+        (self.is_record(entry) && self.record(entry).is_entry() && self.record(entry).generation() == generation)
+            .then_some(entry)
+    }
+
+    /// What a walk says of an entry.
+    pub fn info(&self, entry: EntryIndex) -> RecordInfo {
+        let record = self.record(entry);
+        RecordInfo {
+            generation: record.generation(),
+            version: record.version(),
+            value_len: self.value_len(entry),
+            age: self.age(entry),
+            referenced: record.has(flag::REFERENCED),
+            pinned: record.pins() > 0,
+        }
+    }
+
+    /// An entry's key.
+    pub fn key(&self, entry: EntryIndex) -> &[u8] {
+        self.key_bytes(entry)
+    }
+
+    /// Relocates live entries so that whole slabs return to the pool.
+    pub fn compact(&mut self, budget: CompactBudget) -> CompactReport {
+        self.mutate(|partition| partition.compact_all(budget))
+    }
+
+    /// Entries that cannot make room: pinned ones, found or removed.
+    fn pinned_count(&self) -> u32 {
+        let entries = std::iter::successors(self.walk(EntryIndex::NONE), |entry| self.walk(EntryIndex(entry.0 + 1)));
+        entries.filter(|&entry| self.record(entry).pins() > 0).count() as u32 + self.header().zombies.get()
+    }
+}

@@ -1,0 +1,520 @@
+//! One cache for many users: partitions of the engine under their locks.
+//!
+//! A key's hash picks its partition; an operation takes that partition's lock, once, and no other. Reads take it in
+//! shared mode under policy `clock`; under `lru` a hit moves its entry to the front, so reads take it in exclusive
+//! mode. Hits and misses under a shared lock are counted by processor, so no counter is written by all.
+//!
+//! Not here: what keys and values mean (`adapters`), where PostgreSQL's memory and locks come from (`pg`).
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use super::backing::{Backing, PrivateMemory, SharedMapping};
+use super::lock::{Guard, LockMode, Locks, NoLocks, RobustLocks};
+use super::pins::{Pin, PinRegistry};
+use crate::core::config::{Config, ConfigError, Policy};
+use crate::core::evicted::{Evicted, Sink};
+use crate::core::ids::EntryIndex;
+use crate::core::layout::{AttachError, Layout, RegionHeader, STRIPE_COUNT};
+use crate::core::partition::{hash_key, Key, Partition, PushError, Put};
+use crate::core::region::Region;
+use crate::core::report::{MemoryReport, Stats};
+use crate::core::room::{CompactBudget, CompactReport};
+use crate::core::validate::Inconsistencies;
+
+/// Why a cache could not be created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The configuration has a value that cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The memory given is smaller than the configuration needs.
+    #[error("the configuration needs {needed} bytes, the region has {given}: {missing} bytes are missing", missing = needed - given)]
+    RegionTooSmall {
+        /// Bytes given.
+        given: usize,
+        /// Bytes needed.
+        needed: usize,
+    },
+    /// The system gave no memory.
+    #[error("no memory for the cache: {0}")]
+    Memory(#[from] io::Error),
+}
+
+/// An LRU cache of byte strings whose memory many processes may share.
+///
+/// All methods take `&self`. Keys and values are bytes here; [`TypedCache`](crate::TypedCache) puts codecs on top.
+///
+/// # Examples
+///
+/// ```
+/// use pg_shared_lru::{Config, SharedCache};
+/// let cache = SharedCache::private(&Config::bytes(1 << 20)).unwrap();
+/// cache.put(b"key", b"value").unwrap();
+/// let mut value = Vec::new();
+/// assert!(cache.get(b"key", &mut value));
+/// assert_eq!(value, b"value");
+/// assert_eq!(cache.with(b"key", |value| value.len()), Some(5));
+/// ```
+pub struct SharedCache<L: Locks = NoLocks> {
+    partitions: Vec<UnsafeCell<Partition>>,
+    /// The same partitions, for what needs no lock.
+    unlocked: Vec<Partition>,
+    locks: L,
+    pins: PinRegistry,
+    region: Region,
+    layout: Arc<Layout>,
+    hash_seed: u64,
+    backing: Backing,
+}
+
+// SAFETY: a partition is only reached under its lock (`exclusive`, `shared`), so what the locks allow between threads
+// is sound; everything else is immutable or synchronised by itself.
+unsafe impl<L: Locks + Sync> Sync for SharedCache<L> {}
+// SAFETY: as above, and nothing in it belongs to a thread.
+unsafe impl<L: Locks + Send> Send for SharedCache<L> {}
+
+impl SharedCache<NoLocks> {
+    /// A cache of this process and thread alone, in one zeroed allocation.
+    ///
+    /// # Errors
+    ///
+    /// A wrong configuration, or no memory.
+    pub fn private(config: &Config) -> Result<Self, CreateError> {
+        let memory = PrivateMemory::new(config.region_bytes()?)?;
+        let base = memory.base();
+        // SAFETY: the memory is new, large enough and aligned; it lives as long as the cache.
+        let cache = unsafe { Self::create(base, config.region_bytes()?, config, 0, NoLocks::default()) };
+        Ok(SharedCache { backing: Backing::Private(memory), ..cache? })
+    }
+}
+
+impl SharedCache<RobustLocks> {
+    /// A cache in memory that children inherit over `fork`, with locks that survive the death of a holder.
+    ///
+    /// # Errors
+    ///
+    /// A wrong configuration, or no memory.
+    pub fn shared_mapping(config: &Config) -> Result<Self, CreateError> {
+        let layout = config.layout()?;
+        let lock_bytes = RobustLocks::bytes(layout.partition_count as usize);
+        let mapping = SharedMapping::new(lock_bytes + layout.region_bytes)?;
+        // SAFETY: new memory of ours, aligned to a page; the locks take its start, the region the rest.
+        unsafe {
+            let locks = RobustLocks::create(mapping.base(), layout.partition_count as usize);
+            let cache = Self::create(mapping.base().add(lock_bytes), layout.region_bytes, config, 0, locks)?;
+            Ok(SharedCache { backing: Backing::Mapping(mapping), ..cache })
+        }
+    }
+
+    /// Attaches to the same memory once more, through a mapping at another address.
+    ///
+    /// # Errors
+    ///
+    /// No address space, or a damaged header.
+    pub fn attach_again(&self) -> Result<Self, CreateError> {
+        let Backing::Mapping(mapping) = &self.backing else { unreachable!("robust locks are made with a mapping") };
+        let mapping = mapping.map_again()?;
+        let lock_bytes = RobustLocks::bytes(self.partitions.len());
+        // SAFETY: the same bytes as `self`'s, created by `shared_mapping`.
+        unsafe {
+            let locks = RobustLocks::attach(mapping.base(), self.partitions.len());
+            let base = mapping.base().add(lock_bytes);
+            let cache = Self::attach(base, mapping.bytes() - lock_bytes, 0, locks).map_err(io::Error::other)?;
+            Ok(SharedCache { backing: Backing::Mapping(mapping), ..cache })
+        }
+    }
+}
+
+impl<L: Locks> SharedCache<L> {
+    /// Creates an empty cache in memory of the caller. The magic number is written last: nobody can attach before.
+    ///
+    /// `type_tag` names the types of keys and values (see [`crate::TypedCache`]); 0 for plain bytes.
+    ///
+    /// # Errors
+    ///
+    /// A wrong configuration, or one that needs more than `bytes`.
+    ///
+    /// # Safety
+    ///
+    /// - `memory` is aligned to 64 bytes, initialised, `bytes` long, used by nobody else until `create` returns, and mapped while
+    ///   the cache is used.
+    /// - `locks` has a lock for each partition of the configuration, used for nothing else.
+    pub unsafe fn create(
+        memory: NonNull<u8>,
+        bytes: usize,
+        config: &Config,
+        type_tag: u64,
+        locks: L,
+    ) -> Result<Self, CreateError> {
+        let layout = config.layout()?;
+        if layout.region_bytes > bytes {
+            return Err(CreateError::RegionTooSmall { given: bytes, needed: layout.region_bytes });
+        }
+        // SAFETY: by this function's contract.
+        let mut region = unsafe { Region::new(memory, layout.region_bytes) };
+        region.zero(0, Layout::REGION_HEAD_BYTES);
+        let hash_seed = fresh_seed();
+        layout.write_header(&region, type_tag, hash_seed);
+        let cache = Self::over(region, layout, hash_seed, locks);
+        for (index, partition) in cache.partitions.iter().enumerate() {
+            // SAFETY: nobody else can have attached yet.
+            unsafe { &mut *partition.get() }.format(cache.layout.partition_max_entries(index as u32));
+        }
+        Layout::publish(&cache.region);
+        Ok(cache)
+    }
+
+    /// Attaches to a cache that somebody created. Nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// No cache there, or not this one: see [`AttachError`].
+    ///
+    /// # Safety
+    ///
+    /// - `memory` is aligned to 64 bytes, `bytes` long and stays mapped while the cache is used.
+    /// - `locks` are the locks of the cache that was created there.
+    pub unsafe fn attach(memory: NonNull<u8>, bytes: usize, type_tag: u64, locks: L) -> Result<Self, AttachError> {
+        // SAFETY: by this function's contract.
+        let region = unsafe { Region::new(memory, bytes) };
+        let layout = Layout::read_header(&region, type_tag)?;
+        let hash_seed = region.at::<RegionHeader>(0).hash_seed.get();
+        Ok(Self::over(region, layout, hash_seed, locks))
+    }
+
+    fn over(region: Region, layout: Layout, hash_seed: u64, locks: L) -> Self {
+        let layout = Arc::new(layout);
+        let handles =
+            || (0..layout.partition_count).map(|index| Partition::new(&region, layout.clone(), index, hash_seed));
+        let partitions = handles().map(UnsafeCell::new).collect();
+        let unlocked = handles().collect();
+        let pins = PinRegistry::default();
+        SharedCache { partitions, unlocked, locks, pins, region, layout, hash_seed, backing: Backing::External }
+    }
+
+    /// The resolved configuration.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    #[inline]
+    fn key<'a>(&self, bytes: &'a [u8]) -> (usize, Key<'a>) {
+        let key = Key { bytes, hash: hash_key(bytes, self.hash_seed) };
+        (key.partition(self.layout.partition_count), key)
+    }
+
+    pub(super) fn exclusive<R>(&self, partition: usize, change: impl FnOnce(&mut Partition) -> R) -> R {
+        let _guard = Guard::acquire(&self.locks, partition, LockMode::Exclusive);
+        // SAFETY: the exclusive lock keeps everybody else away (contract of `Locks`), and `change` is code of this
+        // crate that takes no partition again.
+        let partition = unsafe { &mut *self.partitions[partition].get() };
+        if partition.is_damaged() {
+            partition.reset();
+        }
+        change(partition)
+    }
+
+    pub(super) fn shared<R>(&self, partition: usize, read: impl FnOnce(&Partition) -> R) -> R {
+        let guard = Guard::acquire(&self.locks, partition, LockMode::Shared);
+        // SAFETY: the shared lock keeps writers away (contract of `Locks`).
+        let view = unsafe { &*self.partitions[partition].get() };
+        if view.is_damaged() {
+            drop(guard);
+            return self.exclusive(partition, |partition| read(partition));
+        }
+        read(view)
+    }
+
+    /// Looks a key up, notes the use, counts, and reads.
+    fn read<R>(&self, key: &[u8], read: impl FnOnce(&Partition, EntryIndex) -> R) -> Option<R> {
+        let (partition, key) = self.key(key);
+        match self.layout.policy {
+            Policy::Lru => self.exclusive(partition, |partition| {
+                let found = partition.find(key);
+                partition.count_read(found.is_some());
+                let entry = found?;
+                partition.promote(entry);
+                Some(read(partition, entry))
+            }),
+            Policy::Clock => {
+                let result = self.shared(partition, |partition| {
+                    let entry = partition.find(key)?;
+                    partition.reference(entry);
+                    Some(read(partition, entry))
+                });
+                self.count_shared_read(result.is_some());
+                result
+            }
+        }
+    }
+
+    fn count_shared_read(&self, hit: bool) {
+        // SAFETY: a call without arguments; on failure it returns -1, which the remainder maps into range too.
+        let processor = unsafe { libc::sched_getcpu() } as usize;
+        let stripe = &self.layout.stripes(&self.region)[processor % STRIPE_COUNT];
+        let word = if hit { &stripe.hits } else { &stripe.misses };
+        word.atomic().fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Copies a key's value to `out` (what `out` held is replaced); `false` and an empty `out` if there is none. Counts as a use.
+    pub fn get(&self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        out.clear();
+        self.read(key, |partition, entry| partition.copy_value(entry, out)).is_some()
+    }
+
+    /// Runs `read` on a key's value without copying it; `None` if there is no such key. Counts as a use.
+    ///
+    /// The entry is pinned meanwhile, and no lock is held: `read` may take its time, use the cache, or panic. A value
+    /// that is chained over several slots, or that 255 readers have pinned already, is copied first. The bytes
+    /// are aligned to 8.
+    pub fn with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        enum Found {
+            Pinned(Pin, &'static [u8]),
+            Copied(Vec<u8>),
+        }
+        let (partition_index, _) = self.key(key);
+        let found = self.read(key, |partition, entry| match partition.pin(entry) {
+            Some((offset, len, generation)) => {
+                let pin = Pin { partition: partition_index, entry, generation };
+                // SAFETY: the entry stays pinned until `PinGuard` drops below, after the last use of the slice; the
+                // region is mapped while `self` lives.
+                Found::Pinned(pin, unsafe { partition.region().pinned_bytes(offset, len) })
+            }
+            None => {
+                let mut value = Vec::new();
+                partition.copy_value(entry, &mut value);
+                Found::Copied(value)
+            }
+        })?;
+        match found {
+            Found::Pinned(pin, value) => {
+                let _guard = PinGuard { cache: self, key: self.pins.note(pin) };
+                Some(read(value))
+            }
+            Found::Copied(value) => Some(read(&value)),
+        }
+    }
+
+    fn release_pin(&self, pin: Pin) {
+        if self.unlocked[pin.partition].unpin(pin.entry, pin.generation) {
+            self.exclusive(pin.partition, |partition| partition.reap(pin.entry, pin.generation));
+        }
+    }
+
+    /// Takes back every pin that this handle holds: for exit callbacks, where destructors do not run.
+    pub fn release_all_pins(&self) {
+        for pin in self.pins.take_all() {
+            self.release_pin(pin);
+        }
+    }
+
+    /// Whether a key is there. Neither counts nor counts as a use.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        let (partition, key) = self.key(key);
+        self.shared(partition, |partition| partition.find(key).is_some())
+    }
+
+    /// As [`SharedCache::get`], but neither counts nor counts as a use.
+    pub fn peek(&self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        let (partition, key) = self.key(key);
+        out.clear();
+        self.shared(partition, |partition| partition.find(key).map(|entry| partition.copy_value(entry, out))).is_some()
+    }
+
+    /// Stores a value; entries that must make way are dropped.
+    ///
+    /// # Errors
+    ///
+    /// See [`PushError`]; a value that the key had stays.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Put, PushError> {
+        let (partition, key) = self.key(key);
+        self.exclusive(partition, |partition| partition.push(key, value, &mut Sink::Drop))
+    }
+
+    /// Stores a value; entries that must make way are appended to `evicted`, keys and values intact. A value that is
+    /// replaced is not.
+    ///
+    /// # Errors
+    ///
+    /// See [`PushError`]; a value that the key had stays. What was evicted all the same is in `evicted`.
+    pub fn push(&self, key: &[u8], value: &[u8], evicted: &mut Evicted) -> Result<Put, PushError> {
+        let (partition, key) = self.key(key);
+        self.exclusive(partition, |partition| partition.push(key, value, &mut Sink::Keep(evicted)))
+    }
+
+    /// Removes a key and returns its value.
+    pub fn remove(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let (partition, key) = self.key(key);
+        let mut value = Vec::new();
+        self.exclusive(partition, |partition| partition.remove(key, &mut value)).then_some(value)
+    }
+
+    /// Removes the entry that is next to be evicted. With several partitions: of the one whose oldest entry has gone unused
+    /// longest, as far as that can be compared.
+    pub fn pop_lru(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        loop {
+            let ages = (0..self.partitions.len())
+                .filter_map(|index| self.shared(index, |partition| partition.oldest_age()).map(|age| (age, index)));
+            let (_, index) = ages.max()?;
+            let mut popped = Evicted::default();
+            self.exclusive(index, |partition| partition.pop(&mut Sink::Keep(&mut popped)));
+            if !popped.is_empty() {
+                let (key, value) = popped.get(0);
+                return Some((key.to_vec(), value.to_vec()));
+            }
+        }
+    }
+
+    /// Removes every entry and says how many there were. Entries added meanwhile may stay.
+    pub fn clear(&self) -> u64 {
+        self.drain_partitions(|_, _, _| ())
+    }
+
+    /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a lock.
+    /// Returns the number of entries.
+    pub fn drain(&self, mut take: impl FnMut(&[u8], &[u8])) -> u64 {
+        self.drain_partitions(|_, key, value| take(key, value))
+    }
+
+    /// As [`SharedCache::drain`], with partition and age.
+    pub(super) fn drain_partitions(&self, mut take: impl FnMut((usize, u32), &[u8], &[u8])) -> u64 {
+        const BATCH_BYTES: usize = 1 << 20;
+        const BATCH_ENTRIES: usize = 1024;
+        let mut batch = Evicted::default();
+        let mut ages = Vec::new();
+        let mut total = 0;
+        for index in 0..self.partitions.len() {
+            loop {
+                batch.clear();
+                ages.clear();
+                self.exclusive(index, |partition| {
+                    while batch.len() < BATCH_ENTRIES && batch.bytes() < BATCH_BYTES {
+                        match partition.pop(&mut Sink::Keep(&mut batch)) {
+                            Some(age) => ages.push(age),
+                            None => break,
+                        }
+                    }
+                });
+                if batch.is_empty() {
+                    break;
+                }
+                total += batch.len() as u64;
+                for ((key, value), &age) in batch.iter().zip(&ages) {
+                    take((index, age), key, value);
+                }
+            }
+        }
+        total
+    }
+
+    /// Live entries.
+    pub fn len(&self) -> u64 {
+        self.sum(|partition| u64::from(partition.len()))
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keys and values of live entries, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.sum(Partition::live_bytes)
+    }
+
+    fn sum(&self, count: impl Fn(&Partition) -> u64) -> u64 {
+        (0..self.partitions.len()).map(|index| self.shared(index, &count)).sum()
+    }
+
+    /// Counters since the cache was created.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for index in 0..self.partitions.len() {
+            self.shared(index, |partition| partition.add_stats(&mut stats));
+        }
+        for stripe in self.layout.stripes(&self.region) {
+            stats.hits += stripe.hits.get();
+            stats.misses += stripe.misses.get();
+        }
+        stats
+    }
+
+    /// Where the memory is, by partition one after the other.
+    pub fn memory_report(&self) -> MemoryReport {
+        self.report_memory(false)
+    }
+
+    /// As [`SharedCache::memory_report`], with `longest_chain`, which costs a look at every bucket.
+    pub fn memory_report_with_chains(&self) -> MemoryReport {
+        self.report_memory(true)
+    }
+
+    fn report_memory(&self, measure_chains: bool) -> MemoryReport {
+        let region_bytes = self.region.len_bytes() as u64;
+        let partition_bytes = (self.partitions.len() * self.layout.partition_bytes) as u64;
+        let mut report =
+            MemoryReport { region_bytes, fixed_bytes: region_bytes - partition_bytes, ..MemoryReport::default() };
+        for index in 0..self.partitions.len() {
+            self.shared(index, |partition| partition.add_memory(&mut report, measure_chains));
+        }
+        report.classes.sort_by_key(|class| class.class);
+        report
+    }
+
+    /// Relocates live entries so that whole slabs return to the pool. The budget is for all partitions together.
+    pub fn compact(&self, budget: CompactBudget) -> CompactReport {
+        let mut report = CompactReport::default();
+        for index in 0..self.partitions.len() {
+            let rest = budget.less(report.bytes_moved);
+            report += self.exclusive(index, |partition| partition.compact(rest));
+        }
+        report
+    }
+
+    /// Checks every structure against the others, partition by partition, each under its exclusive lock.
+    ///
+    /// # Errors
+    ///
+    /// What was found wrong.
+    pub fn validate(&self) -> Result<(), Inconsistencies> {
+        let mut found = Vec::new();
+        for index in 0..self.partitions.len() {
+            if let Err(Inconsistencies(more)) = self.exclusive(index, |partition| partition.validate()) {
+                found.extend(more.into_iter().map(|text| format!("partition {index}: {text}")));
+            }
+        }
+        if found.is_empty() {
+            Ok(())
+        } else {
+            Err(Inconsistencies(found))
+        }
+    }
+
+    pub(super) fn partition_count(&self) -> usize {
+        self.partitions.len()
+    }
+}
+
+struct PinGuard<'a, L: Locks> {
+    cache: &'a SharedCache<L>,
+    key: usize,
+}
+
+impl<L: Locks> Drop for PinGuard<'_, L> {
+    fn drop(&mut self) {
+        if let Some(pin) = self.cache.pins.forget(self.key) {
+            self.cache.release_pin(pin);
+        }
+    }
+}
+
+/// A seed that keys chosen by an attacker cannot know. It lives in the region, so all processes agree.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}

@@ -1,0 +1,162 @@
+//! The lock of a partition, as a trait: PostgreSQL brings LWLocks, tests and other programs bring their own.
+//!
+//! A cache takes one partition's lock at a time and never another lock inside. While a lock is held the cache
+//! runs no code of the user, reports no error and waits for nothing.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// What the holder of a lock may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// Read, together with others.
+    Shared,
+    /// Change, alone.
+    Exclusive,
+}
+
+/// The locks of all partitions of one cache.
+///
+/// # Safety
+///
+/// - Between `acquire(p, Exclusive)` and `release(p, Exclusive)` no other thread or process holds partition `p`'s lock in
+///   any mode; between `acquire(p, Shared)` and its release none holds it exclusively.
+/// - What was written before a release is seen after the next acquisition.
+/// - `acquire` does not return unless it has the lock; it may unwind instead.
+/// - `release` does not unwind.
+pub unsafe trait Locks {
+    /// Waits for the lock of a partition.
+    fn acquire(&self, partition: usize, mode: LockMode);
+
+    /// Gives it back. The caller holds it in this mode.
+    fn release(&self, partition: usize, mode: LockMode);
+}
+
+/// Holds a partition's lock until dropped.
+pub(super) struct Guard<'a, L: Locks> {
+    locks: &'a L,
+    partition: usize,
+    mode: LockMode,
+}
+
+impl<'a, L: Locks> Guard<'a, L> {
+    #[inline]
+    pub(super) fn acquire(locks: &'a L, partition: usize, mode: LockMode) -> Self {
+        locks.acquire(partition, mode);
+        Guard { locks, partition, mode }
+    }
+}
+
+impl<L: Locks> Drop for Guard<'_, L> {
+    #[inline]
+    fn drop(&mut self) {
+        self.locks.release(self.partition, self.mode);
+    }
+}
+
+/// No lock at all: for a cache that one thread of one process uses. Not `Sync`, so neither is the cache.
+#[derive(Debug, Default)]
+pub struct NoLocks(PhantomData<Cell<()>>);
+
+// SAFETY: `NoLocks` is not `Sync`, so one thread has the cache to itself, and the cache calls no user code between
+// acquire and release that could come back.
+unsafe impl Locks for NoLocks {
+    #[inline]
+    fn acquire(&self, _partition: usize, _mode: LockMode) {}
+
+    #[inline]
+    fn release(&self, _partition: usize, _mode: LockMode) {}
+}
+
+/// One robust, process-shared POSIX mutex per partition, in memory that the processes share.
+///
+/// Readers exclude each other too. When a holder dies the next one gets the mutex all the same; if a change was
+/// under way the cache notices and empties that partition.
+pub struct RobustLocks {
+    first: NonNull<PaddedMutex>,
+    count: usize,
+}
+
+#[repr(C, align(64))]
+struct PaddedMutex(libc::pthread_mutex_t);
+
+// SAFETY: the mutexes are made for use by many threads and processes; the pointer is only read.
+unsafe impl Send for RobustLocks {}
+// SAFETY: as above.
+unsafe impl Sync for RobustLocks {}
+
+impl RobustLocks {
+    /// Bytes that the mutexes of `count` partitions take; a multiple of 64.
+    pub const fn bytes(count: usize) -> usize {
+        count * size_of::<PaddedMutex>()
+    }
+
+    /// Initialises mutexes.
+    ///
+    /// # Safety
+    ///
+    /// - `memory` is aligned to 64 bytes, `bytes(count)` long, and used by nobody else yet.
+    /// - It stays mapped while the result or a copy from `attach` is used.
+    pub unsafe fn create(memory: NonNull<u8>, count: usize) -> Self {
+        let locks = RobustLocks { first: memory.cast(), count };
+        // SAFETY: the attribute object is initialised before use and destroyed after; the mutexes lie in
+        // `memory`, which is ours alone (caller).
+        unsafe {
+            let mut attributes = std::mem::zeroed();
+            expect_ok("pthread_mutexattr_init", libc::pthread_mutexattr_init(&mut attributes));
+            let shared = libc::PTHREAD_PROCESS_SHARED;
+            expect_ok("pthread_mutexattr_setpshared", libc::pthread_mutexattr_setpshared(&mut attributes, shared));
+            let robust = libc::PTHREAD_MUTEX_ROBUST;
+            expect_ok("pthread_mutexattr_setrobust", libc::pthread_mutexattr_setrobust(&mut attributes, robust));
+            for partition in 0..count {
+                expect_ok("pthread_mutex_init", libc::pthread_mutex_init(locks.mutex(partition), &attributes));
+            }
+            libc::pthread_mutexattr_destroy(&mut attributes);
+        }
+        locks
+    }
+
+    /// Names mutexes that were initialised by [`RobustLocks::create`].
+    ///
+    /// # Safety
+    ///
+    /// - `memory` holds `count` mutexes that `create` initialised, perhaps mapped elsewhere.
+    /// - It stays mapped while the result is used.
+    pub unsafe fn attach(memory: NonNull<u8>, count: usize) -> Self {
+        RobustLocks { first: memory.cast(), count }
+    }
+
+    fn mutex(&self, partition: usize) -> *mut libc::pthread_mutex_t {
+        assert!(partition < self.count);
+        // SAFETY: inside the array (checked).
+        unsafe { self.first.as_ptr().add(partition).cast() }
+    }
+}
+
+fn expect_ok(call: &str, code: i32) {
+    assert_eq!(code, 0, "{call}: {}", std::io::Error::from_raw_os_error(code));
+}
+
+// SAFETY: POSIX mutexes exclude each other and order memory. A shared acquisition is an exclusive one.
+unsafe impl Locks for RobustLocks {
+    fn acquire(&self, partition: usize, _mode: LockMode) {
+        let mutex = self.mutex(partition);
+        // SAFETY: initialised by `create`.
+        let code = unsafe { libc::pthread_mutex_lock(mutex) };
+        if code == libc::EOWNERDEAD {
+            // What the owner left undone is found by the partition's sequence number.
+            // SAFETY: we hold the mutex.
+            expect_ok("pthread_mutex_consistent", unsafe { libc::pthread_mutex_consistent(mutex) });
+        } else {
+            expect_ok("pthread_mutex_lock", code);
+        }
+    }
+
+    fn release(&self, partition: usize, _mode: LockMode) {
+        // SAFETY: initialised by `create`, held by this thread (contract of `release`).
+        let code = unsafe { libc::pthread_mutex_unlock(self.mutex(partition)) };
+        debug_assert_eq!(code, 0);
+    }
+}
