@@ -4,6 +4,8 @@
 
 pub mod adapters;
 pub mod core;
+#[cfg(feature = "pg15")]
+pub mod pg;
 pub mod shared;
 
 pub use adapters::codec::{Bytes, Codec, DecodeError, Pod, Postcard, Text};

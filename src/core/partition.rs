@@ -400,7 +400,7 @@ impl Partition {
     }
 
     /// Entries that cannot make room: pinned ones, found or removed.
-    fn pinned_count(&self) -> u32 {
+    pub fn pinned_count(&self) -> u32 {
         let entries = std::iter::successors(self.walk(EntryIndex::NONE), |entry| self.walk(EntryIndex(entry.0 + 1)));
         entries.filter(|&entry| self.record(entry).pins() > 0).count() as u32 + self.header().zombies.get()
     }

@@ -383,26 +383,11 @@ impl<L: Locks> SharedCache<L> {
 
     /// As [`SharedCache::drain`], with partition and age.
     pub(super) fn drain_partitions(&self, mut take: impl FnMut((usize, u32), &[u8], &[u8])) -> u64 {
-        const BATCH_BYTES: usize = 1 << 20;
-        const BATCH_ENTRIES: usize = 1024;
         let mut batch = Evicted::default();
         let mut ages = Vec::new();
         let mut total = 0;
         for index in 0..self.partitions.len() {
-            loop {
-                batch.clear();
-                ages.clear();
-                self.exclusive(index, |partition| {
-                    while batch.len() < BATCH_ENTRIES && batch.bytes() < BATCH_BYTES {
-                        match partition.pop(&mut Sink::Keep(&mut batch)) {
-                            Some(age) => ages.push(age),
-                            None => break,
-                        }
-                    }
-                });
-                if batch.is_empty() {
-                    break;
-                }
+            while self.drain_batch(index, &mut batch, &mut ages) {
                 total += batch.len() as u64;
                 for ((key, value), &age) in batch.iter().zip(&ages) {
                     take((index, age), key, value);
@@ -410,6 +395,29 @@ impl<L: Locks> SharedCache<L> {
             }
         }
         total
+    }
+
+    /// Removes some entries of a partition, in the order of eviction, into `batch` and their ages into `ages` (both are cleared
+    /// first); `false` if there was none. For drains that hand entries on as they come.
+    pub fn drain_batch(&self, partition: usize, batch: &mut Evicted, ages: &mut Vec<u32>) -> bool {
+        const BATCH_BYTES: usize = 1 << 20;
+        const BATCH_ENTRIES: usize = 1024;
+        batch.clear();
+        ages.clear();
+        self.exclusive(partition, |partition| {
+            while batch.len() < BATCH_ENTRIES && batch.bytes() < BATCH_BYTES {
+                match partition.pop(&mut Sink::Keep(batch)) {
+                    Some(age) => ages.push(age),
+                    None => break,
+                }
+            }
+        });
+        !batch.is_empty()
+    }
+
+    /// Entries, removed ones included, that some reader of any process has pinned. Costs a walk over all entries.
+    pub fn pinned(&self) -> u64 {
+        self.sum(|partition| u64::from(partition.pinned_count()))
     }
 
     /// Live entries.
@@ -495,7 +503,8 @@ impl<L: Locks> SharedCache<L> {
         }
     }
 
-    pub(super) fn partition_count(&self) -> usize {
+    /// How many partitions there are.
+    pub fn partition_count(&self) -> usize {
         self.partitions.len()
     }
 }

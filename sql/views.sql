@@ -1,0 +1,98 @@
+-- Views, comments and privileges of pg_shared_lru. Runs at the end of CREATE EXTENSION, after the functions.
+--
+-- Every name is qualified: by @extschema@ (shared_lru) or pg_catalog, so that no search_path can change what is meant.
+
+CREATE VIEW @extschema@.caches AS
+SELECT c.cache,
+       c.database AS database_oid,
+       d.datname AS database,
+       pg_catalog.pg_get_userbyid(c.owner) AS owner,
+       c.bytes,
+       f.policy,
+       f.partitions,
+       f.buckets,
+       f.slab_bytes,
+       f.max_entries,
+       f.max_entry_bytes,
+       f.max_key_bytes
+  FROM @extschema@.list_caches() AS c
+  LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) c.database
+  LEFT JOIN @extschema@.list_configurations() AS f
+         ON f.cache OPERATOR(pg_catalog.=) c.cache AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
+
+CREATE VIEW @extschema@.stats AS
+SELECT cache,
+       entries,
+       live_bytes,
+       hits,
+       misses,
+       hits::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(hits OPERATOR(pg_catalog.+) misses, 0) AS hit_ratio,
+       inserts,
+       updates,
+       evictions,
+       removals,
+       refused,
+       compactions,
+       slabs_moved,
+       entries_moved,
+       resets
+  FROM @extschema@.list_stats();
+
+CREATE VIEW @extschema@.slab_classes AS
+SELECT cache,
+       class,
+       slot_bytes,
+       slabs,
+       slots,
+       used,
+       used::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(slots, 0) AS occupancy,
+       stored_bytes,
+       internal_waste_bytes
+  FROM @extschema@.list_slab_classes();
+
+CREATE VIEW @extschema@.memory AS
+SELECT cache,
+       region_bytes,
+       fixed_bytes,
+       directory_bytes,
+       data_bytes,
+       free_bytes,
+       payload_bytes,
+       metadata_bytes,
+       (payload_bytes OPERATOR(pg_catalog.+) metadata_bytes)::pg_catalog.float8
+           OPERATOR(pg_catalog./) region_bytes AS utilisation,
+       payload_bytes::pg_catalog.float8 OPERATOR(pg_catalog./) region_bytes AS payload_ratio,
+       slabs_total,
+       slabs_free,
+       entries::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(bucket_cells, 0) AS bucket_load,
+       longest_chain
+  FROM @extschema@.list_memory();
+
+COMMENT ON VIEW @extschema@.caches IS 'All caches of the server; configurations of those of the current database';
+COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created';
+COMMENT ON VIEW @extschema@.slab_classes IS 'Slabs and slots by class; class 0 is the directory of entries';
+COMMENT ON VIEW @extschema@.memory IS 'Where the memory of each cache of the current database is';
+
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer) IS
+    'Creates a cache of so many bytes, or of so many entries (bytes => NULL, max_entries, max_entry_bytes)';
+COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
+COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea) IS 'Stores a value; true for a new key, false if it replaced one';
+COMMENT ON FUNCTION @extschema@.get(text, bytea) IS 'The value of a key; NULL if there is none. Counts as a use';
+COMMENT ON FUNCTION @extschema@.contains(text, bytea) IS 'Whether a key is there; does not count as a use';
+COMMENT ON FUNCTION @extschema@.remove(text, bytea) IS 'Removes a key; false if there was none';
+COMMENT ON FUNCTION @extschema@.clear(text) IS 'Removes all entries and says how many';
+COMMENT ON FUNCTION @extschema@.put_text(text, text, text) IS 'As put, with key and value as text';
+COMMENT ON FUNCTION @extschema@.get_text(text, text) IS 'As get, with key and value as text';
+COMMENT ON FUNCTION @extschema@.remove_text(text, text) IS 'As remove, with the key as text';
+COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb) IS 'As put, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.get_jsonb(text, text) IS 'As get, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.get_many(text, bytea[]) IS 'Keys and values of those keys that are there';
+COMMENT ON FUNCTION @extschema@.entries(text) IS 'Walks over all entries without holding a lock between them';
+COMMENT ON FUNCTION @extschema@.drain(text) IS 'Takes all entries out, least recently used first';
+COMMENT ON FUNCTION @extschema@.compact(text, bigint) IS 'Moves entries together so that whole slabs become free';
+COMMENT ON FUNCTION @extschema@.validate(text) IS 'Checks every structure of a cache; an error says what is wrong';
+
+-- Nothing is for PUBLIC: the administrator grants USAGE on the schema, and functions and views one by one.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;
+REVOKE ALL ON SCHEMA @extschema@ FROM PUBLIC;

@@ -1,0 +1,118 @@
+//! The caches that this backend has attached, by name, and what must happen when the backend exits.
+//!
+//! Looking a cache up by name takes the catalog's lock once per backend and cache; afterwards one look at the slot's
+//! generation tells that the cache is still the same. A registry (`slab`) keeps the handles; the exit callback walks it
+//! and takes back the pins that a FATAL exit, which runs no destructors, left behind.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use hashbrown::{Equivalent, HashMap};
+use pgrx::{pg_guard, pg_sys};
+use slab::Slab;
+
+use super::area::Area;
+use super::catalog::{self, Listing};
+use super::error::CacheError;
+use super::lwlock::LwLocks;
+use crate::shared::cache::SharedCache;
+
+/// A cache attached by this backend.
+pub type AttachedCache = Rc<SharedCache<LwLocks>>;
+
+/// A cache is known by its database and its name.
+#[derive(PartialEq, Eq, Hash)]
+struct Identity<S>(u32, S);
+
+impl Equivalent<Identity<String>> for Identity<&str> {
+    fn equivalent(&self, owned: &Identity<String>) -> bool {
+        (self.0, self.1) == (owned.0, owned.1.as_str())
+    }
+}
+
+struct Attached {
+    listing: Listing,
+    cache: AttachedCache,
+}
+
+#[derive(Default)]
+struct Registry {
+    caches: Slab<Attached>,
+    by_name: HashMap<Identity<String>, usize>,
+    watches_exit: bool,
+}
+
+thread_local! {
+    static REGISTRY: RefCell<Registry> = RefCell::default();
+}
+
+/// The OID of the database that this backend is connected to.
+pub fn my_database() -> u32 {
+    // SAFETY: set once when the backend starts, read from its only thread.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+/// The cache of this name in the current database.
+///
+/// # Errors
+///
+/// There is none, or the library was not preloaded.
+pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
+    let area = catalog::area()?;
+    if let Some(cache) = REGISTRY.with_borrow(|registry| registry.find(area, name)) {
+        return Ok(cache);
+    }
+    let listing =
+        catalog::find(area, my_database(), name).ok_or_else(|| CacheError::Unknown(name.to_owned()))?;
+    attach(area, listing)
+}
+
+/// A cache that was listed.
+///
+/// # Errors
+///
+/// It was dropped meanwhile.
+pub fn attach(area: Area, listing: Listing) -> Result<AttachedCache, CacheError> {
+    let cache = Rc::new(catalog::attach(area, &listing)?);
+    REGISTRY.with_borrow_mut(|registry| {
+        registry.watch_exit();
+        registry.insert(listing, cache.clone());
+    });
+    Ok(cache)
+}
+
+impl Registry {
+    fn find(&self, area: Area, name: &str) -> Option<AttachedCache> {
+        let key = self.by_name.get(&Identity(my_database(), name))?;
+        let attached = &self.caches[*key];
+        (area.slot(attached.listing.slot).generation() == attached.listing.generation).then(|| attached.cache.clone())
+    }
+
+    fn insert(&mut self, listing: Listing, cache: AttachedCache) {
+        let name = Identity(listing.database, listing.name.clone());
+        let key = self.caches.insert(Attached { listing, cache });
+        if let Some(old) = self.by_name.insert(name, key) {
+            self.caches.remove(old);
+        }
+    }
+
+    fn watch_exit(&mut self) {
+        if !std::mem::replace(&mut self.watches_exit, true) {
+            // SAFETY: called from the backend's only thread; the callback has the right type and lives as long as the library.
+            unsafe { pg_sys::before_shmem_exit(Some(release_pins), pg_sys::Datum::from(0)) };
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn release_pins(_code: i32, _argument: pg_sys::Datum) {
+    // Not while the registry is borrowed: an exit in the middle of an attach has pinned nothing yet.
+    let caches: Vec<AttachedCache> = REGISTRY.with(|registry| match registry.try_borrow() {
+        Ok(registry) => registry.caches.iter().map(|(_, attached)| attached.cache.clone()).collect(),
+        Err(_) => Vec::new(),
+    });
+    for cache in caches {
+        cache.release_all_pins();
+    }
+}

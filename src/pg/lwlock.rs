@@ -1,0 +1,69 @@
+//! PostgreSQL's LWLocks as the locks of a cache's partitions.
+//!
+//! The locks of all caches lie side by side in the area, outside the memory of the caches: a backend that
+//! still waits for a lock of a dropped cache waits on memory that stays a lock. Having got it, it sees by the
+//! cache's generation that the cache is gone, lets go and reports an error, before anything was touched.
+//!
+//! An ERROR (and its unwinding) resets `InterruptHoldoffCount` behind our back, and `LWLockRelease` decrements it: a release while
+//! unwinding must first put it back, else the counter wraps and the backend never listens to an interrupt again.
+#![allow(unsafe_code)]
+
+use pgrx::pg_sys;
+
+use super::area::Area;
+use super::error::CacheError;
+use crate::shared::lock::{LockMode, Locks};
+
+/// The locks of one cache's partitions, valid for one generation of its slot in the catalog.
+pub struct LwLocks {
+    area: Area,
+    slot: usize,
+    generation: u64,
+}
+
+impl LwLocks {
+    /// The locks of the cache in `slot`, as long as it has this generation.
+    pub(super) fn new(area: Area, slot: usize, generation: u64) -> Self {
+        LwLocks { area, slot, generation }
+    }
+}
+
+/// Takes an LWLock in this mode.
+pub(super) fn acquire(lock: *mut pg_sys::LWLock, mode: LockMode) {
+    let mode = match mode {
+        LockMode::Shared => pg_sys::LWLockMode::LW_SHARED,
+        LockMode::Exclusive => pg_sys::LWLockMode::LW_EXCLUSIVE,
+    };
+    // SAFETY: `lock` was initialised by `Area` and lives as long as the postmaster's shared memory.
+    unsafe { pg_sys::LWLockAcquire(lock, mode) };
+}
+
+/// Gives an LWLock back that this backend holds.
+pub(super) fn release(lock: *mut pg_sys::LWLock) {
+    // SAFETY: as in `acquire`; the counter is this process's own and only touched from its one thread.
+    unsafe {
+        if !pg_sys::LWLockHeldByMe(lock) {
+            return; // an ERROR has released it already
+        }
+        if pg_sys::InterruptHoldoffCount == 0 {
+            pg_sys::InterruptHoldoffCount = 1;
+        }
+        pg_sys::LWLockRelease(lock);
+    }
+}
+
+// SAFETY: LWLocks exclude writers from everybody and order memory. `acquire` returns with the lock or unwinds without.
+unsafe impl Locks for LwLocks {
+    fn acquire(&self, partition: usize, mode: LockMode) {
+        let lock = self.area.partition_lock(self.slot, partition);
+        acquire(lock, mode);
+        if self.area.slot(self.slot).generation() != self.generation {
+            release(lock);
+            CacheError::Dropped.report();
+        }
+    }
+
+    fn release(&self, partition: usize, _mode: LockMode) {
+        release(self.area.partition_lock(self.slot, partition));
+    }
+}

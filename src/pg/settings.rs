@@ -1,0 +1,127 @@
+//! The settings `pg_shared_lru.*`.
+//!
+//! Memory and the number of caches are fixed at server start. The others are defaults for `create_cache`, which a
+//! superuser may change at any time; 0 means "chosen from the cache's size".
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+use crate::core::config::{Config, Policy};
+use crate::core::layout::MAX_PARTITIONS;
+
+static MEMORY_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
+static MAX_CACHES: GucSetting<i32> = GucSetting::<i32>::new(16);
+static SLAB_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(0);
+static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static BUCKETS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static POLICY: GucSetting<PolicySetting> = GucSetting::<PolicySetting>::new(PolicySetting::Clock);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+enum PolicySetting {
+    #[name = c"lru"]
+    Lru,
+    #[name = c"clock"]
+    Clock,
+}
+
+/// Defines the settings that are fixed at server start. Only while the postmaster loads its libraries.
+pub(super) fn define_at_server_start() {
+    GucRegistry::define_int_guc(
+        c"pg_shared_lru.memory",
+        c"Shared memory for caches.",
+        c"All caches together have this much. Allocated at server start.",
+        &MEMORY_MB,
+        1,
+        1 << 20,
+        GucContext::Postmaster,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_shared_lru.max_caches",
+        c"The most caches that can exist at one time.",
+        c"Each takes 8 kB of shared memory for its locks, used or not.",
+        &MAX_CACHES,
+        1,
+        1024,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+}
+
+/// Defines the other settings and reserves the prefix.
+pub(super) fn define() {
+    GucRegistry::define_int_guc(
+        c"pg_shared_lru.slab_size",
+        c"Default slab size of new caches.",
+        c"A power of two from 16 kB to 4 MB; 0 chooses it from the cache's size.",
+        &SLAB_SIZE_KB,
+        0,
+        (Config::MAX_SLAB_BYTES >> 10) as i32,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_shared_lru.partitions",
+        c"Default number of partitions of new caches.",
+        c"A power of two; each partition has its own lock. 0 chooses it from the cache's size.",
+        &PARTITIONS,
+        0,
+        MAX_PARTITIONS as i32,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_shared_lru.buckets",
+        c"Default number of hash buckets of new caches, of twelve entries each.",
+        c"Rounded up to a power of two. 0 chooses it from the cache's capacity.",
+        &BUCKETS,
+        0,
+        Config::MAX_BUCKETS as i32,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"pg_shared_lru.policy",
+        c"Default eviction policy of new caches.",
+        c"\"lru\" is exact and locks a partition for each hit; \"clock\" lets readers share the lock.",
+        &POLICY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    #[allow(unsafe_code)]
+    // SAFETY: a NUL-terminated name, called from the process's only thread.
+    unsafe {
+        pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_shared_lru".as_ptr());
+    }
+}
+
+pub(super) fn memory_bytes() -> usize {
+    MEMORY_MB.get() as usize * (1 << 20)
+}
+
+pub(super) fn max_caches() -> usize {
+    MAX_CACHES.get() as usize
+}
+
+/// The default, unless it is 0.
+fn unless_zero(setting: i32) -> Option<u32> {
+    u32::try_from(setting).ok().filter(|&value| value > 0)
+}
+
+pub(super) fn default_slab_bytes() -> Option<u32> {
+    unless_zero(SLAB_SIZE_KB.get()).map(|kilobytes| kilobytes << 10)
+}
+
+pub(super) fn default_partitions() -> Option<u32> {
+    unless_zero(PARTITIONS.get())
+}
+
+pub(super) fn default_buckets() -> Option<u64> {
+    unless_zero(BUCKETS.get()).map(u64::from)
+}
+
+pub(super) fn default_policy() -> Policy {
+    match POLICY.get() {
+        PolicySetting::Lru => Policy::Lru,
+        PolicySetting::Clock => Policy::Clock,
+    }
+}
