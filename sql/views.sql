@@ -92,7 +92,19 @@ COMMENT ON FUNCTION @extschema@.drain(text) IS 'Takes all entries out, least rec
 COMMENT ON FUNCTION @extschema@.compact(text, bigint) IS 'Moves entries together so that whole slabs become free';
 COMMENT ON FUNCTION @extschema@.validate(text) IS 'Checks every structure of a cache; an error says what is wrong';
 
--- Nothing is for PUBLIC: the administrator grants USAGE on the schema, and functions and views one by one.
+COMMENT ON FUNCTION @extschema@.list_caches() IS 'For the view caches';
+COMMENT ON FUNCTION @extschema@.list_configurations() IS 'For the view caches';
+COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
+COMMENT ON FUNCTION @extschema@.list_slab_classes() IS 'For the view slab_classes';
+COMMENT ON FUNCTION @extschema@.list_memory() IS 'For the view memory';
+
+-- Nothing is for PUBLIC. The administrator grants USAGE on the schema and EXECUTE on what a role is to call.
+REVOKE ALL ON SCHEMA @extschema@ FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;
-REVOKE ALL ON SCHEMA @extschema@ FROM PUBLIC;
+
+-- Monitoring roles see names and numbers, as with PostgreSQL's own statistics; they see no keys and no values.
+GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;
+GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.slab_classes, @extschema@.memory TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_configurations(), @extschema@.list_stats(),
+    @extschema@.list_slab_classes(), @extschema@.list_memory() TO pg_monitor;

@@ -13,6 +13,9 @@ use crate::shared::cache::{CreateError, SharedCache};
 use crate::shared::lock::{Locks, NoLocks};
 use crate::shared::parts::Parts;
 
+/// A key and a value.
+pub type Pair<K, V> = (<K as Codec>::Item, <V as Codec>::Item);
+
 /// A typed cache.
 ///
 /// # Examples
@@ -144,7 +147,7 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     /// # Errors
     ///
     /// If the bytes do not decode; the entry is removed all the same.
-    pub fn pop_lru(&self) -> Result<Option<(K::Item, V::Item)>, DecodeError> {
+    pub fn pop_lru(&self) -> Result<Option<Pair<K, V>>, DecodeError> {
         self.bytes.pop_lru().map(|(key, value)| Ok((K::decode(&key)?, V::decode(&value)?))).transpose()
     }
 
@@ -171,7 +174,7 @@ impl<K: Codec, V: Codec> TypedEvicted<K, V> {
     /// # Errors
     ///
     /// If bytes do not decode.
-    pub fn decode(&self) -> Result<Vec<(K::Item, V::Item)>, DecodeError> {
+    pub fn decode(&self) -> Result<Vec<Pair<K, V>>, DecodeError> {
         decode_all::<K, V>(self.bytes.iter())
     }
 }
@@ -209,13 +212,13 @@ impl<K: Codec, V: Codec> TypedParts<K, V> {
     /// # Errors
     ///
     /// If bytes do not decode.
-    pub fn decode(&self) -> Result<Vec<(K::Item, V::Item)>, DecodeError> {
+    pub fn decode(&self) -> Result<Vec<Pair<K, V>>, DecodeError> {
         decode_all::<K, V>(self.bytes.iter())
     }
 }
 
 fn decode_all<'a, K: Codec, V: Codec>(
     entries: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-) -> Result<Vec<(K::Item, V::Item)>, DecodeError> {
+) -> Result<Vec<Pair<K, V>>, DecodeError> {
     entries.map(|(key, value)| Ok((K::decode(key)?, V::decode(value)?))).collect()
 }

@@ -11,8 +11,8 @@
 //!
 //! Geometric classes take a fixed number of steps per doubling, in the manner of jemalloc's size classes; each
 //! is then grown to the largest slot that still gives the same number of slots, so that no slab has an unused
-//! rest that its slots could have had. The largest class has eight slots a slab: what is larger is chained over several slots, which
-//! keeps internal waste below one eighth for every size (below 8 bytes for slots under 64 bytes).
+//! rest that its slots could have had. The largest class has eight slots a slab: what is larger is chained over
+//! several slots, which keeps internal waste below one eighth for every size (below 8 bytes for small slots).
 //!
 //! The table is derived from the configuration and lives in each process, not in the region.
 
@@ -22,7 +22,7 @@ use super::ids::ClassIndex;
 /// Bytes of one directory record; the slot size of class 0.
 pub const RECORD_BYTES: u32 = 32;
 /// The most classes a cache can have, class 0 included.
-pub const MAX_CLASSES: usize = 128;
+pub const MAX_CLASSES: usize = 256;
 /// Every slot size and slot address is a multiple of this.
 pub const SLOT_ALIGN_BYTES: u32 = 8;
 /// The smallest slot: header, a key of up to 8 bytes, and a value of up to 8.
@@ -83,7 +83,7 @@ impl ClassTable {
             // Grown to its full size the class may leave a gap; then a class with more slots comes in between.
             let fits_the_step = |next: &Class| {
                 let largest_waste = next.slot_bytes - class.slot_bytes - 1;
-                largest_waste < SLOT_ALIGN_BYTES || largest_waste * steps <= next.slot_bytes
+                largest_waste < SLOT_ALIGN_BYTES || largest_waste * steps.min(8) <= next.slot_bytes
             };
             class = (slots..class.slots_per_slab)
                 .map(|slots| Class::with_slots(slots, slab_bytes))
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn slots_lie_inside_the_slab_and_are_aligned() {
         for slab_bytes in SLAB_SIZES {
-            for (_, class) in geometric(8, slab_bytes).iter() {
+            for (_, class) in geometric(16, slab_bytes).iter() {
                 assert!(class.first_slot_bytes + class.slots_per_slab * class.slot_bytes <= slab_bytes);
                 assert!(word_count(class.slots_per_slab) as u32 * 8 <= class.first_slot_bytes);
                 assert_eq!((class.slot_bytes % 8, class.first_slot_bytes % 32), (0, 0));
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn internal_waste_is_at_most_an_eighth() {
-        for slab_bytes in SLAB_SIZES {
-            let table = geometric(8, slab_bytes);
+        for (steps, slab_bytes) in SLAB_SIZES.iter().flat_map(|&slab_bytes| [(8, slab_bytes), (16, slab_bytes)]) {
+            let table = geometric(steps, slab_bytes);
             let largest = table.get(table.largest());
             assert_eq!(largest.slots_per_slab, 8);
             for bytes in 1..=largest.slot_bytes as usize {
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn every_class_is_the_largest_with_its_slot_count() {
         for slab_bytes in SLAB_SIZES {
-            for (index, class) in geometric(8, slab_bytes).iter().skip(1) {
+            for (index, class) in geometric(16, slab_bytes).iter().skip(1) {
                 let larger = Class::new(class.slot_bytes + 8, slab_bytes).unwrap();
                 assert!(larger.slots_per_slab < class.slots_per_slab, "{index:?} {class:?}");
             }

@@ -63,7 +63,8 @@ impl std::str::FromStr for Policy {
 /// The slot sizes of a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Classes {
-    /// This many classes per doubling: 4 or 8.
+    /// This many classes per doubling: 4, 8 or 16. Internal waste is at most a quarter, an eighth or a sixteenth of a slot (or 7 bytes of
+    /// alignment), but for the largest classes, where it is at most an eighth.
     Geometric(u32),
     /// These slot sizes in bytes: ascending multiples of 8. A slot holds an 8-byte header, the key padded to 8 bytes, and the value.
     Explicit(Vec<u32>),
@@ -85,7 +86,7 @@ pub enum ConfigError {
     #[error("{0} buckets: must be from 1 to {max}", max = Config::MAX_BUCKETS)]
     Buckets(u64),
     /// The number of classes per doubling is not offered.
-    #[error("{0} slab classes per doubling: must be 4 or 8")]
+    #[error("{0} slab classes per doubling: must be 4, 8 or 16")]
     ClassSteps(u32),
     /// A list of slot sizes has no or too many members.
     #[error("{0} slot sizes: must be from 1 to {max}", max = MAX_CLASSES - 1)]
@@ -167,7 +168,7 @@ impl Config {
         Config {
             capacity,
             policy: Policy::Lru,
-            classes: Classes::Geometric(8),
+            classes: Classes::Geometric(16),
             partitions: None,
             slab_bytes: None,
             buckets: None,
@@ -180,19 +181,21 @@ impl Config {
         self
     }
 
-    /// Sets the slot sizes. Default: eight classes per doubling.
+    /// Sets the slot sizes. Default: sixteen classes per doubling.
     pub fn classes(mut self, classes: Classes) -> Config {
         self.classes = classes;
         self
     }
 
-    /// Sets the number of partitions, each with its own lock and its own share of the memory. Default: one per 64 MiB, at most 64.
+    /// Sets the number of partitions, each with its own lock and its own share of the memory. Default: one
+    /// per 128 MiB, at most 64.
     pub fn partitions(mut self, partitions: u32) -> Config {
         self.partitions = Some(partitions);
         self
     }
 
-    /// Sets the slab size. Default: 64 KiB where a partition has at least 1,024 such slabs, else 32 or 16 KiB.
+    /// Sets the slab size. Default: 64 KiB where a partition has at least 4,096 such slabs, else 32 or 16
+    /// KiB.
     pub fn slab_bytes(mut self, slab_bytes: u32) -> Config {
         self.slab_bytes = Some(slab_bytes);
         self
@@ -221,7 +224,7 @@ impl Config {
         let slot_bytes = self.checked_slot_bytes(slab_bytes)?;
         let classes = ClassTable::new(&slot_bytes, slab_bytes);
         let buckets_per_partition = (self.checked_buckets()? / u64::from(partitions)).max(1) as u32;
-        let fixed = |slab_count| Layout::fixed_bytes(slab_count, buckets_per_partition);
+        let fixed = |slab_count| Layout::fixed_bytes(slab_count, classes.count(), buckets_per_partition);
         let min_slabs = Layout::MIN_SLABS;
 
         let (partition_bytes, max_entries, max_entry_bytes) = match self.capacity {
@@ -275,7 +278,7 @@ impl Config {
                 Err(ConfigError::Partitions(given))
             }
             (Some(given), _) => Ok(given),
-            (None, Capacity::Bytes(bytes)) => Ok(1 << (bytes >> 26).max(1).ilog2().min(6)),
+            (None, Capacity::Bytes(bytes)) => Ok(1 << (bytes >> 27).max(1).ilog2().min(6)),
             (None, Capacity::Entries { .. }) => Ok(1),
         }
     }
@@ -289,8 +292,8 @@ impl Config {
             }
             (Some(given), _) => Ok(given),
             (None, Capacity::Bytes(bytes)) => {
-                // At least about a thousand slabs: each class leaves half a slab free on average.
-                let wanted = bytes / partitions as usize / 1000;
+                // Each class leaves half a slab free on average, so many small slabs waste less than few large ones.
+                let wanted = bytes / partitions as usize / 4096;
                 Ok(if wanted >= 64 << 10 {
                     64 << 10
                 } else if wanted >= 32 << 10 {
@@ -305,7 +308,7 @@ impl Config {
 
     fn checked_slot_bytes(&self, slab_bytes: u32) -> Result<Vec<u32>, ConfigError> {
         match &self.classes {
-            Classes::Geometric(steps @ (4 | 8)) => Ok(ClassTable::geometric_slot_bytes(*steps, slab_bytes)),
+            Classes::Geometric(steps @ (4 | 8 | 16)) => Ok(ClassTable::geometric_slot_bytes(*steps, slab_bytes)),
             Classes::Geometric(steps) => Err(ConfigError::ClassSteps(*steps)),
             Classes::Explicit(sizes) => {
                 if sizes.is_empty() || sizes.len() >= MAX_CLASSES {

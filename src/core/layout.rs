@@ -52,7 +52,8 @@ pub struct RegionHeader {
     class_count: Word32,
     slot_bytes: [Word32; MAX_CLASSES],
 }
-const _: () = assert!(size_of::<RegionHeader>() == 72 + 4 * MAX_CLASSES && size_of::<RegionHeader>() <= 1024);
+const _: () = assert!(size_of::<RegionHeader>() == 72 + 4 * MAX_CLASSES);
+const HEADER_BYTES: usize = size_of::<RegionHeader>().next_multiple_of(64);
 // SAFETY: repr(C), words only, no padding (8 × 6 + 4 × 6 + the array).
 #[allow(unsafe_code)]
 unsafe impl RegionType for RegionHeader {}
@@ -79,7 +80,7 @@ pub struct PartitionHeader {
     /// Keys and values of live entries, in bytes.
     pub live_bytes: Word64,
     /// Bit `c` is set while class `c` has a whole slab's worth of free slots.
-    pub compactable: [Word64; 2],
+    pub compactable: [Word64; 4],
     /// Live entries.
     pub len: Word32,
     /// The most entries, 0 for no such limit.
@@ -124,7 +125,7 @@ pub struct PartitionHeader {
     pub bytes_moved: Word64,
     /// Times that the partition was found damaged and emptied.
     pub resets: Word64,
-    _pad: [Word64; 3],
+    _pad: [Word64; 1],
 }
 const _: () = assert!(size_of::<PartitionHeader>() == 192);
 // SAFETY: repr(C), words only, padded explicitly to its alignment.
@@ -244,23 +245,27 @@ pub struct Layout {
     pub classes: ClassTable,
     slot_bytes: Vec<u32>,
     configured_entry_bytes: u32,
+    descriptors_offset: usize,
     buckets_offset: usize,
     slabs_offset: usize,
 }
 
 impl Layout {
     /// Bytes before the first partition.
-    pub const REGION_HEAD_BYTES: usize = 1024 + STRIPE_COUNT * size_of::<Stripe>();
+    pub const REGION_HEAD_BYTES: usize = HEADER_BYTES + STRIPE_COUNT * size_of::<Stripe>();
     /// The fewest slabs that a partition works with.
     pub const MIN_SLABS: u32 = 8;
     const CLASSES_OFFSET: usize = size_of::<PartitionHeader>();
-    const DESCRIPTORS_OFFSET: usize = Self::CLASSES_OFFSET + MAX_CLASSES * size_of::<ClassState>();
     const BUCKET_BYTES: usize = 64;
 
     /// Bytes of a partition before its slabs.
-    pub fn fixed_bytes(slab_count: u32, buckets: u32) -> usize {
-        (Self::DESCRIPTORS_OFFSET + slab_count as usize * size_of::<SlabDescriptor>()).next_multiple_of(64)
+    pub fn fixed_bytes(slab_count: u32, class_count: usize, buckets: u32) -> usize {
+        (Self::descriptors_offset(class_count) + slab_count as usize * size_of::<SlabDescriptor>()).next_multiple_of(64)
             + buckets as usize * Self::BUCKET_BYTES
+    }
+
+    fn descriptors_offset(class_count: usize) -> usize {
+        Self::CLASSES_OFFSET + class_count * size_of::<ClassState>()
     }
 
     #[allow(clippy::too_many_arguments)] // one field each; called from the two places that have them all
@@ -275,22 +280,22 @@ impl Layout {
         max_entries: u32,
         configured_entry_bytes: u32,
     ) -> Layout {
-        let without_slabs = Self::fixed_bytes(0, buckets_per_partition) + 64;
+        let classes = ClassTable::new(&slot_bytes, slab_bytes);
+        let fixed_bytes = |slab_count| Self::fixed_bytes(slab_count, classes.count(), buckets_per_partition);
+        let without_slabs = fixed_bytes(0) + 64;
         let per_slab = slab_bytes as usize + size_of::<SlabDescriptor>();
         let mut slab_count = (partition_bytes.saturating_sub(without_slabs) / per_slab) as u32;
-        let bytes_with =
-            |slabs: u32| Self::fixed_bytes(slabs, buckets_per_partition) + slabs as usize * slab_bytes as usize;
+        let bytes_with = |slabs: u32| fixed_bytes(slabs) + slabs as usize * slab_bytes as usize;
         while bytes_with(slab_count + 1) <= partition_bytes {
             slab_count += 1;
         }
-        let classes = ClassTable::new(&slot_bytes, slab_bytes);
         let largest_slot_bytes = classes.get(classes.largest()).slot_bytes as usize;
         let max_entry_bytes = match configured_entry_bytes {
             // While a large value replaces another, both are in memory: each may take a quarter.
             0 => (slab_count as usize / 4 * slab_bytes as usize).max(largest_slot_bytes - 32),
             configured => configured as usize,
         };
-        let slabs_offset = Self::fixed_bytes(slab_count, buckets_per_partition);
+        let slabs_offset = fixed_bytes(slab_count);
         Layout {
             region_bytes,
             partition_count,
@@ -302,6 +307,7 @@ impl Layout {
             max_entries,
             max_entry_bytes,
             max_key_bytes: (largest_slot_bytes / 2).min(u16::MAX as usize),
+            descriptors_offset: Self::descriptors_offset(classes.count()),
             classes,
             slot_bytes,
             configured_entry_bytes,
@@ -397,7 +403,7 @@ impl Layout {
 
     /// The counters for readers under the shared lock.
     pub fn stripes<'a>(&self, region: &'a Region) -> &'a [Stripe] {
-        region.slice(1024, STRIPE_COUNT)
+        region.slice(HEADER_BYTES, STRIPE_COUNT)
     }
 
     /// The most entries of partition `index`, 0 for no such limit.
@@ -414,7 +420,7 @@ impl Layout {
     /// Offset of a slab's descriptor in the partition.
     #[inline]
     pub fn descriptor_offset(&self, slab: SlabIndex) -> usize {
-        Self::DESCRIPTORS_OFFSET + slab.usize() * size_of::<SlabDescriptor>()
+        self.descriptors_offset + slab.usize() * size_of::<SlabDescriptor>()
     }
 
     /// Offset of a bucket in the partition.

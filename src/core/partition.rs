@@ -158,7 +158,7 @@ impl Partition {
         for word in [&header.zombies, &header.continuations, &header.overflowed] {
             word.set(0);
         }
-        for word in [&header.live_bytes, &header.compactable[0], &header.compactable[1]] {
+        for word in std::iter::once(&header.live_bytes).chain(&header.compactable) {
             word.set(0);
         }
         header.resets.add(1);
@@ -198,6 +198,11 @@ impl Partition {
     /// Live entries.
     pub fn len(&self) -> u32 {
         self.header().len.get()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Keys and values of live entries, in bytes.
@@ -310,7 +315,7 @@ impl Partition {
     /// Removes the entry that is next to be evicted (or, if all are pinned, the least recently used), and returns its age;
     /// `None` if the partition is empty.
     pub fn pop(&mut self, sink: &mut Sink<'_>) -> Option<u32> {
-        if self.len() == 0 {
+        if self.is_empty() {
             return None;
         }
         let age = self.mutate(|partition| {

@@ -63,8 +63,7 @@ pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
     if let Some(cache) = REGISTRY.with_borrow(|registry| registry.find(area, name)) {
         return Ok(cache);
     }
-    let listing =
-        catalog::find(area, my_database(), name).ok_or_else(|| CacheError::Unknown(name.to_owned()))?;
+    let listing = catalog::find(area, my_database(), name).ok_or_else(|| CacheError::Unknown(name.to_owned()))?;
     attach(area, listing)
 }
 

@@ -47,15 +47,21 @@ fn find(cache: &str) -> AttachedCache {
 /// A parameter that is to be positive, as the type that the engine wants; the engine knows the exact range.
 fn positive<T: TryFrom<i64>>(name: &str, value: impl Into<i64>) -> T {
     let value = value.into();
-    T::try_from(value).ok().filter(|_| value > 0).unwrap_or_else(|| {
-        CacheError::Parameter(format!("{name} is {value}: must be positive and in range")).report()
-    })
+    T::try_from(value)
+        .ok()
+        .filter(|_| value > 0)
+        .unwrap_or_else(|| CacheError::Parameter(format!("{name} is {value}: must be positive and in range")).report())
+}
+
+/// A parameter of a function that is not strict because others may be NULL.
+fn not_null<T>(name: &str, value: Option<T>) -> T {
+    value.unwrap_or_else(|| CacheError::Parameter(format!("{name} must not be NULL")).report())
 }
 
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::too_many_arguments)] // one SQL parameter each, most with a default
 fn create_cache(
-    cache: &str,
+    cache: Option<&str>,
     bytes: Option<i64>,
     max_entries: default!(Option<i64>, "NULL"),
     max_entry_bytes: default!(Option<i32>, "NULL"),
@@ -64,15 +70,16 @@ fn create_cache(
     buckets: default!(Option<i64>, "NULL"),
     slab_bytes: default!(Option<i32>, "NULL"),
 ) {
+    let cache = not_null("cache", cache);
     let mut config = match (bytes, max_entries, max_entry_bytes) {
         (Some(bytes), None, None) => Config::bytes(positive("bytes", bytes)),
         (None, Some(count), Some(bytes)) => {
             Config::entries(positive("max_entries", count), positive("max_entry_bytes", bytes))
         }
-        _ => CacheError::Parameter(
-            "give either bytes, or bytes => NULL with max_entries and max_entry_bytes".to_owned(),
-        )
-        .report(),
+        _ => {
+            CacheError::Parameter("give either bytes, or bytes => NULL with max_entries and max_entry_bytes".to_owned())
+                .report()
+        }
     };
     config = config.policy(match policy {
         Some(name) => or_report(name.parse::<Policy>()),
@@ -111,8 +118,7 @@ fn database_exists(database: u32) -> bool {
 #[pg_extern(volatile, parallel_restricted)]
 fn drop_cache(cache: &str) -> bool {
     let area = or_report(catalog::area());
-    catalog::find(area, attached::my_database(), cache)
-        .is_some_and(|listing| or_report(catalog::drop(area, &listing)))
+    catalog::find(area, attached::my_database(), cache).is_some_and(|listing| or_report(catalog::drop(area, &listing)))
 }
 
 fn store(cache: &str, key: &[u8], value: &[u8]) -> bool {
@@ -296,7 +302,7 @@ fn drain(cache: &str) -> TableIterator<'static, (name!(key, Vec<u8>), name!(valu
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn compact(
-    cache: &str,
+    cache: Option<&str>,
     max_bytes: default!(Option<i64>, "NULL"),
 ) -> TableIterator<
     'static,
@@ -312,7 +318,7 @@ fn compact(
         Some(bytes) => CompactBudget::bytes(positive("max_bytes", bytes)),
         None => CompactBudget::unlimited(),
     };
-    let report = find(cache).compact(budget);
+    let report = find(not_null("cache", cache)).compact(budget);
     TableIterator::once((
         report.entries_moved as i64,
         report.bytes_moved as i64,
@@ -346,12 +352,7 @@ fn my_caches() -> impl Iterator<Item = (String, AttachedCache)> {
 #[pg_extern(volatile, parallel_restricted)]
 fn list_caches() -> TableIterator<
     'static,
-    (
-        name!(cache, String),
-        name!(database, pg_sys::Oid),
-        name!(owner, pg_sys::Oid),
-        name!(bytes, i64),
-    ),
+    (name!(cache, String), name!(database, pg_sys::Oid), name!(owner, pg_sys::Oid), name!(bytes, i64)),
 > {
     let caches = catalog::list(or_report(catalog::area()));
     TableIterator::new(caches.into_iter().map(|cache| {

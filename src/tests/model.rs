@@ -372,7 +372,7 @@ fn an_id_finds_its_entry_and_never_another() {
 
 #[test]
 fn a_walk_sees_every_entry_that_stays_exactly_once() {
-    let cache = SharedCache::private(&Config::bytes(2 << 20).partitions(4).slab_bytes(16 << 10)).unwrap();
+    let cache = SharedCache::private(&Config::bytes(8 << 20).partitions(4).slab_bytes(16 << 10)).unwrap();
     for number in 0..1000u32 {
         cache.put(&number.to_be_bytes(), &[3; 100]).unwrap();
     }

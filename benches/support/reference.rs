@@ -1,0 +1,257 @@
+//! Caches to hold the engine against: exact LRU by the `lru` crate, and a textbook CLOCK.
+//!
+//! Purpose: [`LruReference`] is what a process would use for itself, a hash table and a list over the process's heap;
+//! its hits, misses and evictions are the yardstick for exact LRU, and its cost in bytes (below) for memory.
+//! [`ClockReference`] is the yardstick for the CLOCK policy: a ring of entries, one reference bit each, set by a hit,
+//! cleared once by the hand before it evicts; a new entry comes with its bit clear.
+//!
+//! What an entry of [`LruReference`] costs ([`lru_entry_bytes`], [`lru_table_bytes`]):
+//!
+//! ```text
+//! node:  malloc(key array + Vec header (24) + two list pointers (16))
+//! value: malloc(value bytes)
+//! table: (pointer pair (16) + control byte (1)) × buckets; buckets are the power of two from 8/7 of the entries up
+//! malloc(n): 8 bytes of its own before n, rounded up to 16, at least 32 (glibc on 64 bits)
+//! ```
+//!
+//! The table counts with the size it had at its fullest, for it never shrinks. What this leaves out flatters `lru`: the
+//! table may double once more from tombstones, old and new table live together while it grows, and holes between
+//! allocations of the heap are not seen at all.
+//!
+//! Neither cache locks or can be shared. CLOCK bounds entries only.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
+const MALLOC_HEADER_BYTES: u64 = 8;
+const MALLOC_ALIGN_BYTES: u64 = 16;
+const MALLOC_MIN_BYTES: u64 = 32;
+
+/// One table slot of hashbrown for this key and value: two pointers and a control byte.
+const TABLE_SLOT_BYTES: u64 = 2 * size_of::<usize>() as u64 + 1;
+
+/// When a cache is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LruBound {
+    /// At this many entries.
+    Entries(NonZeroUsize),
+    /// At this many bytes of real cost, as the file's head counts it.
+    CostBytes(u64),
+    /// At this many bytes of values alone, as trace simulators count.
+    ValueBytes(u64),
+}
+
+/// An entry that could not fit even an empty cache. The cache is as it was before.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// Exact LRU over keys of `KEY_BYTES`.
+pub struct LruReference<const KEY_BYTES: usize> {
+    map: LruCache<[u8; KEY_BYTES], Vec<u8>>,
+    bound: LruBound,
+    value_bytes: u64,
+    /// Nodes and values, without the table.
+    heap_bytes: u64,
+    most_entries: usize,
+    most_cost_bytes: u64,
+    evictions: u64,
+}
+
+impl<const KEY_BYTES: usize> LruReference<KEY_BYTES> {
+    pub fn new(bound: LruBound) -> Self {
+        let map = match bound {
+            LruBound::Entries(count) => LruCache::new(count),
+            LruBound::CostBytes(_) | LruBound::ValueBytes(_) => LruCache::unbounded(),
+        };
+        LruReference { map, bound, value_bytes: 0, heap_bytes: 0, most_entries: 0, most_cost_bytes: 0, evictions: 0 }
+    }
+
+    /// The value of `key`, which becomes the most recently used.
+    pub fn get(&mut self, key: &[u8; KEY_BYTES]) -> Option<&[u8]> {
+        self.map.get(key).map(Vec::as_slice)
+    }
+
+    /// Stores `value` as the most recently used and evicts from the other end until the bound holds.
+    ///
+    /// # Errors
+    /// [`TooLarge`] when the entry alone exceeds the bound.
+    pub fn put(&mut self, key: &[u8; KEY_BYTES], value: &[u8]) -> Result<(), TooLarge> {
+        let (limit, need) = match self.bound {
+            LruBound::Entries(_) => (u64::MAX, 0),
+            LruBound::CostBytes(limit) => (limit, lru_entry_bytes(KEY_BYTES, value.len())),
+            LruBound::ValueBytes(limit) => (limit, value.len() as u64),
+        };
+        if need + self.table_bytes(0) > limit {
+            return Err(TooLarge);
+        }
+        if !matches!(self.bound, LruBound::Entries(_)) {
+            if let Some(old) = self.map.pop(key) {
+                self.forget(&old);
+            }
+            while self.used_bytes() + need + self.table_bytes(1) > limit {
+                let Some((_, old)) = self.map.pop_lru() else {
+                    break;
+                };
+                self.forget(&old);
+                self.evictions += 1;
+            }
+        }
+        if let Some((old_key, old)) = self.map.push(*key, value.to_vec()) {
+            self.forget(&old);
+            self.evictions += u64::from(old_key != *key);
+        }
+        self.value_bytes += value.len() as u64;
+        self.heap_bytes += lru_entry_bytes(KEY_BYTES, value.len());
+        self.most_entries = self.most_entries.max(self.map.len());
+        self.most_cost_bytes = self.most_cost_bytes.max(self.cost_bytes());
+        Ok(())
+    }
+
+    pub fn entries(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Keys and values.
+    pub fn payload_bytes(&self) -> u64 {
+        self.entries() * KEY_BYTES as u64 + self.value_bytes
+    }
+
+    /// Real cost of what is cached now.
+    pub fn cost_bytes(&self) -> u64 {
+        self.heap_bytes + lru_table_bytes(self.most_entries)
+    }
+
+    /// What the cache may use, or has used at most if only its entries or values are bounded.
+    pub fn region_bytes(&self) -> u64 {
+        match self.bound {
+            LruBound::CostBytes(limit) => limit,
+            LruBound::Entries(_) | LruBound::ValueBytes(_) => self.most_cost_bytes,
+        }
+    }
+
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    fn forget(&mut self, value: &[u8]) {
+        self.value_bytes -= value.len() as u64;
+        self.heap_bytes -= lru_entry_bytes(KEY_BYTES, value.len());
+    }
+
+    /// What counts against the bound, without the table.
+    fn used_bytes(&self) -> u64 {
+        match self.bound {
+            LruBound::Entries(_) => 0,
+            LruBound::CostBytes(_) => self.heap_bytes,
+            LruBound::ValueBytes(_) => self.value_bytes,
+        }
+    }
+
+    /// The table with `more` entries than now, as far as it counts against the bound.
+    fn table_bytes(&self, more: usize) -> u64 {
+        match self.bound {
+            LruBound::CostBytes(_) => lru_table_bytes(self.most_entries.max(self.map.len() + more)),
+            LruBound::Entries(_) | LruBound::ValueBytes(_) => 0,
+        }
+    }
+}
+
+/// Real cost of one entry of the `lru` crate, table aside.
+pub fn lru_entry_bytes(key_bytes: usize, value_bytes: usize) -> u64 {
+    let links_bytes = 2 * size_of::<usize>();
+    let node_bytes = key_bytes.next_multiple_of(size_of::<usize>()) + size_of::<Vec<u8>>() + links_bytes;
+    malloc_bytes(node_bytes) + malloc_bytes(value_bytes)
+}
+
+/// Real cost of a hash table that has held up to `entries`.
+pub fn lru_table_bytes(entries: usize) -> u64 {
+    let buckets = match entries {
+        0 => return 0,
+        1..=3 => 4,
+        4..=7 => 8,
+        _ => (entries * 8 / 7).next_power_of_two(),
+    };
+    buckets as u64 * TABLE_SLOT_BYTES
+}
+
+fn malloc_bytes(bytes: usize) -> u64 {
+    match bytes {
+        0 => 0,
+        _ => (bytes as u64 + MALLOC_HEADER_BYTES).next_multiple_of(MALLOC_ALIGN_BYTES).max(MALLOC_MIN_BYTES),
+    }
+}
+
+struct ClockEntry {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    referenced: bool,
+}
+
+/// CLOCK over a fixed number of entries.
+pub struct ClockReference {
+    ring: Vec<ClockEntry>,
+    places: HashMap<Vec<u8>, usize>,
+    max_entries: usize,
+    hand: usize,
+    evictions: u64,
+}
+
+impl ClockReference {
+    pub fn new(max_entries: NonZeroUsize) -> Self {
+        ClockReference {
+            ring: Vec::new(),
+            places: HashMap::new(),
+            max_entries: max_entries.get(),
+            hand: 0,
+            evictions: 0,
+        }
+    }
+
+    /// The value of `key`, whose reference bit is set.
+    pub fn get(&mut self, key: &[u8]) -> Option<&[u8]> {
+        let entry = &mut self.ring[*self.places.get(key)?];
+        entry.referenced = true;
+        Some(&entry.value)
+    }
+
+    /// Stores `value`. A replaced entry counts as referenced; a new one takes the place of the first entry whose bit
+    /// the hand finds clear.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        if let Some(place) = self.places.get(key) {
+            let entry = &mut self.ring[*place];
+            entry.value = value.to_vec();
+            entry.referenced = true;
+            return;
+        }
+        let entry = ClockEntry { key: key.to_vec(), value: value.to_vec(), referenced: false };
+        if self.ring.len() < self.max_entries {
+            self.places.insert(key.to_vec(), self.ring.len());
+            self.ring.push(entry);
+            return;
+        }
+        while std::mem::take(&mut self.ring[self.hand].referenced) {
+            self.hand = (self.hand + 1) % self.max_entries;
+        }
+        let evicted = std::mem::replace(&mut self.ring[self.hand], entry);
+        self.places.remove(&evicted.key);
+        self.places.insert(key.to_vec(), self.hand);
+        self.hand = (self.hand + 1) % self.max_entries;
+        self.evictions += 1;
+    }
+
+    pub fn entries(&self) -> u64 {
+        self.ring.len() as u64
+    }
+
+    /// Keys and values.
+    pub fn payload_bytes(&self) -> u64 {
+        let entries = self.ring.iter();
+        entries.map(|entry| (entry.key.len() + entry.value.len()) as u64).sum()
+    }
+
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+}

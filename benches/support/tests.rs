@@ -1,0 +1,440 @@
+//! Tests of what the benchmark programs share. They live here because programs without a test harness run none.
+//!
+//! Properties, file by file:
+//! - traces: each format yields exactly its records; each ending decompresses; a damaged or cut-off file is an error
+//!   that names the record.
+//! - sizes: sizes drawn stay in their ranges, both readings of a cachebench file are told apart, nonsense is refused.
+//! - content: a value checks against itself and against no other write, key or length.
+//! - bump: it answers as a plain map does that is emptied when the region is used up.
+//! - reference: LRU and CLOCK evict in the order of their definitions; byte bounds hold.
+
+#[path = "mod.rs"]
+#[allow(dead_code, reason = "what only the programs use is not tested here")]
+mod support;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tempfile::TempDir;
+
+use support::bump::{Bump, BumpError, TooLarge, HEADER_BYTES};
+use support::content::{Content, Written};
+use support::reference::{lru_entry_bytes, lru_table_bytes, ClockReference, LruBound, LruReference};
+use support::sizes::Sizes;
+use support::traces::{Access, Format, Op, TraceReader};
+
+mod traces {
+    use super::*;
+
+    fn file(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// All accesses of `bytes` read as `format`, or the error's text.
+    fn read(format: Format, bytes: &[u8]) -> Result<Vec<Access>, String> {
+        let folder = TempDir::new().unwrap();
+        let path = file(&folder, "trace", bytes);
+        let reader = TraceReader::open(&path, format, None).unwrap();
+        reader.map(|access| access.map_err(|error| error.to_string())).collect()
+    }
+
+    fn keys(format: Format, bytes: &[u8]) -> Vec<u64> {
+        let accesses = read(format, bytes).unwrap();
+        accesses.into_iter().map(|access| access.key).collect()
+    }
+
+    #[test]
+    fn diskann_tells_gets_from_pushes() {
+        let accesses = read(Format::Diskann, b"p\x01\x02\0\0\x05g\xff\xff\xff\xff\0").unwrap();
+        let expected = [
+            Access { op: Op::Push { neighbours: 5 }, key: 0x201, size_bytes: None },
+            Access { op: Op::Get, key: 0xffff_ffff, size_bytes: None },
+        ];
+        assert_eq!(accesses, expected);
+    }
+
+    #[test]
+    fn an_unknown_diskann_operation_is_an_error_with_its_record() {
+        let error = read(Format::Diskann, b"g\0\0\0\0\0x\0\0\0\0\0").unwrap_err();
+        assert!(error.contains("record 2"), "{error}");
+        assert!(error.contains("0x78"), "{error}");
+    }
+
+    #[test]
+    fn arc_yields_every_block_of_a_range() {
+        assert_eq!(keys(Format::Arc, b"7 3 0 0\n1 1 0 9\n"), [7, 8, 9, 1]);
+    }
+
+    #[test]
+    fn an_arc_range_beyond_bounds_is_an_error() {
+        for line in ["1 9999999999 0 0", "18446744073709551615 2 0 0", "5"] {
+            let error = read(Format::Arc, line.as_bytes()).unwrap_err();
+            assert!(error.contains("record 1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn big_endian_keys_keep_their_bits() {
+        assert_eq!(keys(Format::Be32, &[0, 0, 1, 2, 0xff, 0xff, 0xff, 0xfe]), [0x102, 0xffff_fffe]);
+        assert_eq!(keys(Format::Be64, &[0x80, 0, 0, 0, 0, 0, 0, 1]), [0x8000_0000_0000_0001]);
+    }
+
+    #[test]
+    fn lirs_skips_marks_and_empty_lines() {
+        assert_eq!(keys(Format::Lirs, b"3\n*\n\n4\r\n5"), [3, 4, 5]);
+    }
+
+    #[test]
+    fn oracle_and_sized_carry_sizes() {
+        let mut record = Vec::new();
+        record.extend(9u32.to_le_bytes());
+        record.extend(77u64.to_le_bytes());
+        record.extend(4096u32.to_le_bytes());
+        record.extend((-1i64).to_le_bytes());
+        let sized = |key, size_bytes| Access { op: Op::Get, key, size_bytes: Some(size_bytes) };
+        assert_eq!(read(Format::Oracle, &record).unwrap(), [sized(77, 4096)]);
+        assert_eq!(read(Format::Sized, b"1 2 30\n2 4 50\n").unwrap(), [sized(2, 30), sized(4, 50)]);
+    }
+
+    #[test]
+    fn a_record_cut_short_is_an_error() {
+        for (format, whole_bytes) in [(Format::Diskann, 6), (Format::Be32, 4), (Format::Be64, 8), (Format::Oracle, 24)]
+        {
+            let mut bytes = vec![b'g'; whole_bytes * 2];
+            assert_eq!(read(format, &bytes).unwrap().len(), 2);
+            bytes.pop();
+            let error = read(format, &bytes).unwrap_err();
+            assert!(error.contains("record 2"), "{error}");
+            assert!(error.contains("ends inside"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_record_is_an_error() {
+        for (format, line) in [
+            (Format::Lirs, "1\nfour\n"),
+            (Format::Lirs, "1\n2 3\n"),
+            (Format::Sized, "1 2 3\n1 2 3 4\n"),
+            (Format::Sized, "1 2 3\n1 2\n"),
+            (Format::Arc, "1 1 0 0\n1 -1 0 0\n"),
+        ] {
+            let error = read(format, line.as_bytes()).unwrap_err();
+            assert!(error.contains("record 2"), "{error}");
+        }
+        let endless = read(Format::Lirs, &[b'1'; 10_000]).unwrap_err();
+        assert!(endless.contains("no line end"), "{endless}");
+    }
+
+    #[test]
+    fn the_ending_chooses_the_compression() {
+        let plain = b"1\n2\n3\n".repeat(1000);
+        let folder = TempDir::new().unwrap();
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&plain).unwrap();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&plain).unwrap();
+        let zst = zstd::stream::encode_all(&plain[..], 1).unwrap();
+        let packed = [("t.gz", gz.finish().unwrap()), ("t.xz", xz.finish().unwrap()), ("t.zst", zst)];
+        for (name, bytes) in packed {
+            let path = file(&folder, name, &bytes);
+            let reader = TraceReader::open(&path, Format::Lirs, None).unwrap();
+            assert_eq!(reader.map(Result::unwrap).count(), 3000, "{name}");
+
+            let path = file(&folder, name, &bytes[..bytes.len() - 9]);
+            let mut reader = TraceReader::open(&path, Format::Lirs, None).unwrap();
+            let error = reader.find_map(Result::err).map(|error| error.to_string());
+            assert!(error.is_some_and(|text| text.contains(name)), "{name}");
+            assert!(reader.next().is_none(), "{name} goes on after its error");
+        }
+    }
+
+    #[test]
+    fn a_limit_counts_records_not_accesses() {
+        let folder = TempDir::new().unwrap();
+        let path = file(&folder, "trace", b"10 2 0 0\n20 2 0 0\n30 2 0 0\n");
+        let mut reader = TraceReader::open(&path, Format::Arc, Some(2)).unwrap();
+        let keys: Vec<u64> = reader.by_ref().map(|access| access.unwrap().key).collect();
+        assert_eq!((keys, reader.records()), (vec![10, 11, 20, 21], 2));
+
+        let mut reader = TraceReader::open(&path, Format::Arc, Some(9)).unwrap();
+        assert_eq!((reader.by_ref().count(), reader.records()), (6, 3));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let missing = PathBuf::from("/nowhere/trace.xz");
+        let error = TraceReader::open(&missing, Format::Lirs, None).map(drop).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/trace.xz"));
+    }
+}
+
+mod sizes {
+    use super::*;
+
+    fn drawn(spec: &str) -> BTreeSet<usize> {
+        let sizes = Sizes::parse(spec).unwrap();
+        let mut rng = SmallRng::seed_from_u64(7);
+        (0..10_000).map(|_| sizes.sample(&mut rng)).collect()
+    }
+
+    fn json(folder: &TempDir, bounds: &str, weights: &str) -> String {
+        let path = folder.path().join("sizes.json");
+        let text = format!(r#"{{"valSizeRange": {bounds}, "valSizeRangeProbability": {weights}, "numOps": 5}}"#);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn error(spec: &str) -> String {
+        Sizes::parse(spec).map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn uniform_draws_both_its_ends() {
+        assert_eq!(drawn("uniform:3-6"), BTreeSet::from([3, 4, 5, 6]));
+        assert_eq!(drawn("uniform:9-9"), BTreeSet::from([9]));
+    }
+
+    #[test]
+    fn as_many_bounds_as_weights_are_sizes() {
+        let folder = TempDir::new().unwrap();
+        let spec = json(&folder, "[31, 63, 95]", "[1, 0, 2.5]");
+        assert_eq!(drawn(&spec), BTreeSet::from([31, 95]));
+        assert_eq!(Sizes::parse(&spec).unwrap().max(), 95);
+    }
+
+    #[test]
+    fn one_bound_more_than_weights_makes_ranges() {
+        let folder = TempDir::new().unwrap();
+        let spec = json(&folder, "[1.0, 4, 10, 12]", "[1, 0, 1]");
+        assert_eq!(drawn(&spec), BTreeSet::from([1, 2, 3, 10, 11]));
+    }
+
+    #[test]
+    fn spread_fills_the_bins_between_sizes() {
+        let folder = TempDir::new().unwrap();
+        let spec = json(&folder, "[2, 5, 9]", "[1, 1, 0]");
+        assert_eq!(drawn(&format!("spread:{spec}")), BTreeSet::from([1, 2, 3, 4, 5]));
+    }
+
+    #[test]
+    fn weights_are_kept() {
+        let folder = TempDir::new().unwrap();
+        let sizes = Sizes::parse(&json(&folder, "[1, 2]", "[900, 100]")).unwrap();
+        let mut rng = SmallRng::seed_from_u64(1);
+        let twos = (0..100_000).filter(|_| sizes.sample(&mut rng) == 2).count();
+        assert!((9_500..10_500).contains(&twos), "{twos}");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for spec in ["uniform:9-3", "uniform:-3", "uniform:1-99999999999", "uniform:a-b", "normal:3", ""] {
+            assert!(error(spec).contains("expected uniform:LO-HI"), "{spec}");
+        }
+        let folder = TempDir::new().unwrap();
+        for (bounds, weights, what) in [
+            ("[1, 2]", "[1, 2, 3]", "as many bounds as weights"),
+            ("[3, 2, 4]", "[1, 2]", "rise"),
+            ("[1, -2]", "[1, 2]", "bound -2"),
+            ("[1, 2]", "[0, 0]", "above zero"),
+            ("[1, 2]", "[1, -1]", "weights"),
+            ("[]", "[]", "above zero"),
+            ("7", "[1]", "invalid type"),
+        ] {
+            let text = error(&json(&folder, bounds, weights));
+            assert!(text.contains(what), "{text}");
+        }
+        assert!(error("/nowhere/sizes.json").contains("/nowhere/sizes.json"));
+    }
+}
+
+mod content {
+    use super::*;
+
+    #[test]
+    fn a_value_checks_against_itself_only() {
+        let content = Content::new(700);
+        let mut value = Vec::new();
+        for len in [0, 1, 7, 8, 9, 700] {
+            let written = Written { key: 5, write: 2, len };
+            content.build(written, &mut value);
+            assert_eq!(value.len(), len as usize);
+            assert_eq!(content.check(written, &value), Ok(()));
+            if len > 0 {
+                let others = [Written { key: 6, ..written }, Written { write: 3, ..written }];
+                for other in others {
+                    assert!(content.check(other, &value).is_err(), "{other:?}");
+                }
+                let last = value.len() - 1;
+                value[last] ^= 1;
+                let text = content.check(written, &value).unwrap_err().to_string();
+                assert!(text.contains(&format!("byte {last} ")), "{text}");
+                value.pop();
+                assert!(content.check(written, &value).is_err());
+            }
+        }
+    }
+}
+
+mod bump {
+    use super::*;
+
+    /// The model of what a bump cache holds, and of how much of the region is used.
+    #[test]
+    fn it_answers_like_a_map_that_is_wiped_when_full() {
+        const REGION_BYTES: usize = 4096;
+        const BUCKETS: usize = 8;
+        let mut cache = Bump::new(REGION_BYTES, BUCKETS, Some(40)).unwrap();
+        let mut model: HashMap<[u8; 2], (Vec<u8>, usize)> = HashMap::new();
+        let mut used_bytes = BUCKETS * 8;
+        let (mut wipes, mut lost) = (0, 0);
+        let mut rng = SmallRng::seed_from_u64(3);
+        for step in 0..20_000 {
+            let key = [rng.random_range(..60u8), 1];
+            if rng.random_bool(0.5) {
+                let expected = model.get(&key).map(|(value, _)| value.as_slice());
+                assert_eq!(cache.get(&key), expected, "step {step}");
+                continue;
+            }
+            let value = vec![step as u8; rng.random_range(..120)];
+            cache.put(&key, &value).unwrap();
+            let room_bytes = (2 + value.len()).next_multiple_of(8);
+            match model.get_mut(&key) {
+                Some((old, room)) if room_bytes <= *room => *old = value,
+                _ => {
+                    model.remove(&key);
+                    if model.len() == 40 || used_bytes + HEADER_BYTES + room_bytes > REGION_BYTES {
+                        lost += model.len() as u64;
+                        wipes += 1;
+                        model.clear();
+                        used_bytes = BUCKETS * 8;
+                    }
+                    used_bytes += HEADER_BYTES + room_bytes;
+                    model.insert(key, (value, room_bytes));
+                }
+            }
+            cache.validate().unwrap();
+            assert_eq!(cache.entries(), model.len() as u64);
+            assert_eq!((cache.evictions(), cache.wipes()), (lost, wipes));
+            let payload: usize = model.values().map(|(value, _)| value.len() + 2).sum();
+            assert_eq!(cache.payload_bytes(), payload as u64);
+        }
+        assert!(wipes > 10, "{wipes}");
+    }
+
+    #[test]
+    fn an_entry_fills_the_region_to_its_end_and_no_further() {
+        let mut cache = Bump::new(64 + HEADER_BYTES + 80, 8, None).unwrap();
+        assert_eq!(cache.put(b"key", &[1; 78]), Err(TooLarge));
+        assert_eq!(cache.put(b"key", &[1; 77]), Ok(()));
+        assert_eq!(cache.put(b"key", &[2; 77]), Ok(()));
+        assert_eq!(cache.wipes(), 0);
+        assert_eq!(cache.put(b"yek", b""), Ok(()));
+        assert_eq!((cache.wipes(), cache.evictions()), (1, 1));
+        assert_eq!((cache.get(b"key"), cache.get(b"yek")), (None, Some(&[][..])));
+        cache.validate().unwrap();
+    }
+
+    #[test]
+    fn a_refused_entry_changes_nothing() {
+        let mut cache = Bump::new(1024, 8, None).unwrap();
+        cache.put(b"a", b"one").unwrap();
+        assert_eq!(cache.put(b"a", &[0; 5000]), Err(TooLarge));
+        assert_eq!(cache.get(b"a"), Some(&b"one"[..]));
+    }
+
+    #[test]
+    fn a_region_for_entries_holds_that_many() {
+        let region_bytes = Bump::region_bytes_for(100, 21, 8).unwrap();
+        let mut cache = Bump::new(region_bytes, 8, Some(100)).unwrap();
+        for key in 0..100u8 {
+            cache.put(&[key], &[key; 20]).unwrap();
+        }
+        assert_eq!((cache.entries(), cache.wipes()), (100, 0));
+        cache.put(&[100], b"").unwrap();
+        assert_eq!((cache.entries(), cache.evictions()), (1, 100));
+    }
+
+    #[test]
+    fn buckets_must_fit_the_region() {
+        for (region_bytes, bucket_count) in [(63, 8), (100, 0), (100, usize::MAX)] {
+            let error = Bump::new(region_bytes, bucket_count, None).map(drop);
+            let expected = BumpError::Buckets { bucket_count, region_bytes };
+            assert_eq!(error, Err(expected));
+        }
+    }
+}
+
+mod reference {
+    use super::*;
+
+    #[test]
+    fn lru_evicts_the_least_recently_used() {
+        let mut cache = LruReference::<1>::new(LruBound::Entries(NonZeroUsize::new(2).unwrap()));
+        cache.put(b"a", b"1").unwrap();
+        cache.put(b"b", b"2").unwrap();
+        assert_eq!(cache.get(b"a"), Some(&b"1"[..]));
+        cache.put(b"c", b"33").unwrap();
+        assert_eq!(cache.get(b"b"), None);
+        assert_eq!(cache.evictions(), 1);
+        cache.put(b"c", b"4").unwrap();
+        assert_eq!((cache.entries(), cache.evictions()), (2, 1));
+        assert_eq!(cache.payload_bytes(), 4);
+    }
+
+    #[test]
+    fn lru_stays_within_its_bytes() {
+        for bound in [LruBound::CostBytes(20_000), LruBound::ValueBytes(20_000)] {
+            let mut cache = LruReference::<8>::new(bound);
+            let mut rng = SmallRng::seed_from_u64(5);
+            for _ in 0..20_000 {
+                let key = rng.random_range(..500u64).to_le_bytes();
+                let value = vec![0; rng.random_range(..400)];
+                cache.put(&key, &value).unwrap();
+                assert!(cache.get(&key).is_some());
+                let value_bytes = cache.payload_bytes() - 8 * cache.entries();
+                let used_bytes = match bound {
+                    LruBound::CostBytes(_) => cache.cost_bytes(),
+                    _ => value_bytes,
+                };
+                assert!(used_bytes <= 20_000, "{used_bytes}");
+            }
+            assert!(cache.evictions() > 1000);
+            assert!(cache.put(&[0; 8], &[0; 20_001]).is_err());
+        }
+    }
+
+    #[test]
+    fn an_emptied_lru_costs_nothing_but_its_table() {
+        let mut cache = LruReference::<8>::new(LruBound::CostBytes(1000));
+        for key in 0..4u64 {
+            cache.put(&key.to_le_bytes(), &[0; 40]).unwrap();
+        }
+        let all = 4 * lru_entry_bytes(8, 40) + lru_table_bytes(4);
+        assert_eq!(cache.cost_bytes(), all);
+        let large = 1000 - lru_table_bytes(4) - lru_entry_bytes(8, 0) - 24;
+        cache.put(&[9; 8], &vec![0; large as usize]).unwrap();
+        assert_eq!((cache.entries(), cache.evictions()), (1, 4));
+    }
+
+    #[test]
+    fn clock_gives_a_second_chance_once() {
+        let mut cache = ClockReference::new(NonZeroUsize::new(3).unwrap());
+        for key in [b"a", b"b", b"c"] {
+            cache.put(key, b"1");
+        }
+        assert!(cache.get(b"a").is_some());
+        cache.put(b"d", b"1");
+        assert!(cache.get(b"b").is_none(), "the first without its bit goes");
+        cache.put(b"e", b"1");
+        cache.put(b"f", b"1");
+        assert!(cache.get(b"a").is_none(), "the bit saved it only once");
+        assert_eq!((cache.entries(), cache.evictions()), (3, 3));
+        assert_eq!(cache.payload_bytes(), 6);
+    }
+}
