@@ -74,4 +74,6 @@ pub enum Sink<'a> {
     Drop,
     /// They are appended.
     Keep(&'a mut Evicted),
+    /// Nothing is evicted: what does not fit is refused.
+    Refuse,
 }

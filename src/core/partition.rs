@@ -85,7 +85,7 @@ pub enum PushError {
         max: usize,
     },
     /// No room could be made.
-    #[error("no room for an entry of {bytes} bytes: {pinned} entries of the partition are pinned by readers; try again when they are done")]
+    #[error("no room for an entry of {bytes} bytes: nothing may be evicted, {pinned} entries of the partition are pinned by readers")]
     Full {
         /// Length of key plus value.
         bytes: usize,

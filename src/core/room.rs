@@ -86,8 +86,11 @@ impl Partition {
         }
     }
 
-    /// Evicts the next victim; `false` if every entry is pinned.
+    /// Evicts the next victim; `false` if every entry is pinned, or nothing may be evicted.
     pub(super) fn evict_one(&mut self, evicted: &mut Sink<'_>) -> bool {
+        if matches!(evicted, Sink::Refuse) {
+            return false;
+        }
         let Some(victim) = self.victim() else { return false };
         if let Sink::Keep(evicted) = evicted {
             evicted.append(self.key_bytes(victim), |out| self.append_value(victim, out));

@@ -347,6 +347,16 @@ impl<L: Locks> SharedCache<L> {
         self.exclusive(partition, |partition| partition.push(key, value, &mut Sink::Keep(evicted)))
     }
 
+    /// Stores a value only if nothing must make way for it.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Full`] where [`SharedCache::put`] would evict.
+    pub fn put_if_room(&self, key: &[u8], value: &[u8]) -> Result<Put, PushError> {
+        let (partition, key) = self.key(key);
+        self.exclusive(partition, |partition| partition.push(key, value, &mut Sink::Refuse))
+    }
+
     /// Removes a key and returns its value.
     pub fn remove(&self, key: &[u8]) -> Option<Vec<u8>> {
         let (partition, key) = self.key(key);

@@ -306,7 +306,7 @@ fn a_full_region_takes_any_size_next_no_class_starves() {
 
 #[test]
 fn an_entry_costs_what_the_formula_says() {
-    assert!(ENTRY_METADATA_BYTES <= 48);
+    const { assert!(ENTRY_METADATA_BYTES <= 48) };
     let cache = SharedCache::private(&Config::entries(10_000, 100).partitions(1)).unwrap();
     for number in 0..10_000u64 {
         cache.put(&number.to_be_bytes(), &[7; 80]).unwrap();
@@ -348,6 +348,20 @@ fn when_everything_is_pinned_a_push_is_refused_and_nothing_is_lost() {
     cache.put(b"c", b"3").unwrap();
     assert!(!cache.contains(b"a"));
     cache.validate().unwrap();
+}
+
+#[test]
+fn where_nothing_may_be_evicted_nothing_is() {
+    let cache = SharedCache::private(&Config::bytes(200 << 10).partitions(1)).unwrap();
+    let stored = (0u32..).take_while(|number| cache.put_if_room(&number.to_be_bytes(), &[1; 700]).is_ok()).count();
+    assert!(stored > 50);
+    assert!(matches!(cache.put_if_room(b"more", &[1; 700]), Err(PushError::Full { pinned: 0, .. })));
+    assert_eq!((cache.len(), cache.stats().evictions), (stored as u64, 0));
+    cache.validate().unwrap();
+    let full = SharedCache::private(&Config::entries(1, 64)).unwrap();
+    full.put_if_room(b"a", b"1").unwrap();
+    assert!(full.put_if_room(b"b", b"2").is_err());
+    assert_eq!(full.put_if_room(b"a", b"3"), Ok(Put::Replaced));
 }
 
 #[test]
