@@ -8,7 +8,9 @@ use crate::core::config::Config;
 use crate::core::evicted::Evicted;
 use crate::core::layout::AttachError;
 use crate::core::partition::{PushError, Put};
-use crate::core::report::Stats;
+use crate::core::report::{MemoryReport, Stats};
+use crate::core::room::{CompactBudget, CompactReport};
+use crate::core::validate::Inconsistencies;
 use crate::shared::cache::{CreateError, SharedCache};
 use crate::shared::lock::{Locks, NoLocks};
 use crate::shared::parts::Parts;
@@ -28,11 +30,12 @@ pub type Pair<K, V> = (<K as Codec>::Item, <V as Codec>::Item);
 /// let (_, evicted) = cache.push(&3, &vec![30]).unwrap();
 /// assert_eq!(evicted.decode().unwrap(), [(1, vec![10, 11])]);
 /// assert_eq!(cache.get(&2).unwrap(), Some(vec![]));
+/// assert_eq!((cache.len(), cache.iter().count()), (2, 2));
 /// let parts = cache.into_parts();
 /// assert_eq!(parts.decode().unwrap(), [(3, vec![30]), (2, vec![])]);
 /// ```
 pub struct TypedCache<K: Codec, V: Codec, L: Locks = NoLocks> {
-    bytes: SharedCache<L>,
+    encoded: SharedCache<L>,
     types: PhantomData<fn() -> (K, V)>,
 }
 
@@ -43,7 +46,7 @@ impl<K: Codec, V: Codec> TypedCache<K, V, NoLocks> {
     ///
     /// A wrong configuration, or no memory.
     pub fn private(config: &Config) -> Result<Self, CreateError> {
-        Ok(TypedCache { bytes: SharedCache::private(config)?, types: PhantomData })
+        Ok(TypedCache { encoded: SharedCache::private(config)?, types: PhantomData })
     }
 }
 
@@ -60,8 +63,8 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     #[allow(unsafe_code)] // hands its own contract on
     pub unsafe fn create(memory: NonNull<u8>, bytes: usize, config: &Config, locks: L) -> Result<Self, CreateError> {
         // SAFETY: the caller keeps the same contract.
-        let bytes = unsafe { SharedCache::create(memory, bytes, config, type_tag::<K, V>(), locks)? };
-        Ok(TypedCache { bytes, types: PhantomData })
+        let encoded = unsafe { SharedCache::create(memory, bytes, config, type_tag::<K, V>(), locks)? };
+        Ok(TypedCache { encoded, types: PhantomData })
     }
 
     /// As [`SharedCache::attach`]; a cache of other types is refused.
@@ -76,13 +79,13 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     #[allow(unsafe_code)] // hands its own contract on
     pub unsafe fn attach(memory: NonNull<u8>, bytes: usize, locks: L) -> Result<Self, AttachError> {
         // SAFETY: the caller keeps the same contract.
-        let bytes = unsafe { SharedCache::attach(memory, bytes, type_tag::<K, V>(), locks)? };
-        Ok(TypedCache { bytes, types: PhantomData })
+        let encoded = unsafe { SharedCache::attach(memory, bytes, type_tag::<K, V>(), locks)? };
+        Ok(TypedCache { encoded, types: PhantomData })
     }
 
-    /// The cache of bytes behind: for everything that needs no types.
-    pub fn bytes(&self) -> &SharedCache<L> {
-        &self.bytes
+    /// The cache of encoded keys and values behind.
+    pub fn encoded(&self) -> &SharedCache<L> {
+        &self.encoded
     }
 
     fn encode_key(key: &K::Item) -> Vec<u8> {
@@ -97,12 +100,12 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     ///
     /// If the bytes do not decode.
     pub fn get(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
-        self.bytes.with(&Self::encode_key(key), V::decode).transpose()
+        self.encoded.with(&Self::encode_key(key), V::decode).transpose()
     }
 
     /// Runs `read` on the encoded value without copying it. Counts as a use; see [`SharedCache::with`].
     pub fn with<R>(&self, key: &K::Item, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        self.bytes.with(&Self::encode_key(key), read)
+        self.encoded.with(&Self::encode_key(key), read)
     }
 
     /// A key's value; neither counts nor counts as a use.
@@ -112,12 +115,12 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     /// If the bytes do not decode.
     pub fn peek(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
         let mut value = Vec::new();
-        self.bytes.peek(&Self::encode_key(key), &mut value).then(|| V::decode(&value)).transpose()
+        self.encoded.peek(&Self::encode_key(key), &mut value).then(|| V::decode(&value)).transpose()
     }
 
     /// Whether a key is there; neither counts nor counts as a use.
     pub fn contains(&self, key: &K::Item) -> bool {
-        self.bytes.contains(&Self::encode_key(key))
+        self.encoded.contains(&Self::encode_key(key))
     }
 
     /// Stores a value and returns what was evicted for it.
@@ -129,8 +132,8 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
         let mut bytes = Vec::new();
         V::encode(value, &mut bytes);
         let mut evicted = Evicted::default();
-        let put = self.bytes.push(&Self::encode_key(key), &bytes, &mut evicted)?;
-        Ok((put, TypedEvicted { bytes: evicted, types: PhantomData }))
+        let put = self.encoded.push(&Self::encode_key(key), &bytes, &mut evicted)?;
+        Ok((put, TypedEvicted { encoded: evicted, types: PhantomData }))
     }
 
     /// Removes a key and returns its value.
@@ -139,7 +142,7 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     ///
     /// If the bytes do not decode; the key is removed all the same.
     pub fn remove(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
-        self.bytes.remove(&Self::encode_key(key)).map(|value| V::decode(&value)).transpose()
+        self.encoded.remove(&Self::encode_key(key)).map(|value| V::decode(&value)).transpose()
     }
 
     /// Removes and returns the entry that is next to be evicted.
@@ -148,25 +151,77 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     ///
     /// If the bytes do not decode; the entry is removed all the same.
     pub fn pop_lru(&self) -> Result<Option<Pair<K, V>>, DecodeError> {
-        self.bytes.pop_lru().map(|(key, value)| Ok((K::decode(&key)?, V::decode(&value)?))).transpose()
+        self.encoded.pop_lru().map(|(key, value)| Ok((K::decode(&key)?, V::decode(&value)?))).transpose()
+    }
+
+    /// Live entries.
+    pub fn len(&self) -> u64 {
+        self.encoded.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.encoded.is_empty()
+    }
+
+    /// Encoded keys and values of live entries, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.encoded.bytes()
+    }
+
+    /// Removes every entry and says how many there were.
+    pub fn clear(&self) -> u64 {
+        self.encoded.clear()
+    }
+
+    /// Counters since the cache was created.
+    pub fn stats(&self) -> Stats {
+        self.encoded.stats()
+    }
+
+    /// Keys and values of all entries; no lock is held between steps. See [`SharedCache::iter`].
+    pub fn iter(&self) -> impl Iterator<Item = Result<Pair<K, V>, DecodeError>> + '_ {
+        self.encoded.iter_with_values().map(|entry| {
+            let value = entry.value.expect("the walk was asked for values");
+            Ok((K::decode(&entry.key)?, V::decode(&value)?))
+        })
+    }
+
+    /// Relocates entries so that whole slabs become free; see [`SharedCache::compact`].
+    pub fn compact(&self, budget: CompactBudget) -> CompactReport {
+        self.encoded.compact(budget)
+    }
+
+    /// Where the memory is.
+    pub fn memory_report(&self) -> MemoryReport {
+        self.encoded.memory_report()
+    }
+
+    /// Checks every structure against the others.
+    ///
+    /// # Errors
+    ///
+    /// What was found wrong.
+    pub fn validate(&self) -> Result<(), Inconsistencies> {
+        self.encoded.validate()
     }
 
     /// Takes every entry out; see [`SharedCache::into_parts`].
     pub fn into_parts(self) -> TypedParts<K, V> {
-        TypedParts { bytes: self.bytes.into_parts(), types: PhantomData }
+        TypedParts { encoded: self.encoded.into_parts(), types: PhantomData }
     }
 }
 
 /// Evicted entries, decoded on demand.
 pub struct TypedEvicted<K: Codec, V: Codec> {
-    bytes: Evicted,
+    encoded: Evicted,
     types: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K: Codec, V: Codec> TypedEvicted<K, V> {
     /// The encoded entries.
-    pub fn bytes(&self) -> &Evicted {
-        &self.bytes
+    pub fn encoded(&self) -> &Evicted {
+        &self.encoded
     }
 
     /// Keys and values, first evicted first.
@@ -175,25 +230,25 @@ impl<K: Codec, V: Codec> TypedEvicted<K, V> {
     ///
     /// If bytes do not decode.
     pub fn decode(&self) -> Result<Vec<Pair<K, V>>, DecodeError> {
-        decode_all::<K, V>(self.bytes.iter())
+        decode_all::<K, V>(self.encoded.iter())
     }
 }
 
 /// A typed cache taken apart.
 pub struct TypedParts<K: Codec, V: Codec> {
-    bytes: Parts,
+    encoded: Parts,
     types: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K: Codec, V: Codec> TypedParts<K, V> {
     /// The encoded entries.
-    pub fn bytes(&self) -> &Parts {
-        &self.bytes
+    pub fn encoded(&self) -> &Parts {
+        &self.encoded
     }
 
     /// The cache's counters before it was drained.
     pub fn stats(&self) -> Stats {
-        self.bytes.stats
+        self.encoded.stats
     }
 
     /// The value of a key.
@@ -204,7 +259,7 @@ impl<K: Codec, V: Codec> TypedParts<K, V> {
     pub fn get(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
         let mut bytes = Vec::new();
         K::encode(key, &mut bytes);
-        self.bytes.get(&bytes).map(V::decode).transpose()
+        self.encoded.get(&bytes).map(V::decode).transpose()
     }
 
     /// Keys and values, least recently used first.
@@ -213,7 +268,7 @@ impl<K: Codec, V: Codec> TypedParts<K, V> {
     ///
     /// If bytes do not decode.
     pub fn decode(&self) -> Result<Vec<Pair<K, V>>, DecodeError> {
-        decode_all::<K, V>(self.bytes.iter())
+        decode_all::<K, V>(self.encoded.iter())
     }
 }
 

@@ -36,6 +36,12 @@ struct Attached {
     cache: AttachedCache,
 }
 
+impl Attached {
+    fn is_current(&self, area: Area) -> bool {
+        area.slot(self.listing.slot).generation() == self.listing.generation
+    }
+}
+
 #[derive(Default)]
 struct Registry {
     caches: Slab<Attached>,
@@ -60,7 +66,8 @@ pub fn my_database() -> u32 {
 /// There is none, or the library was not preloaded.
 pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
     let area = catalog::area()?;
-    if let Some(cache) = REGISTRY.with_borrow(|registry| registry.find(area, name)) {
+    // Without the catalog's lock, where this backend has the cache already.
+    if let Some(cache) = REGISTRY.with_borrow(|registry| registry.find(area, my_database(), name)) {
         return Ok(cache);
     }
     let listing = catalog::find(area, my_database(), name).ok_or_else(|| CacheError::Unknown(name.to_owned()))?;
@@ -73,27 +80,31 @@ pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
 ///
 /// It was dropped meanwhile.
 pub fn attach(area: Area, listing: Listing) -> Result<AttachedCache, CacheError> {
+    if let Some(cache) = REGISTRY.with_borrow(|registry| registry.find(area, listing.database, &listing.name)) {
+        return Ok(cache);
+    }
     let cache = Rc::new(catalog::attach(area, &listing)?);
     REGISTRY.with_borrow_mut(|registry| {
         registry.watch_exit();
-        registry.insert(listing, cache.clone());
+        registry.insert(area, listing, cache.clone());
     });
     Ok(cache)
 }
 
 impl Registry {
-    fn find(&self, area: Area, name: &str) -> Option<AttachedCache> {
-        let key = self.by_name.get(&Identity(my_database(), name))?;
+    fn find(&self, area: Area, database: u32, name: &str) -> Option<AttachedCache> {
+        let key = self.by_name.get(&Identity(database, name))?;
         let attached = &self.caches[*key];
-        (area.slot(attached.listing.slot).generation() == attached.listing.generation).then(|| attached.cache.clone())
+        attached.is_current(area).then(|| attached.cache.clone())
     }
 
-    fn insert(&mut self, listing: Listing, cache: AttachedCache) {
+    fn insert(&mut self, area: Area, listing: Listing, cache: AttachedCache) {
+        // Handles of caches that were dropped go now, so that their number stays bounded.
+        self.by_name.retain(|_, key| self.caches[*key].is_current(area));
+        self.caches.retain(|_, attached| attached.is_current(area));
         let name = Identity(listing.database, listing.name.clone());
         let key = self.caches.insert(Attached { listing, cache });
-        if let Some(old) = self.by_name.insert(name, key) {
-            self.caches.remove(old);
-        }
+        self.by_name.insert(name, key);
     }
 
     fn watch_exit(&mut self) {
