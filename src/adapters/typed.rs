@@ -100,7 +100,8 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     ///
     /// If the bytes do not decode.
     pub fn get(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
-        self.encoded.with(&Self::encode_key(key), V::decode).transpose()
+        let mut value = Vec::new();
+        self.encoded.get(&Self::encode_key(key), &mut value).then(|| V::decode(&value)).transpose()
     }
 
     /// Runs `read` on the encoded value without copying it. Counts as a use; see [`SharedCache::with`].

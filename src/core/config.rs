@@ -7,6 +7,9 @@ use super::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, RECORD_BYTES,
 use super::layout::{Layout, BUCKET_CELLS, MAX_PARTITIONS, MAX_REGION_BYTES};
 use super::payload::Shape;
 
+/// The least that the largest slot of an explicit list may have.
+const MIN_LARGEST_SLOT_BYTES: u32 = 256;
+
 /// How much a cache may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
@@ -96,9 +99,12 @@ pub enum ConfigError {
     SlotBytes {
         /// The size given.
         bytes: u32,
-        /// An eighth of a slab, less the slab's header.
+        /// An eighth of a slab.
         max: u32,
     },
+    /// The largest slot size in a list is too small: larger entries are chained, and each slot of a chain costs 40 bytes.
+    #[error("largest slot size of {0} bytes: must be at least {MIN_LARGEST_SLOT_BYTES}")]
+    LargestSlotBytes(u32),
     /// The entry capacity is out of range.
     #[error("capacity of {0} entries: must be from 1 to {max}, and at least the number of partitions", max = Config::MAX_ENTRIES)]
     Entries(u32),
@@ -116,6 +122,14 @@ pub enum ConfigError {
         partitions: u32,
         /// Slab size, as configured or chosen.
         slab_bytes: u32,
+    },
+    /// A partition would be too large for 32-bit locations.
+    #[error("{bytes} bytes in {partitions} partition(s): a partition has at most {max} bytes, use more partitions", max = MAX_REGION_BYTES / 4)]
+    PartitionTooLarge {
+        /// Bytes of the region.
+        bytes: usize,
+        /// Partitions, as configured or chosen.
+        partitions: u32,
     },
     /// The region would be too large for 32-bit indexes.
     #[error("{0} bytes: a region has at most {MAX_REGION_BYTES}")]
@@ -256,8 +270,11 @@ impl Config {
             Capacity::Bytes(bytes) => bytes,
             Capacity::Entries { .. } => Layout::REGION_HEAD_BYTES + partitions as usize * partition_bytes,
         };
-        if region_bytes > MAX_REGION_BYTES || partition_bytes > MAX_REGION_BYTES / 4 {
+        if region_bytes > MAX_REGION_BYTES {
             return Err(ConfigError::TooLarge(region_bytes));
+        }
+        if partition_bytes > MAX_REGION_BYTES / 4 {
+            return Err(ConfigError::PartitionTooLarge { bytes: region_bytes, partitions });
         }
         Ok(Layout::new(
             region_bytes,
@@ -310,20 +327,7 @@ impl Config {
         match &self.classes {
             Classes::Geometric(steps @ (4 | 8 | 16)) => Ok(ClassTable::geometric_slot_bytes(*steps, slab_bytes)),
             Classes::Geometric(steps) => Err(ConfigError::ClassSteps(*steps)),
-            Classes::Explicit(sizes) => {
-                if sizes.is_empty() || sizes.len() >= MAX_CLASSES {
-                    return Err(ConfigError::ClassCount(sizes.len()));
-                }
-                let max = slab_bytes / 8 - 32;
-                let mut previous = MIN_SLOT_BYTES - 1;
-                for &bytes in sizes {
-                    if bytes % SLOT_ALIGN_BYTES != 0 || bytes <= previous || bytes > max {
-                        return Err(ConfigError::SlotBytes { bytes, max });
-                    }
-                    previous = bytes;
-                }
-                Ok(sizes.clone())
-            }
+            Classes::Explicit(sizes) => check_slot_bytes(sizes, slab_bytes).map(|()| sizes.clone()),
         }
     }
 
@@ -338,6 +342,25 @@ impl Config {
             }
         }
     }
+}
+
+/// Checks a list of slot sizes.
+pub(super) fn check_slot_bytes(sizes: &[u32], slab_bytes: u32) -> Result<(), ConfigError> {
+    if sizes.is_empty() || sizes.len() >= MAX_CLASSES {
+        return Err(ConfigError::ClassCount(sizes.len()));
+    }
+    let max = slab_bytes / 8;
+    let mut previous = MIN_SLOT_BYTES - 1;
+    for &bytes in sizes {
+        if bytes % SLOT_ALIGN_BYTES != 0 || bytes <= previous || bytes > max {
+            return Err(ConfigError::SlotBytes { bytes, max });
+        }
+        previous = bytes;
+    }
+    if previous < MIN_LARGEST_SLOT_BYTES {
+        return Err(ConfigError::LargestSlotBytes(previous));
+    }
+    Ok(())
 }
 
 /// Slabs with which a partition can hold `count` entries of any mix of sizes up to `max_entry_bytes`.

@@ -25,7 +25,6 @@
 use std::sync::atomic::Ordering;
 
 use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
-use super::layout::SlabDescriptor;
 use super::partition::Partition;
 use super::region::{RegionType, Word32, Word64};
 
@@ -226,8 +225,9 @@ impl Partition {
     pub(super) fn close_directory_slab(&mut self, slab: SlabIndex) {
         let highest = self.records_of(slab).map(|entry| self.record(entry).generation()).max();
         let descriptor = self.descriptor(slab);
-        let base = descriptor.generation_base.get().max(highest.unwrap_or(0)).next_multiple_of(2);
-        descriptor.generation_base.set(base);
+        let base = descriptor.generation_base.get().max(highest.unwrap_or(0));
+        // Up to the next even number; from the last one no record is opened.
+        descriptor.generation_base.set(base.saturating_add(base % 2).min(RETIRED_GENERATION));
     }
 
     /// Whether records in this slab can still be given a new generation.
@@ -235,7 +235,7 @@ impl Partition {
         self.descriptor(slab).generation_base.get() < RETIRED_GENERATION
     }
 
-    fn records_of(&self, slab: SlabIndex) -> impl Iterator<Item = EntryIndex> {
+    pub(super) fn records_of(&self, slab: SlabIndex) -> impl Iterator<Item = EntryIndex> {
         let class = self.layout.classes.get(ClassIndex::DIRECTORY);
         let first = (self.layout.slab_offset(slab) + class.first_slot_bytes as usize) / size_of::<Record>();
         (0..class.slots_per_slab).map(move |slot| EntryIndex(first as u32 + slot))
@@ -278,13 +278,10 @@ impl Partition {
         }
     }
 
-    /// Keeps generations rising across a reset, whatever state the slab was left in.
+    /// Keeps generations rising across a reset. A slab has the directory's class only once its records are prepared.
     pub(super) fn salvage_generations(&mut self, slab: SlabIndex) {
         if self.descriptor(slab).class.get() == ClassIndex::DIRECTORY.0 {
             self.close_directory_slab(slab);
         }
-        let descriptor: &SlabDescriptor = self.descriptor(slab);
-        let base = descriptor.generation_base.get();
-        descriptor.generation_base.set(base.saturating_add(base % 2));
     }
 }

@@ -17,7 +17,7 @@
 //! creation except what the structs of other files say.
 
 use super::class::{ClassTable, MAX_CLASSES};
-use super::config::Policy;
+use super::config::{Config, Policy};
 use super::ids::{BucketIndex, ClassIndex, EntryIndex, Location, SlabIndex};
 use super::region::{Region, RegionType, Word32, Word64};
 
@@ -125,7 +125,8 @@ pub struct PartitionHeader {
     pub bytes_moved: Word64,
     /// Times that the partition was found damaged and emptied.
     pub resets: Word64,
-    _pad: [Word64; 1],
+    /// Slabs kept out of use because a reader had entries in them pinned when the partition was reset.
+    pub quarantined: Word64,
 }
 const _: () = assert!(size_of::<PartitionHeader>() == 192);
 // SAFETY: repr(C), words only, padded explicitly to its alignment.
@@ -182,6 +183,10 @@ unsafe impl RegionType for SlabDescriptor {}
 impl SlabDescriptor {
     /// The slab belongs to no class.
     pub const IN_POOL: u32 = u32::MAX;
+    /// The slab is kept as it was when the partition was reset: readers still look at it.
+    pub const QUARANTINED: u32 = u32::MAX - 1;
+    /// As [`SlabDescriptor::QUARANTINED`], for a slab of directory records, which hold the pins.
+    pub const QUARANTINED_DIRECTORY: u32 = u32::MAX - 2;
     /// The slab is in no bin: full, in the pool, or being emptied.
     pub const NO_BIN: u32 = u32::MAX;
     /// End of a list of slabs.
@@ -292,7 +297,7 @@ impl Layout {
         let largest_slot_bytes = classes.get(classes.largest()).slot_bytes as usize;
         let max_entry_bytes = match configured_entry_bytes {
             // While a large value replaces another, both are in memory: each may take a quarter.
-            0 => (slab_count as usize / 4 * slab_bytes as usize).max(largest_slot_bytes - 32),
+            0 => (slab_count as usize / 4 * slab_bytes as usize).min(Config::MAX_ENTRY_BYTES as usize),
             configured => configured as usize,
         };
         let slabs_offset = fixed_bytes(slab_count);
@@ -365,31 +370,51 @@ impl Layout {
         if header.type_tag.get() != type_tag {
             return Err(AttachError::TypeTag { found: header.type_tag.get(), expected: type_tag });
         }
+        let damaged = |what| Err(AttachError::Damaged(what));
         let policy = match header.policy.get() {
             0 => Policy::Lru,
             1 => Policy::Clock,
-            _ => return Err(AttachError::Damaged("unknown policy")),
+            _ => return damaged("unknown policy"),
         };
         let partition_count = header.partition_count.get();
         let partition_bytes = header.partition_bytes.get() as usize;
         let slab_bytes = header.slab_bytes.get();
         let class_count = header.class_count.get() as usize;
         if !partition_count.is_power_of_two() || partition_count > MAX_PARTITIONS {
-            return Err(AttachError::Damaged("impossible number of partitions"));
+            return damaged("impossible number of partitions");
         }
-        if Self::REGION_HEAD_BYTES + partition_count as usize * partition_bytes > region.len_bytes() {
-            return Err(AttachError::Damaged("the partitions are larger than the region"));
+        let partitions_bytes = partition_bytes.checked_mul(partition_count as usize);
+        if partition_bytes % 64 != 0
+            || partitions_bytes.is_none_or(|bytes| bytes > region.len_bytes() - Self::REGION_HEAD_BYTES)
+        {
+            return damaged("the partitions are larger than the region");
         }
-        if class_count == 0 || class_count >= MAX_CLASSES || !slab_bytes.is_power_of_two() {
-            return Err(AttachError::Damaged("impossible slab size or number of classes"));
+        if !slab_bytes.is_power_of_two() || !(Config::MIN_SLAB_BYTES..=Config::MAX_SLAB_BYTES).contains(&slab_bytes) {
+            return damaged("impossible slab size");
+        }
+        let buckets = header.buckets_per_partition.get();
+        if !buckets.is_power_of_two() || u64::from(buckets) > Config::MAX_BUCKETS {
+            return damaged("impossible number of buckets");
+        }
+        if class_count == 0 || class_count >= MAX_CLASSES {
+            return damaged("impossible number of classes");
+        }
+        let slot_bytes: Vec<u32> = header.slot_bytes[..class_count].iter().map(Word32::get).collect();
+        if super::config::check_slot_bytes(&slot_bytes, slab_bytes).is_err() {
+            return damaged("impossible slot sizes");
+        }
+        let least =
+            Self::fixed_bytes(Self::MIN_SLABS, class_count + 1, buckets) + (Self::MIN_SLABS * slab_bytes) as usize;
+        if partition_bytes < least {
+            return damaged("the partitions are too small for their slabs");
         }
         Ok(Layout::new(
             region.len_bytes(),
             partition_count,
             partition_bytes,
             slab_bytes,
-            header.slot_bytes[..class_count].iter().map(Word32::get).collect(),
-            header.buckets_per_partition.get(),
+            slot_bytes,
+            buckets,
             policy,
             header.max_entries.get(),
             header.max_entry_bytes.get(),

@@ -14,6 +14,7 @@
 //! payload    keys and values in slots
 //! bucket     the hash table
 //! recency    the order of eviction
+//! quarantine pins across the reset of a damaged partition
 //! room       pool, compaction, eviction
 //! partition  the cache's operations
 //! report, validate   read everything
@@ -29,6 +30,7 @@ pub mod ids;
 pub mod layout;
 pub mod partition;
 pub mod payload;
+pub mod quarantine;
 pub mod recency;
 pub mod region;
 pub mod report;

@@ -134,15 +134,21 @@ impl Partition {
         self.open_pool();
     }
 
+    /// Puts every slab in the pool but those in quarantine.
     fn open_pool(&mut self) {
         self.header().pool_head.set(SlabDescriptor::NIL);
+        self.header().pool_count.set(0);
         for slab in (0..self.layout.slab_count).rev().map(SlabIndex) {
-            self.put_in_pool(slab);
+            if !self.is_quarantined(slab) {
+                self.put_in_pool(slab);
+            }
         }
     }
 
-    /// Empties a partition that a change has left half-way. Generations go on rising; counters go on counting.
+    /// Empties a partition that a change has left half-way. Generations go on rising; counters go on counting. Slabs in
+    /// which readers have entries pinned are kept as they are until the pins are gone.
     pub fn reset(&mut self) {
+        self.quarantine_pinned();
         for slab in (0..self.layout.slab_count).map(SlabIndex) {
             self.salvage_generations(slab);
         }
@@ -152,10 +158,9 @@ impl Partition {
         let buckets = self.layout.bucket_offset(super::ids::BucketIndex(0));
         self.region.zero(buckets, self.layout.slab_offset(SlabIndex(0)) - buckets);
         let header = self.header();
-        for word in [&header.head, &header.tail, &header.len, &header.pool_count] {
-            word.set(0);
-        }
-        for word in [&header.zombies, &header.continuations, &header.overflowed] {
+        for word in
+            [&header.head, &header.tail, &header.len, &header.zombies, &header.continuations, &header.overflowed]
+        {
             word.set(0);
         }
         for word in std::iter::once(&header.live_bytes).chain(&header.compactable) {
@@ -163,6 +168,7 @@ impl Partition {
         }
         header.resets.add(1);
         self.open_pool();
+        // Last: whoever is killed on the way leaves the mark for the next.
         self.header().sequence.add(1);
     }
 
@@ -240,7 +246,11 @@ impl Partition {
                 Some(entry) => partition.replace(entry, key, value, evicted).then_some(Put::Replaced),
                 None => partition.insert(key, value, evicted).then_some(Put::Inserted),
             })
-            .ok_or_else(|| PushError::Full { bytes, pinned: self.pinned_count() })
+            .ok_or_else(|| {
+                // Refusal is nothing special where nothing may be evicted; else it is rare and worth a walk.
+                let pinned = if matches!(evicted, Sink::Refuse) { 0 } else { self.pinned_count() };
+                PushError::Full { bytes, pinned }
+            })
         };
         let header = self.header();
         match checked {
@@ -332,6 +342,12 @@ impl Partition {
         Some(age)
     }
 
+    /// Leaves the partition as a change does that never ends.
+    #[cfg(test)]
+    pub(crate) fn damage(&mut self) {
+        self.header().sequence.add(1);
+    }
+
     /// The age of the least recently used entry.
     pub fn oldest_age(&self) -> Option<u32> {
         EntryIndex(self.header().tail.get()).some().map(|tail| self.age(tail))
@@ -407,6 +423,9 @@ impl Partition {
     /// Entries that cannot make room: pinned ones, found or removed.
     pub fn pinned_count(&self) -> u32 {
         let entries = std::iter::successors(self.walk(EntryIndex::NONE), |entry| self.walk(EntryIndex(entry.0 + 1)));
-        entries.filter(|&entry| self.record(entry).pins() > 0).count() as u32 + self.header().zombies.get()
+        let quarantined = if self.header().quarantined.get() > 0 { self.quarantined_pins() } else { 0 };
+        entries.filter(|&entry| self.record(entry).pins() > 0).count() as u32
+            + self.header().zombies.get()
+            + quarantined
     }
 }

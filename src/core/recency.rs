@@ -31,6 +31,11 @@ impl Partition {
         record.touched.set(tick);
     }
 
+    /// Whether an entry is in the list: one that is still being built is not.
+    pub(super) fn is_listed(&self, entry: EntryIndex) -> bool {
+        self.record(entry).previous.get() != EntryIndex::NONE.0 || self.header().head.get() == entry.0
+    }
+
     /// Takes an entry out of the list.
     pub(super) fn unlink(&mut self, entry: EntryIndex) {
         let header = self.header();

@@ -161,7 +161,7 @@ impl Region {
     #[inline]
     pub fn at<T: RegionType>(&self, offset: usize) -> &T {
         self.check(offset, size_of::<T>());
-        debug_assert_eq!(offset % align_of::<T>(), 0);
+        assert!(offset % align_of::<T>() == 0, "offset {offset} is not aligned");
         // SAFETY: in bounds (checked) and aligned (region base is 64-aligned, callers lay out by `align_of`);
         // `RegionType` allows any bytes and concurrent access.
         unsafe { &*self.base.as_ptr().add(offset).cast::<T>() }
@@ -171,7 +171,7 @@ impl Region {
     #[inline]
     pub fn slice<T: RegionType>(&self, offset: usize, count: usize) -> &[T] {
         self.check(offset, count * size_of::<T>());
-        debug_assert_eq!(offset % align_of::<T>(), 0);
+        assert!(offset % align_of::<T>() == 0, "offset {offset} is not aligned");
         // SAFETY: as in `at`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<T>(), count) }
     }

@@ -3,8 +3,9 @@
 //! A slot is taken from the class's own slabs; else the class grows by a slab of the pool; else, where the free
 //! slots of some class add up to a slab, that class's emptiest slab is emptied into its others and goes to the
 //! pool; else the least recently used entry is evicted, whatever its class, and all is tried again. So the
-//! order of eviction depends on recency alone, and no class can hold memory that it does not use:
-//! free slots of a class never add up to a slab while another class wants one (pins aside).
+//! order of eviction depends on recency, and no class can hold memory that it does not use:
+//! free slots of a class never add up to a slab while another class wants one (pins aside). Directory records cannot
+//! move; a directory slab with few entries left is emptied by evicting these.
 //!
 //! Cost of one call: at most one slab of moves for each slab that is gained, and as many evictions as it takes
 //! until some class has a slab's worth of free slots.
@@ -80,7 +81,12 @@ impl Partition {
             if let Some(location) = self.take_slot(class, stored_bytes) {
                 return Some(location);
             }
-            if !self.grow_class(class) && !self.compact_one_slab() && !self.evict_one(evicted) {
+            let gained = self.grow_class(class)
+                || self.end_quarantine()
+                || self.compact_one_slab()
+                || self.evict_stragglers(evicted)
+                || self.evict_one(evicted);
+            if !gained {
                 return None;
             }
         }
@@ -92,12 +98,44 @@ impl Partition {
             return false;
         }
         let Some(victim) = self.victim() else { return false };
+        self.evict(victim, evicted);
+        true
+    }
+
+    /// Empties a directory slab that holds few entries, where the directory has a slab's worth of free records.
+    ///
+    /// Records cannot move, so a few entries that stay in use would keep slabs from other classes for ever. They are evicted out
+    /// of turn: at most a sixteenth of a slab of records for a whole slab. `false` if there is no such slab.
+    fn evict_stragglers(&mut self, evicted: &mut Sink<'_>) -> bool {
+        let slots = self.layout.classes.get(ClassIndex::DIRECTORY).slots_per_slab;
+        if matches!(evicted, Sink::Refuse) || self.free_slots(ClassIndex::DIRECTORY) < u64::from(slots) {
+            return false;
+        }
+        let Some(slab) = self.emptiest_slab(ClassIndex::DIRECTORY, &[]) else { return false };
+        let used = self.descriptor(slab).used.get();
+        if used > slots / 16 {
+            return false;
+        }
+        let records: Vec<EntryIndex> = self.records_of(slab).filter(|&entry| self.record(entry).is_live()).collect();
+        // Only as a whole: a continuation, a pinned or protected entry, or one being built stays, and so would the slab.
+        let movable = |&entry: &EntryIndex| {
+            self.record(entry).is_entry() && self.record(entry).is_evictable() && self.is_listed(entry)
+        };
+        if records.len() != used as usize || !records.iter().all(movable) {
+            return false;
+        }
+        for entry in records {
+            self.evict(entry, evicted);
+        }
+        true
+    }
+
+    fn evict(&mut self, victim: EntryIndex, evicted: &mut Sink<'_>) {
         if let Sink::Keep(evicted) = evicted {
             evicted.append(self.key_bytes(victim), |out| self.append_value(victim, out));
         }
         self.discard(victim);
         self.header().evictions.add(1);
-        true
     }
 
     /// Takes an entry out of the bucket, the recency list and the counts; its memory goes with the last pin.
@@ -141,9 +179,10 @@ impl Partition {
             })
             .collect();
         candidates.sort_unstable();
-        self.header().compactions.add(1);
         let mut report = CompactReport::default();
-        candidates.into_iter().any(|(_, class)| self.empty_a_slab(class, u64::MAX, &mut report))
+        let gained = candidates.into_iter().any(|(_, class)| self.empty_a_slab(class, u64::MAX, &mut report));
+        self.header().compactions.add(u64::from(report.entries_moved > 0 || gained));
+        gained
     }
 
     fn compactable_classes(&self) -> impl Iterator<Item = ClassIndex> + '_ {
@@ -157,6 +196,7 @@ impl Partition {
     pub(super) fn compact_all(&mut self, budget: CompactBudget) -> CompactReport {
         let mut report = CompactReport::default();
         self.header().compactions.add(1);
+        self.end_quarantine();
         let classes: Vec<ClassIndex> = self.compactable_classes().collect();
         for class in classes {
             while self.compactable_classes().any(|other| other == class) && report.bytes_moved < budget.bytes {

@@ -9,7 +9,7 @@
 //! Locking: everything here runs under the partition's exclusive lock. Not here: which entry a slot belongs to
 //! (`payload`), when to compact or evict (`room`).
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{fence, AtomicU64, Ordering};
 
 use super::bitmap::{word_count, FreeBitmap};
 use super::ids::{ClassIndex, Location, SlabIndex};
@@ -94,16 +94,18 @@ impl Partition {
         let header = self.header();
         let Some(slab) = self.pool_slab_for(class) else { return false };
         header.pool_count.sub(1);
+        if class == ClassIndex::DIRECTORY {
+            self.open_directory_slab(slab);
+        }
+        self.bitmap(slab, class).set_all_free();
+        // A process killed here must leave a slab of the pool, or one whose records are prepared.
+        fence(Ordering::Release);
         let descriptor = self.descriptor(slab);
         descriptor.class.set(class.0);
         descriptor.used.set(0);
         descriptor.bin.set(SlabDescriptor::NO_BIN);
         descriptor.free_hint.set(0);
-        self.bitmap(slab, class).set_all_free();
         self.class_state(class).slab_count.add(1);
-        if class == ClassIndex::DIRECTORY {
-            self.open_directory_slab(slab);
-        }
         self.update_bin(slab, class);
         self.update_compactable(class);
         true

@@ -94,14 +94,15 @@ pub fn attach(area: Area, listing: Listing) -> Result<AttachedCache, CacheError>
 impl Registry {
     fn find(&self, area: Area, database: u32, name: &str) -> Option<AttachedCache> {
         let key = self.by_name.get(&Identity(database, name))?;
-        let attached = &self.caches[*key];
+        let attached = self.caches.get(*key)?;
         attached.is_current(area).then(|| attached.cache.clone())
     }
 
     fn insert(&mut self, area: Area, listing: Listing, cache: AttachedCache) {
-        // Handles of caches that were dropped go now, so that their number stays bounded.
-        self.by_name.retain(|_, key| self.caches[*key].is_current(area));
-        self.caches.retain(|_, attached| attached.is_current(area));
+        // Handles of dropped caches go now, so that their number stays bounded; but those that somebody uses.
+        self.caches.retain(|_, attached| attached.is_current(area) || Rc::strong_count(&attached.cache) > 1);
+        let caches = &self.caches;
+        self.by_name.retain(|_, key| caches.contains(*key));
         let name = Identity(listing.database, listing.name.clone());
         let key = self.caches.insert(Attached { listing, cache });
         self.by_name.insert(name, key);

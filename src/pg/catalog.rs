@@ -65,7 +65,7 @@ pub fn find(area: Area, database: u32, name: &str) -> Option<Listing> {
 /// # Errors
 ///
 /// If it was dropped since it was listed.
-pub fn attach(area: Area, listing: &Listing) -> Result<SharedCache<LwLocks>, CacheError> {
+pub(super) fn attach(area: Area, listing: &Listing) -> Result<SharedCache<LwLocks>, CacheError> {
     // Under the catalog's lock the slot cannot change hands between the check and the reading of the header.
     area.with_catalog(LockMode::Shared, || {
         if area.slot(listing.slot).generation() != listing.generation {
@@ -80,8 +80,8 @@ pub fn attach(area: Area, listing: &Listing) -> Result<SharedCache<LwLocks>, Cac
 fn open(area: Area, listing: &Listing, generation: u64) -> Result<SharedCache<LwLocks>, CacheError> {
     let locks = LwLocks::new(area, listing.slot, generation);
     let memory = area.cache_memory(area.slot(listing.slot).offset.get() as usize, listing.bytes);
-    // SAFETY: the memory stays mapped as long as the process lives, is aligned to 4,096 bytes, and was made a cache of this
-    // size by `create`; the locks are those of its slot.
+    // SAFETY: the memory stays mapped as long as the process lives, is aligned (PostgreSQL aligns the area to 128 bytes, we
+    // the cache in it to 4,096), and was made a cache of this size by `create`; the locks are those of its slot.
     unsafe { SharedCache::attach(memory, listing.bytes, 0, locks) }
         .map_err(|error| CacheError::Damaged(listing.name.clone(), error.to_string()))
 }

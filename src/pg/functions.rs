@@ -5,7 +5,7 @@
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
-use pgrx::{Array, JsonB, PgSqlErrorCode};
+use pgrx::Array;
 
 use super::area::{self, AreaRequest};
 use super::attached::{self, AttachedCache};
@@ -17,7 +17,7 @@ use crate::core::evicted::Evicted;
 use crate::core::layout::BUCKET_CELLS;
 use crate::core::partition::Put;
 use crate::core::report::{ClassReport, MemoryReport};
-use crate::core::room::CompactBudget;
+use crate::core::room::{CompactBudget, CompactReport};
 use crate::shared::walk::{Cursor, EntrySnapshot};
 
 ::pgrx::pg_module_magic!(name, version);
@@ -28,29 +28,25 @@ pub extern "C-unwind" fn _PG_init() {
     #[allow(unsafe_code)]
     // SAFETY: a flag of the process's own, read from its only thread.
     let preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
-    if preloading {
-        settings::define_at_server_start();
-    }
     settings::define();
     if preloading {
+        settings::define_at_server_start();
         let (bytes, max_caches) = (settings::memory_bytes(), settings::max_caches());
         area::request(AreaRequest { name: c"pg_shared_lru", bytes, max_caches });
     }
 }
 
-extension_sql_file!("../../sql/views.sql", name = "views", finalize);
+extension_sql_file!("../../sql/extension.sql", name = "extension", finalize);
 
 fn find(cache: &str) -> AttachedCache {
     or_report(attached::cache(cache))
 }
 
-/// A parameter that is to be positive, as the type that the engine wants; the engine knows the exact range.
-fn positive<T: TryFrom<i64>>(name: &str, value: impl Into<i64>) -> T {
+/// A parameter as the type that the engine wants; the engine knows the exact range.
+fn number<T: TryFrom<i64>>(name: &str, value: impl Into<i64>) -> T {
     let value = value.into();
     T::try_from(value)
-        .ok()
-        .filter(|_| value > 0)
-        .unwrap_or_else(|| CacheError::Parameter(format!("{name} is {value}: must be positive and in range")).report())
+        .unwrap_or_else(|_| CacheError::Parameter(format!("{name} is {value}: out of range for any cache")).report())
 }
 
 /// A parameter of a function that is not strict because others may be NULL.
@@ -72,9 +68,9 @@ fn create_cache(
 ) {
     let cache = not_null("cache", cache);
     let mut config = match (bytes, max_entries, max_entry_bytes) {
-        (Some(bytes), None, None) => Config::bytes(positive("bytes", bytes)),
+        (Some(bytes), None, None) => Config::bytes(number("bytes", bytes)),
         (None, Some(count), Some(bytes)) => {
-            Config::entries(positive("max_entries", count), positive("max_entry_bytes", bytes))
+            Config::entries(number("max_entries", count), number("max_entry_bytes", bytes))
         }
         _ => {
             CacheError::Parameter("give either bytes, or bytes => NULL with max_entries and max_entry_bytes".to_owned())
@@ -85,15 +81,15 @@ fn create_cache(
         Some(name) => or_report(name.parse::<Policy>()),
         None => settings::default_policy(),
     });
-    let slab_bytes = slab_bytes.map(|bytes| positive("slab_bytes", bytes)).or_else(settings::default_slab_bytes);
+    let slab_bytes = slab_bytes.map(|bytes| number("slab_bytes", bytes)).or_else(settings::default_slab_bytes);
     if let Some(slab_bytes) = slab_bytes {
         config = config.slab_bytes(slab_bytes);
     }
-    let partitions = partitions.map(|count| positive("partitions", count)).or_else(settings::default_partitions);
+    let partitions = partitions.map(|count| number("partitions", count)).or_else(settings::default_partitions);
     if let Some(partitions) = partitions {
         config = config.partitions(partitions);
     }
-    let buckets = buckets.map(|count| positive("buckets", count)).or_else(settings::default_buckets);
+    let buckets = buckets.map(|count| number("buckets", count)).or_else(settings::default_buckets);
     if let Some(buckets) = buckets {
         config = config.buckets(buckets);
     }
@@ -152,47 +148,15 @@ fn remove(cache: &str, key: &[u8]) -> bool {
 
 #[pg_extern(volatile, parallel_restricted)]
 fn clear(cache: &str) -> i64 {
-    find(cache).clear() as i64
-}
-
-#[pg_extern(volatile, parallel_restricted)]
-fn put_text(cache: &str, key: &str, value: &str) -> bool {
-    store(cache, key.as_bytes(), value.as_bytes())
-}
-
-#[pg_extern(volatile, parallel_safe)]
-fn get_text(cache: &str, key: &str) -> Option<String> {
-    fetch(cache, key.as_bytes()).map(|value| checked_text(value, key))
-}
-
-#[pg_extern(volatile, parallel_restricted)]
-fn remove_text(cache: &str, key: &str) -> bool {
-    find(cache).remove(key.as_bytes()).is_some()
-}
-
-#[pg_extern(volatile, parallel_restricted)]
-fn put_jsonb(cache: &str, key: &str, value: JsonB) -> bool {
-    store(cache, key.as_bytes(), value.0.to_string().as_bytes())
-}
-
-#[pg_extern(volatile, parallel_safe)]
-fn get_jsonb(cache: &str, key: &str) -> Option<JsonB> {
-    fetch(cache, key.as_bytes()).map(|value| match serde_json::from_slice(&value) {
-        Ok(json) => JsonB(json),
-        Err(error) => {
-            let message = format!("the value of key \"{key}\" is not JSON: {error}");
-            ereport!(ERROR, PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, message);
+    let cache = find(cache);
+    let mut total = 0;
+    for partition in 0..cache.partition_count() {
+        while let removed @ 1.. = cache.clear_batch(partition) {
+            total += removed as i64;
+            pgrx::check_for_interrupts!();
         }
-    })
-}
-
-/// Text that PostgreSQL may see: anything may have been put as bytea.
-fn checked_text(value: Vec<u8>, key: &str) -> String {
-    let text = String::from_utf8(value).ok().filter(|text| !text.contains('\0'));
-    text.unwrap_or_else(|| {
-        let message = format!("the value of key \"{key}\" is not text");
-        ereport!(ERROR, PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, message);
-    })
+    }
+    total
 }
 
 #[pg_extern(volatile, parallel_safe)]
@@ -264,10 +228,12 @@ fn entries(
     }))
 }
 
-/// Takes entries out batch by batch, as the rows are asked for.
+/// Takes entries out, one batch after the other.
 struct Drain {
     cache: AttachedCache,
     partition: usize,
+    /// Entries that may still be taken out.
+    left: usize,
     batch: Evicted,
     ages: Vec<u32>,
     next: usize,
@@ -279,13 +245,14 @@ impl Iterator for Drain {
     fn next(&mut self) -> Option<Self::Item> {
         while self.next == self.batch.len() {
             self.next = 0;
-            if self.partition == self.cache.partition_count() {
+            if self.partition == self.cache.partition_count() || self.left == 0 {
                 self.batch.clear();
                 return None;
             }
-            if !self.cache.drain_batch(self.partition, &mut self.batch, &mut self.ages) {
+            if !self.cache.drain_batch(self.partition, self.left, &mut self.batch, &mut self.ages) {
                 self.partition += 1;
             }
+            self.left -= self.batch.len();
         }
         let (key, value) = self.batch.get(self.next);
         self.next += 1;
@@ -294,9 +261,13 @@ impl Iterator for Drain {
 }
 
 #[pg_extern(volatile, parallel_restricted)]
-fn drain(cache: &str) -> TableIterator<'static, (name!(key, Vec<u8>), name!(value, Vec<u8>))> {
-    let cache = find(cache);
-    TableIterator::new(Drain { cache, partition: 0, batch: Evicted::default(), ages: Vec::new(), next: 0 })
+fn drain(
+    cache: Option<&str>,
+    max_entries: default!(Option<i64>, "NULL"),
+) -> TableIterator<'static, (name!(key, Vec<u8>), name!(value, Vec<u8>))> {
+    let cache = find(not_null("cache", cache));
+    let left = max_entries.map_or(usize::MAX, |count| number("max_entries", count));
+    TableIterator::new(Drain { cache, partition: 0, left, batch: Evicted::default(), ages: Vec::new(), next: 0 })
 }
 
 #[pg_extern(volatile, parallel_restricted)]
@@ -314,11 +285,19 @@ fn compact(
         name!(skipped_pinned, i64),
     ),
 > {
-    let budget = match max_bytes {
-        Some(bytes) => CompactBudget::bytes(positive("max_bytes", bytes)),
-        None => CompactBudget::unlimited(),
-    };
-    let report = find(not_null("cache", cache)).compact(budget);
+    // In steps, so that the statement can be cancelled and nobody waits for a lock for long.
+    const STEP_BYTES: u64 = 4 << 20;
+    let cache = find(not_null("cache", cache));
+    let budget: u64 = max_bytes.map_or(u64::MAX, |bytes| number("max_bytes", bytes));
+    let mut report = CompactReport::default();
+    while report.bytes_moved < budget {
+        let step = cache.compact(CompactBudget::bytes(STEP_BYTES.min(budget - report.bytes_moved)));
+        report += step;
+        if step.bytes_moved == 0 {
+            break;
+        }
+        pgrx::check_for_interrupts!();
+    }
     TableIterator::once((
         report.entries_moved as i64,
         report.bytes_moved as i64,
@@ -330,12 +309,16 @@ fn compact(
 
 #[pg_extern(volatile, parallel_restricted)]
 fn validate(cache: &str) {
-    if let Err(found) = find(cache).validate() {
-        CacheError::Inconsistent(cache.to_owned(), found).report();
+    let attached = find(cache);
+    for partition in 0..attached.partition_count() {
+        if let Err(found) = attached.validate_partition(partition) {
+            CacheError::Inconsistent(cache.to_owned(), found).report();
+        }
+        pgrx::check_for_interrupts!();
     }
 }
 
-/// Every cache of the current database, attached, with its name. One that is dropped meanwhile is left out.
+/// Every cache of the current database, attached, with its name. One that is dropped before it is attached is left out.
 fn my_caches() -> impl Iterator<Item = (String, AttachedCache)> {
     let area = or_report(catalog::area());
     let mine = catalog::list(area).into_iter().filter(|cache| cache.database == attached::my_database());

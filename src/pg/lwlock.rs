@@ -63,6 +63,11 @@ unsafe impl Locks for LwLocks {
         }
     }
 
+    /// The cache cannot be gone: a removed entry that still has to be freed keeps it from being dropped.
+    fn acquire_for_cleanup(&self, partition: usize) {
+        acquire(self.area.partition_lock(self.slot, partition), LockMode::Exclusive);
+    }
+
     fn release(&self, partition: usize, _mode: LockMode) {
         release(self.area.partition_lock(self.slot, partition));
     }

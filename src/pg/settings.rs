@@ -23,7 +23,8 @@ enum PolicySetting {
     Clock,
 }
 
-/// Defines the settings that are fixed at server start. Only while the postmaster loads its libraries.
+/// Defines the settings that are fixed at server start, and reserves the prefix. After [`define`], and only while the
+/// postmaster loads its libraries.
 pub(super) fn define_at_server_start() {
     GucRegistry::define_int_guc(
         c"pg_shared_lru.memory",
@@ -45,9 +46,15 @@ pub(super) fn define_at_server_start() {
         GucContext::Postmaster,
         GucFlags::default(),
     );
+    // Only here, where all settings are defined: reserving the prefix removes those that are not.
+    #[allow(unsafe_code)]
+    // SAFETY: a NUL-terminated name, called from the process's only thread.
+    unsafe {
+        pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_shared_lru".as_ptr());
+    }
 }
 
-/// Defines the other settings and reserves the prefix.
+/// Defines the other settings.
 pub(super) fn define() {
     GucRegistry::define_int_guc(
         c"pg_shared_lru.slab_size",
@@ -87,11 +94,6 @@ pub(super) fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
-    #[allow(unsafe_code)]
-    // SAFETY: a NUL-terminated name, called from the process's only thread.
-    unsafe {
-        pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_shared_lru".as_ptr());
-    }
 }
 
 pub(super) fn memory_bytes() -> usize {

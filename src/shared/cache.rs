@@ -26,6 +26,9 @@ use crate::core::report::{MemoryReport, Stats};
 use crate::core::room::{CompactBudget, CompactReport};
 use crate::core::validate::Inconsistencies;
 
+/// Entries that are removed under one acquisition of a lock, at most.
+const BATCH_ENTRIES: usize = 1024;
+
 /// Why a cache could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
@@ -209,10 +212,13 @@ impl<L: Locks> SharedCache<L> {
     }
 
     pub(super) fn exclusive<R>(&self, partition: usize, change: impl FnOnce(&mut Partition) -> R) -> R {
-        let _guard = Guard::acquire(&self.locks, partition, LockMode::Exclusive);
-        // SAFETY: the exclusive lock keeps everybody else away (contract of `Locks`), and `change` is code of this
-        // crate that takes no partition again.
-        let partition = unsafe { &mut *self.partitions[partition].get() };
+        self.change(Guard::acquire(&self.locks, partition, LockMode::Exclusive), change)
+    }
+
+    fn change<R>(&self, guard: Guard<'_, L>, change: impl FnOnce(&mut Partition) -> R) -> R {
+        // SAFETY: the guard holds the exclusive lock, which keeps everybody else away (contract of `Locks`), and
+        // `change` is code of this crate that takes no partition again.
+        let partition = unsafe { &mut *self.partitions[guard.partition()].get() };
         if partition.is_damaged() {
             partition.reset();
         }
@@ -241,18 +247,17 @@ impl<L: Locks> SharedCache<L> {
                 partition.promote(entry);
                 Some(read(partition, entry))
             }),
-            Policy::Clock => {
-                let result = self.shared(partition, |partition| {
-                    let entry = partition.find(key)?;
-                    partition.reference(entry);
-                    Some(read(partition, entry))
-                });
-                self.count_shared_read(result.is_some());
-                result
-            }
+            Policy::Clock => self.shared(partition, |partition| {
+                let found = partition.find(key);
+                self.count_shared_read(found.is_some());
+                let entry = found?;
+                partition.reference(entry);
+                Some(read(partition, entry))
+            }),
         }
     }
 
+    /// Under some partition's lock: without one the memory may be another cache's already.
     fn count_shared_read(&self, hit: bool) {
         // SAFETY: a call without arguments; on failure it returns -1, which the remainder maps into range too.
         let processor = unsafe { libc::sched_getcpu() } as usize;
@@ -302,7 +307,8 @@ impl<L: Locks> SharedCache<L> {
 
     fn release_pin(&self, pin: Pin) {
         if self.unlocked[pin.partition].unpin(pin.entry, pin.generation) {
-            self.exclusive(pin.partition, |partition| partition.reap(pin.entry, pin.generation));
+            let guard = Guard::acquire_for_cleanup(&self.locks, pin.partition);
+            self.change(guard, |partition| partition.reap(pin.entry, pin.generation));
         }
     }
 
@@ -382,7 +388,20 @@ impl<L: Locks> SharedCache<L> {
 
     /// Removes every entry and says how many there were. Entries added meanwhile may stay.
     pub fn clear(&self) -> u64 {
-        self.drain_partitions(|_, _, _| ())
+        let mut total = 0;
+        for partition in 0..self.partitions.len() {
+            while let removed @ 1.. = self.clear_batch(partition) {
+                total += removed;
+            }
+        }
+        total
+    }
+
+    /// Removes some entries of a partition and says how many; 0 if there was none.
+    pub fn clear_batch(&self, partition: usize) -> u64 {
+        self.exclusive(partition, |partition| {
+            (0..BATCH_ENTRIES as u64).take_while(|_| partition.pop(&mut Sink::Drop).is_some()).count() as u64
+        })
     }
 
     /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a lock.
@@ -397,7 +416,7 @@ impl<L: Locks> SharedCache<L> {
         let mut ages = Vec::new();
         let mut total = 0;
         for index in 0..self.partitions.len() {
-            while self.drain_batch(index, &mut batch, &mut ages) {
+            while self.drain_batch(index, BATCH_ENTRIES, &mut batch, &mut ages) {
                 total += batch.len() as u64;
                 for ((key, value), &age) in batch.iter().zip(&ages) {
                     take((index, age), key, value);
@@ -407,15 +426,15 @@ impl<L: Locks> SharedCache<L> {
         total
     }
 
-    /// Removes some entries of a partition, in the order of eviction, into `batch` and their ages into `ages` (both are cleared
-    /// first); `false` if there was none. For drains that hand entries on as they come.
-    pub fn drain_batch(&self, partition: usize, batch: &mut Evicted, ages: &mut Vec<u32>) -> bool {
+    /// Removes at most `limit` entries of a partition, in the order of eviction, into `batch` and their ages into `ages` (both are
+    /// cleared first); `false` if there was none. For drains that hand entries on as they come.
+    pub fn drain_batch(&self, partition: usize, limit: usize, batch: &mut Evicted, ages: &mut Vec<u32>) -> bool {
         const BATCH_BYTES: usize = 1 << 20;
-        const BATCH_ENTRIES: usize = 1024;
+        let limit = limit.min(BATCH_ENTRIES);
         batch.clear();
         ages.clear();
         self.exclusive(partition, |partition| {
-            while batch.len() < BATCH_ENTRIES && batch.bytes() < BATCH_BYTES {
+            while batch.len() < limit && batch.bytes() < BATCH_BYTES {
                 match partition.pop(&mut Sink::Keep(batch)) {
                     Some(age) => ages.push(age),
                     None => break,
@@ -455,10 +474,12 @@ impl<L: Locks> SharedCache<L> {
         for index in 0..self.partitions.len() {
             self.shared(index, |partition| partition.add_stats(&mut stats));
         }
-        for stripe in self.layout.stripes(&self.region) {
-            stats.hits += stripe.hits.get();
-            stats.misses += stripe.misses.get();
-        }
+        self.shared(0, |_| {
+            for stripe in self.layout.stripes(&self.region) {
+                stats.hits += stripe.hits.get();
+                stats.misses += stripe.misses.get();
+            }
+        });
         stats
     }
 
@@ -502,8 +523,8 @@ impl<L: Locks> SharedCache<L> {
     pub fn validate(&self) -> Result<(), Inconsistencies> {
         let mut found = Vec::new();
         for index in 0..self.partitions.len() {
-            if let Err(Inconsistencies(more)) = self.exclusive(index, |partition| partition.validate()) {
-                found.extend(more.into_iter().map(|text| format!("partition {index}: {text}")));
+            if let Err(Inconsistencies(more)) = self.validate_partition(index) {
+                found.extend(more);
             }
         }
         if found.is_empty() {
@@ -511,6 +532,18 @@ impl<L: Locks> SharedCache<L> {
         } else {
             Err(Inconsistencies(found))
         }
+    }
+
+    /// As [`SharedCache::validate`], for one partition.
+    ///
+    /// # Errors
+    ///
+    /// What was found wrong.
+    pub fn validate_partition(&self, index: usize) -> Result<(), Inconsistencies> {
+        let found = self.exclusive(index, |partition| partition.validate());
+        found.map_err(|Inconsistencies(found)| {
+            Inconsistencies(found.into_iter().map(|text| format!("partition {index}: {text}")).collect())
+        })
     }
 
     /// How many partitions there are.
@@ -536,4 +569,76 @@ impl<L: Locks> Drop for PinGuard<'_, L> {
 fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn damage(cache: &SharedCache<NoLocks>) {
+        cache.exclusive(0, Partition::damage);
+    }
+
+    #[test]
+    fn a_change_left_half_way_empties_the_partition_and_is_counted() {
+        let cache = SharedCache::private(&Config::bytes(1 << 20).partitions(1)).unwrap();
+        for number in 0..100u32 {
+            cache.put(&number.to_be_bytes(), b"value").unwrap();
+        }
+        let ids: Vec<_> = cache.iter().map(|entry| entry.id).collect();
+        damage(&cache);
+        assert!(!cache.contains(&0u32.to_be_bytes()), "entries are lost, never wrong");
+        assert_eq!((cache.len(), cache.stats().resets), (0, 1));
+        cache.validate().unwrap();
+        for number in 0..2000u32 {
+            cache.put(&(number + 1000).to_be_bytes(), b"other").unwrap();
+        }
+        assert!(ids.iter().all(|&id| cache.entry(id).is_none()), "no old id names a new entry");
+    }
+
+    #[test]
+    fn a_pinned_value_outlives_the_reset_of_its_partition() {
+        let cache = SharedCache::private(&Config::bytes(1 << 20).partitions(1)).unwrap();
+        cache.put(b"pinned", &[b'x'; 500]).unwrap();
+        let churn = || {
+            for number in 0..5000u32 {
+                cache.put(&number.to_be_bytes(), &[b'y'; 500]).unwrap();
+            }
+        };
+        cache.with(b"pinned", |value| {
+            damage(&cache);
+            churn();
+            cache.validate().unwrap();
+            assert!(value.iter().all(|&byte| byte == b'x'));
+            assert_eq!((cache.stats().resets, cache.pinned()), (1, 1));
+        });
+        assert_eq!(cache.pinned(), 0);
+        churn();
+        cache.clear();
+        cache.validate().unwrap();
+        let report = cache.memory_report();
+        assert_eq!(report.slabs_free, report.slabs_total, "what was set aside for the reader is back");
+    }
+
+    #[test]
+    fn a_few_hot_entries_do_not_keep_the_directory_from_shrinking() {
+        let cache = SharedCache::private(&Config::bytes(8 << 20).partitions(1)).unwrap();
+        for number in 0..100_000u32 {
+            cache.put(&number.to_be_bytes(), &[1; 40]).unwrap();
+        }
+        let many = cache.memory_report().directory_bytes;
+        let mut out = Vec::new();
+        for number in 0..20_000u32 {
+            cache.put(&(number + 1_000_000).to_be_bytes(), &[2; 1500]).unwrap();
+            if number % 40 == 0 {
+                for hot in (0..100_000u32).step_by(500) {
+                    cache.get(&hot.to_be_bytes(), &mut out);
+                }
+            }
+        }
+        cache.validate().unwrap();
+        let report = cache.memory_report();
+        assert!(report.directory_bytes * 4 < many, "{many} bytes of directory, now {}", report.directory_bytes);
+        assert!(report.utilisation() > 0.9, "{}", report.utilisation());
+    }
 }

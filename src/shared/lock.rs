@@ -30,6 +30,12 @@ pub unsafe trait Locks {
     /// Waits for the lock of a partition.
     fn acquire(&self, partition: usize, mode: LockMode);
 
+    /// Waits for the lock in exclusive mode, to free what a reader has left. As `acquire`, but must not unwind: it may run in
+    /// a destructor. Where caches can be dropped, it is not refused while a drop is being tried.
+    fn acquire_for_cleanup(&self, partition: usize) {
+        self.acquire(partition, LockMode::Exclusive);
+    }
+
     /// Gives it back. The caller holds it in this mode.
     fn release(&self, partition: usize, mode: LockMode);
 }
@@ -46,6 +52,16 @@ impl<'a, L: Locks> Guard<'a, L> {
     pub(super) fn acquire(locks: &'a L, partition: usize, mode: LockMode) -> Self {
         locks.acquire(partition, mode);
         Guard { locks, partition, mode }
+    }
+
+    pub(super) fn acquire_for_cleanup(locks: &'a L, partition: usize) -> Self {
+        locks.acquire_for_cleanup(partition);
+        Guard { locks, partition, mode: LockMode::Exclusive }
+    }
+
+    #[inline]
+    pub(super) fn partition(&self) -> usize {
+        self.partition
     }
 }
 

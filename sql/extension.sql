@@ -1,6 +1,29 @@
--- Views, comments and privileges of pg_shared_lru. Runs at the end of CREATE EXTENSION, after the functions.
+-- Functions in SQL, views, comments and privileges of pg_shared_lru. Runs at the end of CREATE EXTENSION, after the functions.
 --
 -- Every name is qualified: by @extschema@ (shared_lru) or pg_catalog, so that no search_path can change what is meant.
+
+-- Text and JSON: the bytea functions, called with the caller's privileges. In the cache text is UTF-8 whatever the
+-- database's encoding is, and JSON is its text.
+
+CREATE FUNCTION @extschema@.put_text(cache text, key text, value text) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.put(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'));
+
+CREATE FUNCTION @extschema@.get_text(cache text, key text) RETURNS text
+    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    RETURN pg_catalog.convert_from(@extschema@.get(cache, pg_catalog.convert_to(key, 'UTF8')), 'UTF8');
+
+CREATE FUNCTION @extschema@.remove_text(cache text, key text) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.remove(cache, pg_catalog.convert_to(key, 'UTF8'));
+
+CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.put_text(cache, key, value::pg_catalog.text);
+
+CREATE FUNCTION @extschema@.get_jsonb(cache text, key text) RETURNS jsonb
+    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    RETURN @extschema@.get_text(cache, key)::pg_catalog.jsonb;
 
 CREATE VIEW @extschema@.caches AS
 SELECT c.cache,
@@ -88,7 +111,8 @@ COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb) IS 'As put, with th
 COMMENT ON FUNCTION @extschema@.get_jsonb(text, text) IS 'As get, with the key as text and the value as JSON';
 COMMENT ON FUNCTION @extschema@.get_many(text, bytea[]) IS 'Keys and values of those keys that are there';
 COMMENT ON FUNCTION @extschema@.entries(text) IS 'Walks over all entries without holding a lock between them';
-COMMENT ON FUNCTION @extschema@.drain(text) IS 'Takes all entries out, least recently used first';
+COMMENT ON FUNCTION @extschema@.drain(text, bigint) IS
+    'Takes entries out in the order of eviction; they are gone even if the statement fails';
 COMMENT ON FUNCTION @extschema@.compact(text, bigint) IS 'Moves entries together so that whole slabs become free';
 COMMENT ON FUNCTION @extschema@.validate(text) IS 'Checks every structure of a cache; an error says what is wrong';
 
