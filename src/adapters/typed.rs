@@ -23,11 +23,12 @@ pub type Pair<K, V> = (<K as Codec>::Item, <V as Codec>::Item);
 /// # Examples
 ///
 /// ```
-/// use pg_shared_lru::{Config, Pod, Postcard, TypedCache};
+/// use pg_shared_lru::{Config, Pod, Postcard, TypedCache, TypedEvicted};
 /// let cache = TypedCache::<Pod<u64>, Postcard<Vec<u32>>>::private(&Config::entries(2, 256)).unwrap();
-/// cache.push(&1, &vec![10, 11]).unwrap();
-/// cache.push(&2, &vec![]).unwrap();
-/// let (_, evicted) = cache.push(&3, &vec![30]).unwrap();
+/// cache.put(&1, &vec![10, 11]).unwrap();
+/// cache.put(&2, &vec![]).unwrap();
+/// let mut evicted = TypedEvicted::default();
+/// cache.push(&3, &vec![30], &mut evicted).unwrap();
 /// assert_eq!(evicted.decode().unwrap(), [(1, vec![10, 11])]);
 /// assert_eq!(cache.get(&2).unwrap(), Some(vec![]));
 /// assert_eq!((cache.len(), cache.iter().count()), (2, 2));
@@ -124,17 +125,26 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
         self.encoded.contains(&Self::encode_key(key))
     }
 
-    /// Stores a value and returns what was evicted for it.
+    /// Stores a value; what was evicted for it is dropped.
     ///
     /// # Errors
     ///
     /// See [`PushError`]; a value that the key had stays.
-    pub fn push(&self, key: &K::Item, value: &V::Item) -> Result<(Put, TypedEvicted<K, V>), PushError> {
+    pub fn put(&self, key: &K::Item, value: &V::Item) -> Result<Put, PushError> {
         let mut bytes = Vec::new();
         V::encode(value, &mut bytes);
-        let mut evicted = Evicted::default();
-        let put = self.encoded.push(&Self::encode_key(key), &bytes, &mut evicted)?;
-        Ok((put, TypedEvicted { encoded: evicted, types: PhantomData }))
+        self.encoded.put(&Self::encode_key(key), &bytes)
+    }
+
+    /// Stores a value; what was evicted for it is appended to `evicted`.
+    ///
+    /// # Errors
+    ///
+    /// See [`PushError`]; a value that the key had stays. What was evicted all the same is in `evicted`.
+    pub fn push(&self, key: &K::Item, value: &V::Item, evicted: &mut TypedEvicted<K, V>) -> Result<Put, PushError> {
+        let mut bytes = Vec::new();
+        V::encode(value, &mut bytes);
+        self.encoded.push(&Self::encode_key(key), &bytes, &mut evicted.encoded)
     }
 
     /// Removes a key and returns its value.
@@ -219,7 +229,18 @@ pub struct TypedEvicted<K: Codec, V: Codec> {
     types: PhantomData<fn() -> (K, V)>,
 }
 
+impl<K: Codec, V: Codec> Default for TypedEvicted<K, V> {
+    fn default() -> Self {
+        TypedEvicted { encoded: Evicted::default(), types: PhantomData }
+    }
+}
+
 impl<K: Codec, V: Codec> TypedEvicted<K, V> {
+    /// Forgets the entries and keeps the memory.
+    pub fn clear(&mut self) {
+        self.encoded.clear();
+    }
+
     /// The encoded entries.
     pub fn encoded(&self) -> &Evicted {
         &self.encoded

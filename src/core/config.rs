@@ -250,7 +250,14 @@ impl Config {
                 let needed_bytes = fixed(min_slabs) + min_slabs as usize * slab_bytes as usize;
                 if partition_bytes < needed_bytes {
                     let needed = Layout::REGION_HEAD_BYTES + partitions as usize * needed_bytes;
-                    return Err(ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes });
+                    // What is chosen from the size may need more with that size.
+                    let with_that = Config { capacity: Capacity::Bytes(needed), ..self.clone() }.layout();
+                    return Err(match with_that {
+                        Err(ConfigError::TooSmall { needed, partitions, slab_bytes, .. }) => {
+                            ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes }
+                        }
+                        _ => ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes },
+                    });
                 }
                 (partition_bytes, 0, 0)
             }
@@ -262,7 +269,8 @@ impl Config {
                     return Err(ConfigError::EntryBytes(max_entry_bytes));
                 }
                 let slabs = slabs_for_entries(count.div_ceil(partitions), max_entry_bytes, &classes);
-                let slabs = u32::try_from(slabs).map_err(|_| ConfigError::TooLarge(usize::MAX))?.max(min_slabs);
+                let too_large = |_| ConfigError::TooLarge(slabs as usize * slab_bytes as usize * partitions as usize);
+                let slabs = u32::try_from(slabs).map_err(too_large)?.max(min_slabs);
                 (fixed(slabs) + slabs as usize * slab_bytes as usize, count, max_entry_bytes)
             }
         };

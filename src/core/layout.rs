@@ -383,11 +383,11 @@ impl Layout {
         if !partition_count.is_power_of_two() || partition_count > MAX_PARTITIONS {
             return damaged("impossible number of partitions");
         }
+        // The partitions fill the region, but for what cannot be divided among them in units of 64 bytes.
         let partitions_bytes = partition_bytes.checked_mul(partition_count as usize);
-        if partition_bytes % 64 != 0
-            || partitions_bytes.is_none_or(|bytes| bytes > region.len_bytes() - Self::REGION_HEAD_BYTES)
-        {
-            return damaged("the partitions are larger than the region");
+        let rest = partitions_bytes.and_then(|bytes| (region.len_bytes() - Self::REGION_HEAD_BYTES).checked_sub(bytes));
+        if partition_bytes % 64 != 0 || rest.is_none_or(|rest| rest >= 64 * partition_count as usize) {
+            return damaged("the partitions do not fill the region");
         }
         if !slab_bytes.is_power_of_two() || !(Config::MIN_SLAB_BYTES..=Config::MAX_SLAB_BYTES).contains(&slab_bytes) {
             return damaged("impossible slab size");

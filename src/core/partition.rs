@@ -376,7 +376,9 @@ impl Partition {
     /// Frees a removed entry whose last pin is gone.
     pub fn reap(&mut self, entry: EntryIndex, generation: u32) {
         let record = self.record(entry);
-        if record.generation() == generation && record.has(flag::ZOMBIE) && record.pins() == 0 {
+        // After a reset the record may be anything.
+        if self.is_record(entry) && record.generation() == generation && record.has(flag::ZOMBIE) && record.pins() == 0
+        {
             self.mutate(|partition| partition.dispose_zombie(entry));
         }
     }

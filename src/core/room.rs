@@ -69,6 +69,19 @@ impl std::ops::AddAssign for CompactReport {
     }
 }
 
+/// Slabs that compaction could not empty because readers have entries in them pinned.
+struct Pinned {
+    slabs: Vec<SlabIndex>,
+    /// How many of them to put up with before giving up.
+    limit: usize,
+}
+
+impl Pinned {
+    fn at_most(limit: usize) -> Self {
+        Pinned { slabs: Vec::new(), limit }
+    }
+}
+
 impl Partition {
     /// A slot of a class, whatever has to make way for it; `None` if all that could is pinned.
     pub(super) fn obtain(
@@ -180,7 +193,9 @@ impl Partition {
             .collect();
         candidates.sort_unstable();
         let mut report = CompactReport::default();
-        let gained = candidates.into_iter().any(|(_, class)| self.empty_a_slab(class, u64::MAX, &mut report));
+        let gained = candidates
+            .into_iter()
+            .any(|(_, class)| self.empty_a_slab(class, u64::MAX, &mut Pinned::at_most(4), &mut report));
         self.header().compactions.add(u64::from(report.entries_moved > 0 || gained));
         gained
     }
@@ -199,8 +214,9 @@ impl Partition {
         self.end_quarantine();
         let classes: Vec<ClassIndex> = self.compactable_classes().collect();
         for class in classes {
+            let mut pinned = Pinned::at_most(usize::MAX);
             while self.compactable_classes().any(|other| other == class) && report.bytes_moved < budget.bytes {
-                if !self.empty_a_slab(class, budget.bytes - report.bytes_moved, &mut report) {
+                if !self.empty_a_slab(class, budget.bytes - report.bytes_moved, &mut pinned, &mut report) {
                     break;
                 }
             }
@@ -210,14 +226,18 @@ impl Partition {
 
     /// Empties one of the emptiest slabs of a class into the others. `false` if pins or the budget prevented it;
     /// slots moved until then stay moved.
-    fn empty_a_slab(&mut self, class: ClassIndex, budget_bytes: u64, report: &mut CompactReport) -> bool {
-        const ATTEMPTS: usize = 4;
-        let mut pinned_slabs = Vec::new();
-        while pinned_slabs.len() < ATTEMPTS {
-            let Some(slab) = self.emptiest_slab(class, &pinned_slabs) else { return false };
-            let moved_before = report.bytes_moved;
-            let skipped_before = report.skipped_pinned;
-            self.relocate_slab(slab, class, budget_bytes, report);
+    fn empty_a_slab(
+        &mut self,
+        class: ClassIndex,
+        budget_bytes: u64,
+        pinned: &mut Pinned,
+        report: &mut CompactReport,
+    ) -> bool {
+        let moved_at_start = report.bytes_moved;
+        while pinned.slabs.len() < pinned.limit {
+            let Some(slab) = self.emptiest_slab(class, &pinned.slabs) else { return false };
+            let (moved_before, skipped_before) = (report.bytes_moved, report.skipped_pinned);
+            self.relocate_slab(slab, class, budget_bytes - (moved_before - moved_at_start), report);
             let header = self.header();
             header.bytes_moved.add(report.bytes_moved - moved_before);
             let emptied = self.descriptor(slab).used.get() == 0;
@@ -228,10 +248,10 @@ impl Partition {
                 report.bytes_gained += u64::from(self.layout.slab_bytes);
                 return true;
             }
-            if report.skipped_pinned == skipped_before {
+            if report.skipped_pinned == skipped_before || report.bytes_moved - moved_at_start >= budget_bytes {
                 return false; // the budget is used up
             }
-            pinned_slabs.push(slab);
+            pinned.slabs.push(slab);
         }
         false
     }

@@ -151,8 +151,11 @@ fn clear(cache: &str) -> i64 {
     let cache = find(cache);
     let mut total = 0;
     for partition in 0..cache.partition_count() {
-        while let removed @ 1.. = cache.clear_batch(partition) {
+        let mut left = cache.partition_len(partition);
+        while left > 0 {
+            let removed = cache.clear_batch(partition);
             total += removed as i64;
+            left = if removed == 0 { 0 } else { left.saturating_sub(removed) };
             pgrx::check_for_interrupts!();
         }
     }
@@ -228,11 +231,12 @@ fn entries(
     }))
 }
 
-/// Takes entries out, one batch after the other.
+/// Takes entries out, one batch after the other: of each partition as many as it had when its turn came.
 struct Drain {
     cache: AttachedCache,
+    /// The next partition, and what may still be taken out of the one before.
     partition: usize,
-    /// Entries that may still be taken out.
+    left_in_partition: usize,
     left: usize,
     batch: Evicted,
     ages: Vec<u32>,
@@ -245,14 +249,18 @@ impl Iterator for Drain {
     fn next(&mut self) -> Option<Self::Item> {
         while self.next == self.batch.len() {
             self.next = 0;
-            if self.partition == self.cache.partition_count() || self.left == 0 {
-                self.batch.clear();
+            self.batch.clear();
+            let limit = self.left_in_partition.min(self.left);
+            if limit > 0 && self.cache.drain_batch(self.partition - 1, limit, &mut self.batch, &mut self.ages) {
+                self.left_in_partition -= self.batch.len();
+                self.left -= self.batch.len();
+            } else if self.left == 0 || self.partition == self.cache.partition_count() {
+                self.left_in_partition = 0;
                 return None;
-            }
-            if !self.cache.drain_batch(self.partition, self.left, &mut self.batch, &mut self.ages) {
+            } else {
+                self.left_in_partition = self.cache.partition_len(self.partition) as usize;
                 self.partition += 1;
             }
-            self.left -= self.batch.len();
         }
         let (key, value) = self.batch.get(self.next);
         self.next += 1;
@@ -267,7 +275,8 @@ fn drain(
 ) -> TableIterator<'static, (name!(key, Vec<u8>), name!(value, Vec<u8>))> {
     let cache = find(not_null("cache", cache));
     let left = max_entries.map_or(usize::MAX, |count| number("max_entries", count));
-    TableIterator::new(Drain { cache, partition: 0, left, batch: Evicted::default(), ages: Vec::new(), next: 0 })
+    let (batch, ages) = (Evicted::default(), Vec::new());
+    TableIterator::new(Drain { cache, partition: 0, left_in_partition: 0, left, batch, ages, next: 0 })
 }
 
 #[pg_extern(volatile, parallel_restricted)]

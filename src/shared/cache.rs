@@ -120,7 +120,10 @@ impl SharedCache<RobustLocks> {
     ///
     /// No address space, or a damaged header.
     pub fn attach_again(&self) -> Result<Self, CreateError> {
-        let Backing::Mapping(mapping) = &self.backing else { unreachable!("robust locks are made with a mapping") };
+        let Backing::Mapping(mapping) = &self.backing else {
+            let reason = "the cache's memory was given by the caller, who must map it again";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason).into());
+        };
         let mapping = mapping.map_again()?;
         let lock_bytes = RobustLocks::bytes(self.partitions.len());
         // SAFETY: the same bytes as `self`'s, created by `shared_mapping`.
@@ -390,8 +393,11 @@ impl<L: Locks> SharedCache<L> {
     pub fn clear(&self) -> u64 {
         let mut total = 0;
         for partition in 0..self.partitions.len() {
-            while let removed @ 1.. = self.clear_batch(partition) {
+            let mut left = self.partition_len(partition);
+            while left > 0 {
+                let removed = self.clear_batch(partition);
                 total += removed;
+                left = if removed == 0 { 0 } else { left.saturating_sub(removed) };
             }
         }
         total
@@ -405,18 +411,26 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a lock.
-    /// Returns the number of entries.
+    /// Returns the number of entries. Entries added meanwhile may stay.
     pub fn drain(&self, mut take: impl FnMut(&[u8], &[u8])) -> u64 {
-        self.drain_partitions(|_, key, value| take(key, value))
+        let lengths: Vec<u64> = (0..self.partitions.len()).map(|index| self.partition_len(index)).collect();
+        self.drain_partitions(&lengths, |_, key, value| take(key, value))
     }
 
-    /// As [`SharedCache::drain`], with partition and age.
-    pub(super) fn drain_partitions(&self, mut take: impl FnMut((usize, u32), &[u8], &[u8])) -> u64 {
+    /// Live entries of one partition.
+    pub fn partition_len(&self, partition: usize) -> u64 {
+        self.shared(partition, |partition| u64::from(partition.len()))
+    }
+
+    /// Drains at most so many entries of each partition, with partition and age.
+    pub(super) fn drain_partitions(&self, limits: &[u64], mut take: impl FnMut((usize, u32), &[u8], &[u8])) -> u64 {
         let mut batch = Evicted::default();
         let mut ages = Vec::new();
         let mut total = 0;
-        for index in 0..self.partitions.len() {
-            while self.drain_batch(index, BATCH_ENTRIES, &mut batch, &mut ages) {
+        for (index, &limit) in limits.iter().enumerate() {
+            let mut left = limit;
+            while self.drain_batch(index, left.min(BATCH_ENTRIES as u64) as usize, &mut batch, &mut ages) {
+                left -= batch.len() as u64;
                 total += batch.len() as u64;
                 for ((key, value), &age) in batch.iter().zip(&ages) {
                     take((index, age), key, value);

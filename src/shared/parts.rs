@@ -52,7 +52,7 @@ impl<L: Locks> SharedCache<L> {
         let stats = self.stats();
         let mut entries = Evicted::default();
         let mut by_partition: Vec<Vec<(u32, u32)>> = vec![Vec::new(); self.partition_count()];
-        self.drain_partitions(|(partition, age), key, value| {
+        self.drain_partitions(&vec![u64::MAX; self.partition_count()], |(partition, age), key, value| {
             by_partition[partition].push((age, entries.len() as u32));
             entries.append(key, |out| out.extend_from_slice(value));
         });

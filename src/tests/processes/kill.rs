@@ -1,29 +1,32 @@
 //! Processes that are killed at any moment, and partitions that are found half-changed.
 
 use std::collections::HashMap;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pg_shared_lru::core::layout::SlabDescriptor;
 use pg_shared_lru::{CompactBudget, Config, Locks, Policy, RobustLocks, SharedCache};
 
-use super::account::{work, Tally};
+use super::account::{work, Readers, Tally};
 use crate::support::content::{check, key, value, Random};
-use crate::support::fork::{join, shared_words, Child, Exit};
+use crate::support::fork::{assert_all_run, catch_quietly, join, kill_myself, shared_words, Child, Exit};
 use crate::support::memory::{Arena, HookLocks};
 
 crate::scenarios![kill:
     a_writer_killed_anywhere_costs_at_most_its_partition,
     survivors_go_on_while_others_are_killed,
+    survivors_that_pin_go_on_while_others_are_killed,
     a_reader_killed_in_its_closure_leaves_one_pin_and_nothing_else,
     a_damaged_partition_is_emptied_once_and_the_others_stay,
     ids_from_before_a_reset_find_nothing_after_it,
     a_reset_copes_with_a_slab_that_was_about_to_serve_the_directory,
     a_reset_leaves_alone_what_another_reader_has_pinned,
     a_pin_from_before_a_reset_is_taken_back_without_harm,
+    a_reset_that_is_killed_itself_still_keeps_what_is_pinned,
+    resets_and_pins_come_and_go_without_loss_of_memory,
     a_removed_entry_whose_last_pin_just_went_is_no_inconsistency,
-    a_removed_entry_whose_reader_was_killed_before_it_freed_it_is_freed_by_others,
+    a_reader_killed_before_it_frees_a_removed_entry_costs_that_entry_only,
 ];
 
 fn config(policy: Policy, partitions: u32) -> Config {
@@ -37,18 +40,18 @@ fn write_forever<L: Locks>(cache: &SharedCache<L>, seed: u64) {
     loop {
         let number = random.below(1500) as u32;
         match random.below(20) {
-            0..=14 => drop(cache.put(&key(number), &value(number, random.next() as u32, random.value_len()))),
-            15 => drop(cache.remove(&key(number))),
-            16 => drop(cache.pop_lru()),
-            17 => drop(cache.compact(CompactBudget::bytes(10_000))),
-            18 => drop(cache.drain_batch(0, &mut Default::default(), &mut Vec::new())),
-            _ => drop(cache.get(&key(number), &mut out)),
+            0..=14 => _ = cache.put(&key(number), &value(number, random.next() as u32, random.value_len())),
+            15 => _ = cache.remove(&key(number)),
+            16 => _ = cache.pop_lru(),
+            17 => _ = cache.compact(CompactBudget::bytes(10_000)),
+            18 => _ = cache.drain_batch(0, 100, &mut Default::default(), &mut Vec::new()),
+            _ => _ = cache.get(&key(number), &mut out),
         }
     }
 }
 
 fn check_all<L: Locks>(cache: &SharedCache<L>) -> u64 {
-    cache.validate().unwrap_or_else(|error| panic!("{:#?}", error.0));
+    check_structures(cache);
     let mut count = 0;
     let mut out = Vec::new();
     for entry in cache.iter_with_values() {
@@ -68,7 +71,7 @@ fn a_writer_killed_anywhere_costs_at_most_its_partition() {
         let arena = Arena::for_config(&config);
         let cache = arena.create(&config).unwrap();
         let mut random = Random(u64::from(partitions));
-        let mut resets = 0;
+        let (mut resets, mut entries) = (0, 0);
         for round in 0..ROUNDS {
             let mut writer = Child::spawn("writer", || write_forever(&cache, round));
             std::thread::sleep(Duration::from_micros(200 + random.next() % 12_000));
@@ -77,18 +80,14 @@ fn a_writer_killed_anywhere_costs_at_most_its_partition() {
             let damaged = arena.damaged_count(cache.layout());
             assert!(damaged <= 1, "one process changes one partition at a time");
             resets += damaged;
-            check_all(&cache);
+            entries += check_all(&cache);
             assert_eq!(cache.stats().resets, resets, "each damaged partition is found and counted once");
             assert_eq!(arena.damaged_count(cache.layout()), 0);
         }
-        let mut entries = 0;
-        cache.drain(|key, value| {
-            check(key, value);
-            entries += 1;
-        });
+        assert!(entries > ROUNDS, "the test wants something to be left of each round: {entries}");
+        cache.drain(check);
         check_all(&cache);
         let report = cache.memory_report();
-        assert!(entries > 0 || policy == Policy::Clock);
         assert_eq!(report.slabs_free, report.slabs_total, "nothing is lost for good");
         damaged_total += resets;
     }
@@ -96,23 +95,31 @@ fn a_writer_killed_anywhere_costs_at_most_its_partition() {
 }
 
 fn survivors_go_on_while_others_are_killed() {
+    survivors_go_on(Readers::Copy);
+}
+
+fn survivors_that_pin_go_on_while_others_are_killed() {
+    survivors_go_on(Readers::Pin);
+}
+
+fn survivors_go_on(readers: Readers) {
     const KILLS: u64 = 100;
     for (policy, partitions) in [(Policy::Lru, 1), (Policy::Clock, 4)] {
         let cache = SharedCache::shared_mapping(&config(policy, partitions)).unwrap();
-        let [stop, steps] = [&shared_words(1)[0], shared_words(3)];
+        let (stop, steps) = (&shared_words(1)[0], shared_words(3));
         let tally = Tally::new();
         let survivors = (0..3).map(|survivor| {
             let cache = &cache;
             Child::spawn(format!("survivor {survivor}"), move || {
                 let mut seed = survivor;
                 while stop.load(Ordering::Relaxed) == 0 {
-                    work(cache, seed, 20, 800, tally);
+                    work(cache, seed, 20, 800, tally, readers);
                     steps[survivor as usize].fetch_add(1, Ordering::Relaxed);
                     seed += 3;
                 }
             })
         });
-        let survivors: Vec<_> = survivors.collect();
+        let mut survivors: Vec<_> = survivors.collect();
         let mut random = Random(77);
         for round in 0..KILLS {
             let mut victim = Child::spawn("victim", || write_forever(&cache, round));
@@ -121,9 +128,11 @@ fn survivors_go_on_while_others_are_killed() {
             assert_eq!(victim.wait(), Exit::Killed(9));
         }
         let before: Vec<u64> = steps.iter().map(|word| word.load(Ordering::SeqCst)).collect();
-        std::thread::sleep(Duration::from_millis(200));
-        for (word, before) in steps.iter().zip(before) {
-            assert!(word.load(Ordering::SeqCst) > before, "every survivor still makes progress");
+        let start = Instant::now();
+        while steps.iter().zip(&before).any(|(word, before)| word.load(Ordering::SeqCst) == *before) {
+            assert_all_run(&mut survivors);
+            assert!(start.elapsed() < Duration::from_secs(10), "a survivor hangs");
+            std::thread::sleep(Duration::from_millis(1));
         }
         stop.store(1, Ordering::SeqCst);
         join(survivors);
@@ -132,6 +141,7 @@ fn survivors_go_on_while_others_are_killed() {
         let resets = cache.stats().resets;
         assert!(resets > 0 && resets <= KILLS, "{resets} of {KILLS} killed processes left damage");
         cache.clear();
+        cache.compact(CompactBudget::unlimited()); // ends the quarantine of slabs that readers had pinned
         let report = cache.memory_report();
         assert_eq!(report.slabs_free, report.slabs_total);
     }
@@ -208,14 +218,14 @@ fn a_damaged_partition_is_emptied_once_and_the_others_stay() {
         // Whoever comes first finds it: a writer, a walk, a report.
         type Use = fn(&SharedCache<RobustLocks>);
         let uses: [Use; 8] = [
-            |cache| drop(cache.iter().count()),
-            |cache| drop(cache.stats()),
-            |cache| drop(cache.memory_report()),
-            |cache| drop(cache.compact(CompactBudget::unlimited())),
-            |cache| drop(cache.pop_lru()),
-            |cache| drop(cache.clear()),
-            |cache| drop(cache.validate().unwrap()),
-            |cache| (0..100).for_each(|number| drop(cache.put(&key(number), b"").unwrap())),
+            |cache| _ = cache.iter().count(),
+            |cache| _ = cache.stats(),
+            |cache| _ = cache.memory_report(),
+            |cache| _ = cache.compact(CompactBudget::unlimited()),
+            |cache| _ = cache.pop_lru(),
+            |cache| _ = cache.clear(),
+            |cache| cache.validate().unwrap(),
+            |cache| (0..100).for_each(|number| _ = cache.put(&key(number), b"").unwrap()),
         ];
         for (index, find) in uses.into_iter().enumerate() {
             arena.damage(cache.layout(), 1);
@@ -261,10 +271,8 @@ fn a_reset_copes_with_a_slab_that_was_about_to_serve_the_directory() {
         cache.clear();
         let slab_count = cache.layout().slab_count;
         arena.damage(cache.layout(), 0);
-        for slab in 0..slab_count {
-            arena.slab_class(cache.layout(), 0, slab).store(0, Ordering::SeqCst);
-        }
-        let reset = catch_unwind(AssertUnwindSafe(|| cache.is_empty()));
+        arena.slab_class(cache.layout(), 0, slab_count / 2).store(0, Ordering::SeqCst);
+        let reset = catch_quietly(|| cache.is_empty());
         assert!(reset.is_ok(), "a reset does not panic over slabs full of {byte:#04x}");
         for number in 0..300 {
             cache.put(&key(number), &value(number, 1, 100)).unwrap();
@@ -275,58 +283,130 @@ fn a_reset_copes_with_a_slab_that_was_about_to_serve_the_directory() {
     }
 }
 
-/// A cache with one pinned entry, whose value is handed to `read` together with a second handle.
-fn with_a_pinned_entry(value_byte: u8, read: impl FnOnce(&SharedCache<RobustLocks>, &Arena, &[u8])) {
+/// Pins an entry of a crowded partition, damages the partition as a third process does that is killed, has a second handle
+/// fill it with `filler`, and lets the reader look again.
+fn reset_while_pinned(filler: &[u8], look_again: impl FnOnce(&[u8])) -> SharedCache<RobustLocks> {
     let config = config(Policy::Lru, 1);
     let arena = Arena::for_config(&config);
     let cache = arena.create(&config).unwrap();
     let other = arena.attach().unwrap();
-    cache.put(b"pinned", &[value_byte; 1000]).unwrap();
-    let found = cache.with(b"pinned", |bytes| read(&other, &arena, bytes));
+    // More entries than one slab of the directory has, so that the pinned one's record lies in the second.
+    for number in 0..600u32 {
+        cache.put(&number.to_be_bytes(), &[7; 8]).unwrap();
+    }
+    cache.put(b"pinned", &[7; 1000]).unwrap();
+    let found = cache.with(b"pinned", |bytes| {
+        arena.damage(other.layout(), 0);
+        for number in 0..1000u32 {
+            other.put(&number.to_be_bytes(), filler).unwrap();
+        }
+        assert_eq!((other.stats().resets, other.pinned()), (1, 1));
+        assert_every_byte_is_accounted_for(&other);
+        check_structures(&other);
+        look_again(bytes);
+    });
     assert!(found.is_some());
-    other.validate().unwrap_or_else(|error| panic!("{:#?}", error.0));
+    other
 }
 
 fn a_reset_leaves_alone_what_another_reader_has_pinned() {
-    with_a_pinned_entry(7, |other, arena, bytes| {
-        // A third process is killed in the middle of a change; the next one to come empties the partition and fills it.
-        arena.damage(other.layout(), 0);
-        for number in 0..1000u32 {
-            other.put(&number.to_be_bytes(), &[9; 1000]).unwrap();
-        }
-        assert_eq!(other.stats().resets, 1);
+    reset_while_pinned(&[9; 1000], |bytes| {
         assert!(bytes.iter().all(|&byte| byte == 7), "the reader's value changes while it reads");
     });
 }
 
 fn a_pin_from_before_a_reset_is_taken_back_without_harm() {
-    let fill = |other: &SharedCache<RobustLocks>, arena: &Arena| {
-        arena.damage(other.layout(), 0);
-        // Values that look like a record of generation 1 wherever one reads.
-        let value: Vec<u8> = 1u32.to_le_bytes().repeat(250);
-        for number in 0..1000u32 {
-            other.put(&number.to_be_bytes(), &value).unwrap();
-        }
-    };
-    let config = config(Policy::Lru, 1);
-    let arena = Arena::for_config(&config);
-    let cache = arena.create(&config).unwrap();
-    let other = arena.attach().unwrap();
-    cache.put(b"pinned", &[7; 1000]).unwrap();
-    cache.with(b"pinned", |_| fill(&other, &arena));
+    // Values that look like a record of generation 1 wherever one reads.
+    let other = reset_while_pinned(&[1, 0, 0, 0].repeat(250), |_| ());
     for entry in other.iter_with_values() {
         let value = entry.value.expect("asked for");
         assert!(value.chunks(4).all(|word| word == [1, 0, 0, 0]), "taking a pin back has written into a value");
     }
-    other.validate().unwrap_or_else(|error| panic!("{:#?}", error.0));
+    check_structures(&other);
+}
+
+fn assert_every_byte_is_accounted_for<L: Locks>(cache: &SharedCache<L>) {
+    let report = cache.memory_report();
+    let known = report.fixed_bytes + report.directory_bytes + report.data_bytes + report.free_bytes;
+    assert_eq!(known, report.region_bytes, "{report:#?}");
+}
+
+fn a_reset_that_is_killed_itself_still_keeps_what_is_pinned() {
+    let config = config(Policy::Lru, 1);
+    let arena = Arena::for_config(&config);
+    let cache = arena.create(&config).unwrap();
+    let other = arena.attach().unwrap();
+    // Records in slab 0, values in slabs 1 and 2.
+    cache.put(b"first", &[7; 1000]).unwrap();
+    cache.put(b"second", &[8; 500]).unwrap();
+    cache.with(b"first", |first| {
+        cache.with(b"second", |second| {
+            arena.damage(other.layout(), 0);
+            // What a process leaves that is killed while it resets, after it has set aside the first entry's slabs.
+            let class = |slab| arena.slab_class(other.layout(), 0, slab);
+            class(1).store(SlabDescriptor::QUARANTINED, Ordering::SeqCst);
+            class(0).store(SlabDescriptor::QUARANTINED_DIRECTORY, Ordering::SeqCst);
+            arena.quarantined(other.layout(), 0).store(2, Ordering::SeqCst);
+            for number in 0..1000u32 {
+                other.put(&number.to_be_bytes(), &[9; 500]).unwrap();
+            }
+            assert!(first.iter().all(|&byte| byte == 7), "the first reader's value changes while it reads");
+            assert!(second.iter().all(|&byte| byte == 8), "the second reader's value changes while it reads");
+        });
+    });
+    check_structures(&other);
+}
+
+fn resets_and_pins_come_and_go_without_loss_of_memory() {
+    let config = config(Policy::Clock, 1);
+    let arena = Arena::for_config(&config);
+    let cache = arena.create(&config).unwrap();
+    let other = arena.attach().unwrap();
+    let mut random = Random(11);
+    let mut fill = || {
+        for _ in 0..200 {
+            let number = random.below(300) as u32;
+            other.put(&key(number), &value(number, 1, random.value_len())).unwrap();
+        }
+    };
+    for round in 0..20u32 {
+        cache.put(b"a", &[1; 800]).unwrap();
+        cache.put(b"b", &[2; 100]).unwrap();
+        cache.with(b"a", |a| {
+            arena.damage(other.layout(), 0);
+            fill();
+            assert!(cache.put(b"c", &[3; 300]).is_ok());
+            cache.with(b"c", |c| {
+                // A second reset while slabs are set aside for the first; one of the pinned entries is removed before.
+                cache.remove(b"c");
+                arena.damage(other.layout(), 0);
+                fill();
+                assert!(a.iter().all(|&byte| byte == 1) && c.iter().all(|&byte| byte == 3));
+                assert_eq!(other.pinned(), 2);
+            });
+            fill();
+            assert!(a.iter().all(|&byte| byte == 1));
+            check_structures(&other);
+        });
+        assert_eq!((other.pinned(), other.stats().resets), (0, u64::from(2 * round + 2)));
+        other.clear();
+        other.compact(CompactBudget::unlimited());
+        check_structures(&other);
+        let report = other.memory_report();
+        assert_eq!(report.slabs_free, report.slabs_total);
+    }
+}
+
+fn check_structures<L: Locks>(cache: &SharedCache<L>) {
+    cache.validate().unwrap_or_else(|error| panic!("{:#?}", error.0));
 }
 
 fn a_removed_entry_whose_last_pin_just_went_is_no_inconsistency() {
     let config = config(Policy::Lru, 1);
     let arena = Arena::for_config(&config);
     let other = Rc::new(arena.create(&config).unwrap());
-    let locks = Rc::new(HookLocks::new(&arena));
-    let cache = arena.attach_bytes(config.region_bytes().unwrap(), Rc::clone(&locks)).unwrap();
+    let locks = HookLocks::new(&arena);
+    let cache = arena.attach_bytes(config.region_bytes().unwrap(), locks.clone()).unwrap();
     cache.put(b"key", b"value").unwrap();
     cache.with(b"key", |_| {
         assert!(cache.remove(b"key").is_some());
@@ -337,25 +417,26 @@ fn a_removed_entry_whose_last_pin_just_went_is_no_inconsistency() {
     other.validate().unwrap();
 }
 
-fn a_removed_entry_whose_reader_was_killed_before_it_freed_it_is_freed_by_others() {
+fn a_reader_killed_before_it_frees_a_removed_entry_costs_that_entry_only() {
     let config = config(Policy::Lru, 1);
     let arena = Arena::for_config(&config);
     let cache = arena.create(&config).unwrap();
     cache.put(b"key", &[1; 100]).unwrap();
     let mut reader = Child::spawn("reader", || {
-        let locks = Rc::new(HookLocks::new(&arena));
-        let mine = arena.attach_bytes(config.region_bytes().unwrap(), Rc::clone(&locks)).unwrap();
+        let locks = HookLocks::new(&arena);
+        let mine = arena.attach_bytes(config.region_bytes().unwrap(), locks.clone()).unwrap();
         mine.with(b"key", |_| {
             assert!(mine.remove(b"key").is_some());
-            locks.before_next(|| std::process::abort());
+            locks.before_next(kill_myself);
         });
     });
-    assert_eq!(reader.wait(), Exit::Killed(6));
+    assert_eq!(reader.wait(), Exit::Killed(9));
     cache.validate().unwrap_or_else(|error| panic!("{:#?}", error.0));
     for number in 0..600 {
         cache.put(&key(number), &value(number, 1, 900)).unwrap();
     }
+    check_all(&cache);
     cache.clear();
     let report = cache.memory_report();
-    assert_eq!(report.slabs_free, report.slabs_total, "its pin is gone, so its memory must be");
+    assert!(report.slabs_total - report.slabs_free <= 2, "a record and a slot: {report:#?}");
 }

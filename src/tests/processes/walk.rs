@@ -24,14 +24,14 @@ fn churn(cache: &SharedCache<pg_shared_lru::RobustLocks>, seed: u32, go_on: impl
         // No `with` on permanent entries: replaced while pinned they would go on under a new id, as documented.
         let permanent = random.below(PERMANENT as usize) as u32;
         match random.below(8) {
-            0..=1 => drop(cache.put(&key(permanent), &value(permanent, random.next() as u32, random.value_len()))),
+            0..=1 => _ = cache.put(&key(permanent), &value(permanent, random.next() as u32, random.value_len())),
             2 => assert!(cache.get(&key(permanent), &mut out)),
             3..=5 => {
                 let number = 1000 * seed + random.below(60) as u32;
                 cache.put(&key(number), &value(number, random.next() as u32, random.value_len())).unwrap();
             }
-            6 => drop(cache.remove(&key(1000 * seed + random.below(60) as u32))),
-            _ => drop(cache.compact(CompactBudget::bytes(5000))),
+            6 => _ = cache.remove(&key(1000 * seed + random.below(60) as u32)),
+            _ => _ = cache.compact(CompactBudget::bytes(5000)),
         }
     }
 }

@@ -87,6 +87,11 @@ pub fn check(key: &[u8], value: &[u8]) {
     }
     for (index, (found, expected)) in rest.chunks(8).zip(pattern(number, version)).enumerate() {
         let at = value.len() - rest.len() + index * 8;
-        assert_eq!(found, &expected[..found.len()], "key {number}, version {version}, bytes from {at} of {}", value.len());
+        assert_eq!(
+            found,
+            &expected[..found.len()],
+            "key {number}, version {version}, bytes from {at} of {}",
+            value.len()
+        );
     }
 }

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
@@ -155,6 +155,23 @@ fn run_child(body: impl FnOnce(), mut messages: std::fs::File) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// As `catch_unwind`, and what was said is forgotten: for panics that a test wants.
+pub fn catch_quietly<R>(body: impl FnOnce() -> R) -> std::thread::Result<R> {
+    let said_before = panics().len();
+    let result = catch_unwind(AssertUnwindSafe(body));
+    panics().truncate(said_before);
+    result
+}
+
+/// Panics if one has ended already.
+pub fn assert_all_run(children: &mut [Child]) {
+    for child in children {
+        if let Some(exit) = child.try_wait() {
+            panic!("process {}: {exit:?}", child.name);
+        }
+    }
+}
+
 /// Waits for all; panics as soon as one has not succeeded (the others are killed then).
 pub fn join(mut children: Vec<Child>) {
     while !children.is_empty() {
@@ -171,6 +188,12 @@ pub fn join(mut children: Vec<Child>) {
 pub fn lead_group() {
     // SAFETY: a plain system call.
     unsafe { libc::setpgid(0, 0) };
+}
+
+/// Ends the calling process as [`Child::kill`] does from outside.
+pub fn kill_myself() {
+    // SAFETY: plain system calls; nothing runs after the signal.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
 }
 
 /// Zeroed words that this process and its children share, for as long as they live.

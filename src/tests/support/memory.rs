@@ -12,6 +12,7 @@
 use std::cell::RefCell;
 use std::mem::offset_of;
 use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pg_shared_lru::core::ids::SlabIndex;
@@ -127,6 +128,11 @@ impl Arena {
         self.word64(partition_offset(layout, partition) + offset_of!(PartitionHeader, sequence))
     }
 
+    /// The number of slabs that a partition keeps aside for readers from before a reset.
+    pub fn quarantined(&self, layout: &Layout, partition: usize) -> &'static AtomicU64 {
+        self.word64(partition_offset(layout, partition) + offset_of!(PartitionHeader, quarantined))
+    }
+
     /// The word that says which class a slab belongs to.
     pub fn slab_class(&self, layout: &Layout, partition: usize, slab: u32) -> &'static AtomicU32 {
         let descriptor = layout.descriptor_offset(SlabIndex(slab));
@@ -151,7 +157,10 @@ fn partition_offset(layout: &Layout, partition: usize) -> usize {
 }
 
 /// The arena's locks with a closure that runs before an acquisition, in the place of another process that is faster.
-pub struct HookLocks {
+#[derive(Clone)]
+pub struct HookLocks(Rc<Hooked>);
+
+struct Hooked {
     inner: RobustLocks,
     hook: RefCell<Option<Box<dyn FnOnce()>>>,
 }
@@ -159,26 +168,26 @@ pub struct HookLocks {
 impl HookLocks {
     /// No hook yet.
     pub fn new(arena: &Arena) -> HookLocks {
-        HookLocks { inner: arena.locks(), hook: RefCell::default() }
+        HookLocks(Rc::new(Hooked { inner: arena.locks(), hook: RefCell::default() }))
     }
 
     /// Runs `hook` once, before the next acquisition. If it panics the lock is not taken.
     pub fn before_next(&self, hook: impl FnOnce() + 'static) {
-        *self.hook.borrow_mut() = Some(Box::new(hook));
+        *self.0.hook.borrow_mut() = Some(Box::new(hook));
     }
 }
 
 // SAFETY: the locks themselves are `RobustLocks`; the hook runs while the lock is not held.
-unsafe impl Locks for std::rc::Rc<HookLocks> {
+unsafe impl Locks for HookLocks {
     fn acquire(&self, partition: usize, mode: LockMode) {
-        let hook = self.hook.take();
+        let hook = self.0.hook.take();
         if let Some(hook) = hook {
             hook();
         }
-        self.inner.acquire(partition, mode);
+        self.0.inner.acquire(partition, mode);
     }
 
     fn release(&self, partition: usize, mode: LockMode) {
-        self.inner.release(partition, mode);
+        self.0.inner.release(partition, mode);
     }
 }

@@ -46,7 +46,9 @@ impl Arguments {
 
     fn wants(&self, name: &str) -> bool {
         let fits = |filter: &String| if self.exact { name == filter } else { name.contains(filter.as_str()) };
-        !self.ignored_only && (self.filters.is_empty() || self.filters.iter().any(fits)) && !self.skipped.iter().any(fits)
+        !self.ignored_only
+            && (self.filters.is_empty() || self.filters.iter().any(fits))
+            && !self.skipped.iter().any(fits)
     }
 }
 
