@@ -10,6 +10,7 @@ crate::scenarios![capacity:
     the_largest_entry_always_finds_room_when_nothing_is_pinned,
     the_largest_entry_can_be_replaced_whatever_the_slot_sizes,
     a_few_small_entries_in_use_do_not_keep_the_directory_s_memory,
+    one_small_entry_in_fourteen_does_not_keep_the_directory_s_memory,
     every_slab_size_works_at_its_smallest,
     a_refused_push_still_hands_over_what_it_evicted,
     a_refused_push_of_types_loses_nothing,
@@ -163,33 +164,40 @@ fn the_largest_entry_can_be_replaced_whatever_the_slot_sizes() {
     assert!(refused.is_empty(), "{refused:#?}");
 }
 
-fn a_few_small_entries_in_use_do_not_keep_the_directory_s_memory() {
-    // Many small entries need many records; then some of them stay in use beside large values. Slabs that hold a record
-    // here and there are memory that the large values want.
-    for one_in in [400, 40, 14] {
-        let cache = SharedCache::private(&Config::bytes(4 << 20).partitions(1).slab_bytes(16 << 10)).unwrap();
-        for number in 0..70_000u32 {
-            cache.put(&number.to_be_bytes(), &[1; 8]).unwrap();
-        }
-        let first = 70_000 - cache.len() as u32;
-        let used: Vec<u32> = (first..70_000).step_by(one_in).collect();
-        let mut out = Vec::new();
-        for number in 0..6000u32 {
-            cache.put(&(1_000_000 + number).to_be_bytes(), &[2; 1500]).unwrap();
-            if number % 100 == 0 {
-                used.iter().for_each(|number| _ = cache.get(&number.to_be_bytes(), &mut out));
-            }
-        }
-        cache.validate().unwrap();
-        let report = cache.memory_report();
-        let directory = report.directory_bytes as f64 / report.region_bytes as f64;
-        assert!(
-            report.payload_ratio() > 0.80,
-            "one small entry in {one_in} stays in use: payload {:.2}, {} records keep {directory:.2} of the memory",
-            report.payload_ratio(),
-            report.entries
-        );
+/// Many small entries need many records; then one in `one_in` of them stays in use beside large values. Slabs that hold a
+/// record here and there are memory that the large values want.
+fn small_entries_stay_in_use_beside_large_ones(one_in: usize) {
+    let cache = SharedCache::private(&Config::bytes(4 << 20).partitions(1).slab_bytes(16 << 10)).unwrap();
+    for number in 0..70_000u32 {
+        cache.put(&number.to_be_bytes(), &[1; 8]).unwrap();
     }
+    let first = 70_000 - cache.len() as u32;
+    let used: Vec<u32> = (first..70_000).step_by(one_in).collect();
+    let mut out = Vec::new();
+    for number in 0..6000u32 {
+        cache.put(&(1_000_000 + number).to_be_bytes(), &[2; 1500]).unwrap();
+        if number % 100 == 0 {
+            used.iter().for_each(|number| _ = cache.get(&number.to_be_bytes(), &mut out));
+        }
+    }
+    cache.validate().unwrap();
+    let report = cache.memory_report();
+    let directory = report.directory_bytes as f64 / report.region_bytes as f64;
+    assert!(
+        report.payload_ratio() > 0.80,
+        "one small entry in {one_in} stays in use: payload {:.2}, {} records keep {directory:.2} of the memory",
+        report.payload_ratio(),
+        report.entries
+    );
+}
+
+fn a_few_small_entries_in_use_do_not_keep_the_directory_s_memory() {
+    small_entries_stay_in_use_beside_large_ones(400);
+    small_entries_stay_in_use_beside_large_ones(40);
+}
+
+fn one_small_entry_in_fourteen_does_not_keep_the_directory_s_memory() {
+    small_entries_stay_in_use_beside_large_ones(14);
 }
 
 fn every_slab_size_works_at_its_smallest() {

@@ -1,0 +1,86 @@
+# Everything a person types: `make` alone lists it.
+#
+# Needs Rust and PostgreSQL 15; `make setup` (which the other targets call) adds the rest: PostgreSQL's server
+# headers, clang for bindgen, and the build tool cargo-pgrx. Debian packages go to the system; all else stays under
+# the target folder, nothing in the home folder is written but cargo's own download cache. Runs as root or as a user
+# who may sudo. Set PG_CONFIG to build for a PostgreSQL 15 outside Debian's folder.
+
+PGRX_VERSION := 0.18.1
+
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+export PGRX_HOME := $(CARGO_TARGET_DIR)/pgrx
+export PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
+
+# `sudo make` resets PATH and HOME: find the toolchain of the person who called it.
+CALLER_HOME := $(or $(and $(SUDO_USER),$(shell getent passwd "$(SUDO_USER)" | cut -d: -f6)),$(HOME))
+TOOLS := $(CARGO_TARGET_DIR)/tools
+export PATH := $(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin:$(CALLER_HOME)/.cargo/bin
+ifneq ($(CALLER_HOME),$(HOME))
+export RUSTUP_HOME ?= $(CALLER_HOME)/.rustup
+endif
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300
+CARGO_PGRX := cargo-pgrx pgrx
+
+say = @printf '\033[1m==> %s\033[0m\n' $(1)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup packages build install demo test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: packages $(PGRX_HOME)/config.toml ## install what is missing: Debian packages, cargo-pgrx
+	@command -v cargo >/dev/null || { echo "cargo is not on PATH: install Rust first" >&2; exit 1; }
+
+build: setup ## build the extension
+	$(call say,'Building the extension')
+	cargo build --release
+
+install: setup ## build the extension and copy it into PostgreSQL's folders
+	$(call say,'Building and installing the extension (the first time some minutes)')
+	$(CARGO_PGRX) install --release --pg-config $(PG_CONFIG) $(if $(SUDO),--sudo)
+
+demo: install ## replay a recorded index build through one shared cache
+	$(call say,'Building the demo')
+	cargo build --release --no-default-features --example demo
+	@$(CARGO_TARGET_DIR)/release/examples/demo
+
+test: install ## run every test, and count them
+	@bash src/tests/run.sh
+
+lint: setup ## formatting, and clippy with and without PostgreSQL
+	cargo fmt --check
+	cargo clippy --no-default-features --features cluster_tests --all-targets -- -D warnings
+	cargo clippy --no-default-features --features pg15,cluster_tests --all-targets -- -D warnings
+	cargo clippy --features cluster_tests --all-targets -- -D warnings
+
+clean: ## remove all that was built, the tools too
+	cargo clean
+
+# Asks the package manager only for what is not there, so that a second run needs neither root nor network.
+packages:
+	@set -e; \
+	has() { dpkg-query -W -f '$${Status}' "$$1" 2>/dev/null | grep -q 'ok installed'; }; \
+	missing=; \
+	command -v $(PG_CONFIG) >/dev/null || missing=postgresql-15; \
+	[ -f "$$($(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h" ] || missing="$$missing postgresql-server-dev-15"; \
+	command -v cc >/dev/null || missing="$$missing build-essential"; \
+	if command -v dpkg-query >/dev/null; then \
+		for p in clang libclang-dev pkg-config libssl-dev; do has $$p || missing="$$missing $$p"; done; \
+	fi; \
+	[ -n "$$missing" ] || exit 0; \
+	printf '\033[1m==> Installing%s (once, a minute or two)\033[0m\n' " $$missing"; \
+	command -v apt-get >/dev/null || { echo "no apt-get here: install the like of these by hand" >&2; exit 1; }; \
+	$(APT) update && $(APT) install -y --no-install-recommends $$missing
+
+$(PGRX_HOME)/config.toml: | packages
+	@$(CARGO_PGRX) --version 2>/dev/null | grep -qx 'cargo-pgrx $(PGRX_VERSION)' || { \
+		printf '\033[1m==> Building cargo-pgrx %s (once, some minutes)\033[0m\n' $(PGRX_VERSION); \
+		cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-pgrx@$(PGRX_VERSION) \
+		&& rm -rf $(TOOLS)/build; }
+	@mkdir -p $(PGRX_HOME)
+	$(CARGO_PGRX) init --no-run --pg15 $(shell command -v $(PG_CONFIG) || echo $(PG_CONFIG))

@@ -1,0 +1,35 @@
+//! The extension in real servers, with several real backends.
+//!
+//! What must hold, and which file holds it to that:
+//!
+//! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
+//! - `settings`    Wrong settings are refused; right ones become the defaults of new caches.
+//! - `privileges`  Nobody may do anything before the administrator says so; no search path changes what a view means.
+//! - `operations`  What is put is what is got, whole, or is refused with SQLSTATE, value and limit.
+//! - `sharing`     Backends of one database share a cache, those of two never; nothing is lost or made up between them.
+//! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
+//! - `memory`      Memory given is memory usable, again and again, and no more than that.
+//!
+//! Each test has a server of its own (see `support::cluster`) and speaks to it as any client does. The extension has to be
+//! installed: `make test` does that.
+#![deny(unsafe_code)]
+
+#[path = "support/cluster.rs"]
+mod cluster;
+#[path = "postgres/world.rs"]
+mod world;
+
+#[path = "postgres/faults.rs"]
+mod faults;
+#[path = "postgres/lifecycle.rs"]
+mod lifecycle;
+#[path = "postgres/memory.rs"]
+mod memory;
+#[path = "postgres/operations.rs"]
+mod operations;
+#[path = "postgres/privileges.rs"]
+mod privileges;
+#[path = "postgres/settings.rs"]
+mod settings;
+#[path = "postgres/sharing.rs"]
+mod sharing;

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs every test and closes with one line that counts them all. `make test` calls it once the extension is installed.
+#
+# Fails if a test failed, if a test program crashed or did not build, or if one of the two runs ran no test.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0
+failed=0
+
+# Runs a command and adds up the `test result:` lines of all test programs it starts.
+run() {
+    printf '\033[1m==> %s\033[0m\n' "$*"
+    "$@" 2>&1 | tee "$log"
+    local status=${PIPESTATUS[0]} run_passed run_failed
+    read -r run_passed run_failed < <(awk '/^test result: /{ p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")
+    if [ "$run_failed" -eq 0 ] && { [ "$status" -ne 0 ] || [ "$run_passed" -eq 0 ]; }; then
+        echo "no test failed, yet the run did (status $status, $run_passed tests): counted as one failure"
+        run_failed=1
+    fi
+    passed=$((passed + run_passed))
+    failed=$((failed + run_failed))
+}
+
+run cargo test --no-default-features --no-fail-fast
+run cargo test --no-default-features --features cluster_tests --test postgres
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
