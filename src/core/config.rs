@@ -316,7 +316,11 @@ impl Config {
                 Err(ConfigError::SlabBytes(given))
             }
             (Some(given), _) => Ok(given),
-            (None, Capacity::Bytes(bytes)) => {
+            (None, capacity) => {
+                let bytes = match capacity {
+                    Capacity::Bytes(bytes) => bytes,
+                    Capacity::Entries { count, max_entry_bytes } => count as usize * max_entry_bytes as usize,
+                };
                 // Each class leaves half a slab free on average, so many small slabs waste less than few large ones.
                 let wanted = bytes / partitions as usize / 4096;
                 Ok(if wanted >= 64 << 10 {
@@ -327,7 +331,6 @@ impl Config {
                     16 << 10
                 })
             }
-            (None, Capacity::Entries { .. }) => Ok(64 << 10),
         }
     }
 

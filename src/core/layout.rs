@@ -346,11 +346,6 @@ impl Layout {
         region.at::<RegionHeader>(0).magic.atomic().store(MAGIC, std::sync::atomic::Ordering::Release);
     }
 
-    /// Takes the magic back: the region cannot be attached any more.
-    pub fn retract(region: &Region) {
-        region.at::<RegionHeader>(0).magic.set(0);
-    }
-
     /// Reads and checks the header of a region that somebody created.
     pub fn read_header(region: &Region, type_tag: u64) -> Result<Layout, AttachError> {
         if region.len_bytes() < Self::REGION_HEAD_BYTES {
