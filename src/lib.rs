@@ -9,6 +9,8 @@ pub mod pg;
 pub mod shared;
 
 pub use adapters::codec::{Bytes, Codec, DecodeError, Pod, Postcard, Text};
+pub use adapters::item::{CacheItem, CacheValue};
+pub use adapters::lru_with_stats::{CacheStats, LruCacheWithStats, LruParts};
 pub use adapters::typed::{TypedCache, TypedEvicted, TypedParts};
 pub use core::config::{Capacity, Classes, Config, ConfigError, Policy};
 pub use core::evicted::Evicted;

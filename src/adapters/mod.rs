@@ -1,4 +1,13 @@
-//! What a consumer writes against: codecs and the cache with types.
+//! What a consumer writes against: codecs, the cache with types, and the drop-in for a counting `lru` cache.
 
 pub mod codec;
+mod fit;
+pub mod item;
+mod lru_store;
+pub mod lru_with_stats;
+mod neighbor_encoding;
+pub mod neighbors;
 pub mod typed;
+
+pub use item::{CacheItem, CacheValue};
+pub use lru_with_stats::{CacheStats, LruCacheWithStats, LruParts};

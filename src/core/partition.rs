@@ -143,6 +143,8 @@ impl Partition {
                 self.put_in_pool(slab);
             }
         }
+        let (values, records) = self.quarantined_slabs();
+        self.header().quarantined.set((values + records) as u64);
     }
 
     /// Empties a partition that a change has left half-way. Generations go on rising; counters go on counting. Slabs in

@@ -29,7 +29,11 @@ impl Partition {
 
     /// Sets the slabs of pinned entries aside. Part of a reset: nothing but records and descriptors is to be trusted.
     pub(super) fn quarantine_pinned(&mut self) {
-        for entry in self.pinned_records(&self.slabs_of(ClassIndex::DIRECTORY.0)) {
+        // Those set aside before count, too: a reset may have been killed after it had set aside a slab of records, and before
+        // the slabs of all their values.
+        let mut directory = self.slabs_of(ClassIndex::DIRECTORY.0);
+        directory.extend(self.slabs_of(SlabDescriptor::QUARANTINED_DIRECTORY));
+        for entry in self.pinned_records(&directory) {
             // The last pin must find nothing to do.
             self.record(entry).clear_flags(flag::ZOMBIE);
             let value = self.record(entry).location().usize() * Location::UNIT_BYTES;
@@ -46,8 +50,13 @@ impl Partition {
     fn set_aside(&self, slab: SlabIndex, class: u32) {
         if !self.is_quarantined(slab) {
             self.descriptor(slab).class.set(class);
-            self.header().quarantined.add(1);
         }
+    }
+
+    /// Slabs in quarantine, of values and of records.
+    pub(super) fn quarantined_slabs(&self) -> (usize, usize) {
+        let count = |class| self.slabs_of(class).len();
+        (count(SlabDescriptor::QUARANTINED), count(SlabDescriptor::QUARANTINED_DIRECTORY))
     }
 
     /// Pinned entries in quarantine.

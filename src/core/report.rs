@@ -85,9 +85,9 @@ pub struct MemoryReport {
     pub region_bytes: u64,
     /// Headers, class states, slab descriptors, buckets and rests too small for a slab.
     pub fixed_bytes: u64,
-    /// Slabs of the directory.
+    /// Slabs of the directory, those kept for readers over a reset included.
     pub directory_bytes: u64,
-    /// Slabs of keys and values.
+    /// Slabs of keys and values, those kept for readers over a reset included.
     pub data_bytes: u64,
     /// Slabs of the pool.
     pub free_bytes: u64,
@@ -174,6 +174,11 @@ impl Partition {
         report.metadata_bytes += entries * ENTRY_METADATA_BYTES + parts * (u64::from(RECORD_BYTES) + SLOT_HEADER_BYTES);
         report.buckets += u64::from(layout.buckets_per_partition);
         report.overflowed += u64::from(header.overflowed.get());
+        if header.quarantined.get() > 0 {
+            let (values, records) = self.quarantined_slabs();
+            report.data_bytes += values as u64 * slab_bytes;
+            report.directory_bytes += records as u64 * slab_bytes;
+        }
         for (class, geometry) in layout.classes.iter() {
             let state = self.class_state(class);
             let slabs = u64::from(state.slab_count.get());

@@ -118,7 +118,8 @@ impl Partition {
     /// Empties a directory slab that holds few entries, where the directory has a slab's worth of free records.
     ///
     /// Records cannot move, so a few entries that stay in use would keep slabs from other classes for ever. They are evicted out
-    /// of turn: at most a sixteenth of a slab of records for a whole slab. `false` if there is no such slab.
+    /// of turn, if they are at most a sixteenth of a slab of records, or, while less than half of the directory is in use, half
+    /// of one. `false` if there is no such slab.
     fn evict_stragglers(&mut self, evicted: &mut Sink<'_>) -> bool {
         let slots = self.layout.classes.get(ClassIndex::DIRECTORY).slots_per_slab;
         if matches!(evicted, Sink::Refuse) || self.free_slots(ClassIndex::DIRECTORY) < u64::from(slots) {
@@ -126,7 +127,9 @@ impl Partition {
         }
         let Some(slab) = self.emptiest_slab(ClassIndex::DIRECTORY, &[]) else { return false };
         let used = self.descriptor(slab).used.get();
-        if used > slots / 16 {
+        let directory = self.class_state(ClassIndex::DIRECTORY);
+        let half_empty = directory.used.get() * 2 < u64::from(directory.slab_count.get()) * u64::from(slots);
+        if used > if half_empty { slots / 2 } else { slots / 16 } {
             return false;
         }
         let records: Vec<EntryIndex> = self.records_of(slab).filter(|&entry| self.record(entry).is_live()).collect();

@@ -121,6 +121,7 @@ impl CacheError {
 }
 
 /// The value, or the error raised.
+#[cfg(feature = "extension")]
 pub(super) fn or_report<T>(result: Result<T, impl Into<CacheError>>) -> T {
     result.unwrap_or_else(|error| error.into().report())
 }

@@ -316,7 +316,12 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// Takes back every pin that this handle holds: for exit callbacks, where destructors do not run.
-    pub fn release_all_pins(&self) {
+    ///
+    /// # Safety
+    ///
+    /// - No closure given to [`SharedCache::with`] of this handle runs any more: the bytes that it was given may change from
+    ///   here on.
+    pub unsafe fn release_all_pins(&self) {
         for pin in self.pins.take_all() {
             self.release_pin(pin);
         }

@@ -151,6 +151,20 @@ impl RobustLocks {
     }
 }
 
+/// A few milliseconds from now, on the clock that POSIX prescribes for mutexes.
+fn soon() -> libc::timespec {
+    const WAIT_NANOSECONDS: i64 = 20_000_000;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to `time` only; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut time) };
+    time.tv_nsec += WAIT_NANOSECONDS;
+    if time.tv_nsec >= 1_000_000_000 {
+        time.tv_sec += 1;
+        time.tv_nsec -= 1_000_000_000;
+    }
+    time
+}
+
 fn expect_ok(call: &str, code: i32) {
     assert_eq!(code, 0, "{call}: {}", std::io::Error::from_raw_os_error(code));
 }
@@ -160,7 +174,14 @@ unsafe impl Locks for RobustLocks {
     fn acquire(&self, partition: usize, _mode: LockMode) {
         let mutex = self.mutex(partition);
         // SAFETY: initialised by `create`.
-        let code = unsafe { libc::pthread_mutex_lock(mutex) };
+        let mut code = unsafe { libc::pthread_mutex_trylock(mutex) };
+        // Not `pthread_mutex_lock`: where a process is killed that was just woken to take the mutex, the others that wait
+        // are forgotten, for the mark that there are any goes with it. So nobody sleeps for long.
+        while code == libc::EBUSY || code == libc::ETIMEDOUT {
+            let until = soon();
+            // SAFETY: as above, and a valid time.
+            code = unsafe { libc::pthread_mutex_timedlock(mutex, &until) };
+        }
         if code == libc::EOWNERDEAD {
             // What the owner left undone is found by the partition's sequence number.
             // SAFETY: we hold the mutex.

@@ -125,7 +125,7 @@ fn the_largest_entry_always_finds_room_when_nothing_is_pinned() {
         let config = Config::bytes(bytes).partitions(1).slab_bytes(16 << 10).buckets(8).policy(policy);
         let cache = SharedCache::private(&config).unwrap();
         let max = cache.layout().max_entry_bytes - 32;
-        for seed in 0..12 {
+        for seed in 0..6 {
             let mut random = Random(seed);
             for _ in 0..12 {
                 let (phase_max, count) = [(9, 2500), (60, 800), (600, 100), (2100, 60), (max, 12)][random.below(5)];
@@ -167,16 +167,16 @@ fn the_largest_entry_can_be_replaced_whatever_the_slot_sizes() {
 /// Many small entries need many records; then one in `one_in` of them stays in use beside large values. Slabs that hold a
 /// record here and there are memory that the large values want.
 fn small_entries_stay_in_use_beside_large_ones(one_in: usize) {
-    let cache = SharedCache::private(&Config::bytes(4 << 20).partitions(1).slab_bytes(16 << 10)).unwrap();
-    for number in 0..70_000u32 {
+    let cache = SharedCache::private(&Config::bytes(2 << 20).partitions(1).slab_bytes(16 << 10)).unwrap();
+    for number in 0..35_000u32 {
         cache.put(&number.to_be_bytes(), &[1; 8]).unwrap();
     }
-    let first = 70_000 - cache.len() as u32;
-    let used: Vec<u32> = (first..70_000).step_by(one_in).collect();
+    let first = 35_000 - cache.len() as u32;
+    let used: Vec<u32> = (first..35_000).step_by(one_in).collect();
     let mut out = Vec::new();
-    for number in 0..6000u32 {
+    for number in 0..3000u32 {
         cache.put(&(1_000_000 + number).to_be_bytes(), &[2; 1500]).unwrap();
-        if number % 100 == 0 {
+        if number % 50 == 0 {
             used.iter().for_each(|number| _ = cache.get(&number.to_be_bytes(), &mut out));
         }
     }
