@@ -1,11 +1,11 @@
 //! Slot sizes and buckets for the entries that a cache turns out to hold.
 //!
-//! A region that fills its bytes with values of one kind loses them in two places: what a slot is larger than its entry,
-//! and the free slots that every class in use keeps, half a slab on average. More classes lose less in the first place and more
-//! in the second. Given the sizes that were seen, [`slot_sizes`] finds the classes that lose least in both together,
-//! by dynamic programming over the slot sizes worth having (those that are the largest with their number of slots in a
-//! slab). Between, below and above the sizes that were seen it leaves the geometric classes, so that other sizes fit later as
-//! well as they would without.
+//! A region that fills its bytes with values of one kind loses them in two places: what a slot is larger than its
+//! entry, and the free slots that every class in use keeps, half a slab on average. More classes lose less in the first
+//! place and more in the second. Given the sizes that were seen, [`slot_sizes`] finds the classes that lose least in
+//! both together, by dynamic programming over the slot sizes worth having (those that are the largest with their number
+//! of slots in a slab). Between, below and above the sizes that were seen it leaves the geometric classes, so that
+//! other sizes fit later as well as they would without.
 //!
 //! Cost: quadratic in the number of candidates, of which a slab of 16 KiB has about 150 and one of 64 KiB about 300.
 

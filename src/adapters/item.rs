@@ -10,8 +10,8 @@
 //! CacheValue<K>  a type that is stored under a key of type K, and need not store again what the key says
 //! ```
 //!
-//! A key is a [`CacheItem`]; two keys are one if their bytes are. So a codec for keys must give equal keys equal bytes, as
-//! those of this crate do (a float is no key: `0.0` and `-0.0` have different bytes).
+//! A key is a [`CacheItem`]; two keys are one if their bytes are. So a codec for keys must give equal keys equal bytes,
+//! as those of this crate do (a float is no key: `0.0` and `-0.0` have different bytes).
 //!
 //! Not here: where the bytes go (`lru_store`), the codecs themselves (`codec`).
 

@@ -9,16 +9,16 @@
 //! ```
 //!
 //! Invariants:
-//! - Growing: never more than `max_entries` entries, and nothing is evicted for lack of bytes. A region that is too small
-//!   is replaced by one at least twice as large, into which every entry moves in the order of its last use; so an entry
-//!   moves a constant number of times on average, and what is touched of the new region is what the entries take.
-//! - Filled: an entry that lost its place in the region is an entry of the cache, found and counted as any, until it has
-//!   been handed back. None is lost, though a push hands back one entry at most and may displace several.
-//! - Filled: memory that is touched does not exceed the bytes given, not even while the entries move, once, to a region of
-//!   the same size whose classes and buckets fit them (`fit`): that happens before half of it is used.
+//! - Growing: never more than `max_entries` entries, and nothing is evicted for lack of bytes. A region that is too
+//!   small is replaced by one at least twice as large, into which every entry moves in the order of its last use; so an
+//!   entry moves a constant number of times on average, and what is touched of the new region is what the entries take.
+//! - Filled: an entry that lost its place in the region is an entry of the cache, found and counted as any, until it
+//!   has been handed back. None is lost, though a push hands back one entry at most and may displace several.
+//! - Filled: memory that is touched does not exceed the bytes given, not even while the entries move, once, to a region
+//!   of the same size whose classes and buckets fit them (`fit`): that happens before half of it is used.
 //!
-//! Cost: an operation of the engine; looking for a key among the displaced entries is linear, but none is left where the
-//! consumer takes them back after each push.
+//! Cost: an operation of the engine; looking for a key among the displaced entries is linear, but none is left where
+//! the consumer takes them back after each push.
 //!
 //! Not here: types, statistics. One thread uses a store; there are no locks and no pins.
 
@@ -210,7 +210,8 @@ impl Growing {
         }
     }
 
-    /// The configuration with slabs as small as this longest key allows; `None` if the region is too small for the entry.
+    /// The configuration with slabs as small as this longest key allows; `None` if the region is too small for the
+    /// entry.
     fn with_slabs_for(config: Config, key_bytes: usize, entry_bytes: usize) -> Option<Config> {
         assert!(key_bytes <= usize::from(u16::MAX), "a key of {key_bytes} bytes is too long: at most {}", u16::MAX);
         let larger_slabs = std::iter::successors(Some(Config::MIN_SLAB_BYTES), |bytes| Some(bytes * 2))

@@ -3,20 +3,21 @@
 //! It stands where pgvectorscale has `LruCacheWithStats` (a builder's neighbour lists and quantized vectors): the
 //! consumer changes the `use` line, and says of its key and value types how they are stored (see [`CacheItem`] and
 //! [`CacheValue`]; `neighbors` has neighbour lists ready). An entry is then its encoded bytes and
-//! [`ENTRY_METADATA_BYTES`](crate::ENTRY_METADATA_BYTES) in a compacting region, instead of a node, a table slot and what
-//! the value owns on the heap.
+//! [`ENTRY_METADATA_BYTES`](crate::ENTRY_METADATA_BYTES) in a compacting region, instead of a node, a table slot and
+//! what the value owns on the heap.
 //!
 //! Invariants:
 //! - Every return value, the statistics and the order are those of such a wrapper. With [`LruCacheWithStats::new`] the
 //!   capacity in entries is exact whatever the values' sizes: the region grows, and bytes never evict.
-//! - A value that `get` returns lives in the cache's one place for it, until the next call; the memory of what was there
-//!   before is used again.
+//! - A value that `get` returns lives in the cache's one place for it, until the next call; the memory of what was
+//!   there before is used again.
 //! - The first eviction by a push warns, once.
 //!
 //! Not here: sharing between processes; where bytes go and how regions grow (`lru_store`). One thread uses a cache.
 //!
-//! Where this differs: a value is encoded when it is pushed and decoded when it is read, so identity (an address, an `Rc`)
-//! does not survive; and where `lru` would abort for want of memory, `push` panics, which in PostgreSQL is an error.
+//! Where this differs: a value is encoded when it is pushed and decoded when it is read, so identity (an address, an
+//! `Rc`) does not survive; and where `lru` would abort for want of memory, `push` panics, which in PostgreSQL is an
+//! error.
 
 use std::marker::PhantomData;
 use std::num::NonZero;
@@ -84,9 +85,9 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
 
     /// A cache whose entries, with all that is needed to find and order them, take `bytes` and no more.
     ///
-    /// Memory is taken as it is needed. Once, before half of it is used, the entries move to a region whose slot sizes fit
-    /// theirs. What makes way when it is full is the least recently used, but for a few entries that the engine gives up to
-    /// free a whole slab of its directory.
+    /// Memory is taken as it is needed. Once, before half of it is used, the entries move to a region whose slot sizes
+    /// fit theirs. What makes way when it is full is the least recently used, but for a few entries that the engine
+    /// gives up to free a whole slab of its directory.
     ///
     /// A large value may displace several entries, and so may the replacement of a value: [`push`](Self::push) hands
     /// back the first, also where it replaces, and [`pop_displaced`](Self::pop_displaced) the others. Take them back
@@ -123,7 +124,8 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
         LruCacheWithStats { entries: Entries::new(store), name: name.to_owned(), stats, warned: false, warn }
     }
 
-    /// Sets who is told of the first eviction. Default: a `WARNING` of PostgreSQL, or standard error without PostgreSQL.
+    /// Sets who is told of the first eviction. Default: a `WARNING` of PostgreSQL, or standard error without
+    /// PostgreSQL.
     pub fn warn_with(mut self, warn: fn(&str)) -> Self {
         self.warn = warn;
         self
@@ -178,8 +180,9 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
     ///
     /// # Panics
     ///
-    /// If the region must grow and the system gives no memory, or beyond 32 GiB; if the encoded key is longer than 65,535
-    /// bytes (with [`with_memory`](Self::with_memory) such an entry is displaced by its own push); if what is returned does not decode.
+    /// If the region must grow and the system gives no memory, or beyond 32 GiB; if the encoded key is longer than
+    /// 65,535 bytes (with [`with_memory`](Self::with_memory) such an entry is displaced by its own push); if what is
+    /// returned does not decode.
     pub fn push(&mut self, key: K, value: V) -> Option<(K, V)> {
         let (put, evicted) = self.entries.push(&key, &value);
         let counter = if put == Put::Inserted { &mut self.stats.inserts } else { &mut self.stats.updates };
@@ -238,9 +241,9 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
 
 /// The entries of a cache whose counting is over.
 ///
-/// As the `lru` crate's cache, which the wrapper's `into_parts` gives: it can still be asked, and iterates by value over keys and
-/// values, least recently used first. The memory of entries that were passed is not needed any more, so iterating
-/// takes no second copy of them.
+/// As the `lru` crate's cache, which the wrapper's `into_parts` gives: it can still be asked, and iterates by value
+/// over keys and values, least recently used first. The memory of entries that were passed is not needed any more, so
+/// iterating takes no second copy of them.
 pub struct LruParts<K: CacheItem, V: CacheValue<K>> {
     entries: Entries<K, V>,
 }

@@ -13,12 +13,13 @@
 //! numbers LEB128: seven bits a byte
 //! ```
 //!
-//! The lowest two bits of `flags` name the ends of all edges, where they are alike: 0 from the node to the neighbour, 1 from
-//! the neighbour to the node, 2 from the neighbour to itself (the distance to a query); 3 where they are mixed. So n
-//! neighbours without labels take 2 + 10 n bytes if their ends are alike and 2 + 10.25 n else (a third byte for
-//! the count from 128 neighbours on); 12 more for one with ends unrelated to node and neighbour.
+//! The lowest two bits of `flags` name the ends of all edges, where they are alike: 0 from the node to the neighbour, 1
+//! from the neighbour to the node, 2 from the neighbour to itself (the distance to a query); 3 where they are mixed. So
+//! n neighbours without labels take 2 + 10 n bytes if their ends are alike and 2 + 10.25 n else (a third byte for the
+//! count from 128 neighbours on); 12 more for one with ends unrelated to node and neighbour.
 //!
-//! Invariants: the same list gives the same bytes; bytes that are no list are refused before anything is read from them.
+//! Invariants: the same list gives the same bytes; bytes that are no list are refused before anything is read from
+//! them.
 //!
 //! Not here: the node's own pointer; whoever decodes knows it.
 

@@ -1,9 +1,9 @@
 //! Neighbour lists of a graph under construction, at ten bytes a neighbour.
 //!
-//! What pgvectorscale's builder keeps for a node: its neighbours in order, each with a distance whose ties are broken by the
-//! two ends of the edge, so that every neighbour names its own pointer twice and the node's once (72 bytes in the
-//! process). As a value of the drop-in cache, a [`NeighborList`] leaves out the node's pointer, which is the key, and names
-//! an edge's ends by two bits (see `neighbor_encoding` for the form and its size).
+//! What pgvectorscale's builder keeps for a node: its neighbours in order, each with a distance whose ties are broken
+//! by the two ends of the edge, so that every neighbour names its own pointer twice and the node's once (72 bytes in
+//! the process). As a value of the drop-in cache, a [`NeighborList`] leaves out the node's pointer, which is the key,
+//! and names an edge's ends by two bits (see `neighbor_encoding` for the form and its size).
 //!
 //! Invariants: whatever is stored comes back bit for bit: order, bits of floats, ends, and no labels against an empty
 //! set of labels. A list that is `None` has no bytes, an empty one has two.

@@ -15,8 +15,8 @@ const MIN_LARGEST_SLOT_BYTES: u32 = 256;
 pub enum Capacity {
     /// The region has exactly this many bytes, metadata included; entries are evicted when it is full.
     Bytes(usize),
-    /// At most `count` entries whose key and value together take at most `max_entry_bytes`. The region is made large enough for
-    /// any mix of such entries.
+    /// At most `count` entries whose key and value together take at most `max_entry_bytes`. The region is made large
+    /// enough for any mix of such entries.
     Entries {
         /// The most entries. Exact with one partition; else divided evenly among the partitions.
         count: u32,
@@ -30,8 +30,8 @@ pub enum Capacity {
 pub enum Policy {
     /// Exact least recently used: a hit moves the entry to the front, so it needs the partition's exclusive lock.
     Lru,
-    /// CLOCK, also called second chance (Corbató 1968): a hit sets a bit, under the shared lock; an entry whose bit is set is
-    /// passed over once.
+    /// CLOCK, also called second chance (Corbató 1968): a hit sets a bit, under the shared lock; an entry whose bit is
+    /// set is passed over once.
     Clock,
 }
 
@@ -66,10 +66,11 @@ impl std::str::FromStr for Policy {
 /// The slot sizes of a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Classes {
-    /// This many classes per doubling: 4, 8 or 16. Internal waste is at most a quarter, an eighth or a sixteenth of a slot (or 7 bytes of
-    /// alignment), but for the largest classes, where it is at most an eighth.
+    /// This many classes per doubling: 4, 8 or 16. Internal waste is at most a quarter, an eighth or a sixteenth of a
+    /// slot (or 7 bytes of alignment), but for the largest classes, where it is at most an eighth.
     Geometric(u32),
-    /// These slot sizes in bytes: ascending multiples of 8. A slot holds an 8-byte header, the key padded to 8 bytes, and the value.
+    /// These slot sizes in bytes: ascending multiples of 8. A slot holds an 8-byte header, the key padded to 8 bytes,
+    /// and the value.
     Explicit(Vec<u32>),
 }
 
@@ -102,7 +103,8 @@ pub enum ConfigError {
         /// An eighth of a slab.
         max: u32,
     },
-    /// The largest slot size in a list is too small: larger entries are chained, and each slot of a chain costs 40 bytes.
+    /// The largest slot size in a list is too small: larger entries are chained, and each slot of a chain costs 40
+    /// bytes.
     #[error("largest slot size of {0} bytes: must be at least {MIN_LARGEST_SLOT_BYTES}")]
     LargestSlotBytes(u32),
     /// The entry capacity is out of range.

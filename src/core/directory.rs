@@ -162,8 +162,8 @@ impl Record {
             .is_ok()
     }
 
-    /// Takes a pin back, without a lock. `true` if the entry was removed meanwhile and this was the last pin: the caller
-    /// must reap it under the exclusive lock.
+    /// Takes a pin back, without a lock. `true` if the entry was removed meanwhile and this was the last pin: the
+    /// caller must reap it under the exclusive lock.
     pub fn unpin(&self) -> bool {
         let before = self.state.atomic().fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before & flag::PINS > 0);

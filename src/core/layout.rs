@@ -461,7 +461,8 @@ impl Layout {
         entry.usize() * super::class::RECORD_BYTES as usize
     }
 
-    /// The slab that an offset lies in, and the distance from the slab's start; `None` before the first slab or behind the last.
+    /// The slab that an offset lies in, and the distance from the slab's start; `None` before the first slab or behind
+    /// the last.
     #[inline]
     pub fn slab_of(&self, offset: usize) -> Option<(SlabIndex, u32)> {
         let relative = offset.checked_sub(self.slabs_offset)?;

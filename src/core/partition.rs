@@ -119,10 +119,11 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// A handle to partition `index` of a region. It becomes usable by [`Partition::format`] if nobody has formatted it.
+    /// A handle to partition `index` of a region. It becomes usable by [`Partition::format`] if nobody has formatted
+    /// it.
     ///
-    /// The caller orders access: a `&mut` of any handle to the partition excludes every other use of it, in this and in other
-    /// processes; that is what the partition's lock is for.
+    /// The caller orders access: a `&mut` of any handle to the partition excludes every other use of it, in this and in
+    /// other processes; that is what the partition's lock is for.
     pub fn new(region: &Region, layout: Arc<Layout>, index: u32, hash_seed: u64) -> Self {
         Partition { region: layout.partition_region(region, index), layout, hash_seed }
     }
@@ -324,8 +325,8 @@ impl Partition {
         true
     }
 
-    /// Removes the entry that is next to be evicted (or, if all are pinned, the least recently used), and returns its age;
-    /// `None` if the partition is empty.
+    /// Removes the entry that is next to be evicted (or, if all are pinned, the least recently used), and returns its
+    /// age; `None` if the partition is empty.
     pub fn pop(&mut self, sink: &mut Sink<'_>) -> Option<u32> {
         if self.is_empty() {
             return None;

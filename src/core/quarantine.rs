@@ -1,8 +1,8 @@
 //! Pins across a reset: slabs that readers still look at are set aside until they are done.
 //!
-//! A reset empties a partition that a change has left half-way. Readers that have an entry pinned hold no lock and go on
-//! reading, so the slabs of their values, and those of the records that hold their pins, keep their bytes. They belong
-//! to no class and are not in the pool; when room is wanted and no pin is left they all return to it.
+//! A reset empties a partition that a change has left half-way. Readers that have an entry pinned hold no lock and go
+//! on reading, so the slabs of their values, and those of the records that hold their pins, keep their bytes. They
+//! belong to no class and are not in the pool; when room is wanted and no pin is left they all return to it.
 //!
 //! Locking: the exclusive lock. Costs a look at every slab descriptor, where there is a quarantine at all.
 
@@ -29,8 +29,8 @@ impl Partition {
 
     /// Sets the slabs of pinned entries aside. Part of a reset: nothing but records and descriptors is to be trusted.
     pub(super) fn quarantine_pinned(&mut self) {
-        // Those set aside before count, too: a reset may have been killed after it had set aside a slab of records, and before
-        // the slabs of all their values.
+        // Those set aside before count, too: a reset may have been killed after it had set aside a slab of records, and
+        // before the slabs of all their values.
         let mut directory = self.slabs_of(ClassIndex::DIRECTORY.0);
         directory.extend(self.slabs_of(SlabDescriptor::QUARANTINED_DIRECTORY));
         for entry in self.pinned_records(&directory) {

@@ -94,8 +94,8 @@ impl Word64 {
 /// # Safety
 ///
 /// - The type is `repr(C)` or `repr(transparent)` without implicit padding.
-/// - Every field is a [`Word32`], a [`Word64`], an atomic integer or an array of these, so that every bit pattern is a value and
-///   concurrent access is defined.
+/// - Every field is a [`Word32`], a [`Word64`], an atomic integer or an array of these, so that every bit pattern is a
+///   value and concurrent access is defined.
 /// - Its alignment is at most 64.
 pub unsafe trait RegionType {}
 

@@ -117,9 +117,9 @@ impl Partition {
 
     /// Empties a directory slab that holds few entries, where the directory has a slab's worth of free records.
     ///
-    /// Records cannot move, so a few entries that stay in use would keep slabs from other classes for ever. They are evicted out
-    /// of turn, if they are at most a sixteenth of a slab of records, or, while less than half of the directory is in use, half
-    /// of one. `false` if there is no such slab.
+    /// Records cannot move, so a few entries that stay in use would keep slabs from other classes for ever. They are
+    /// evicted out of turn, if they are at most a sixteenth of a slab of records, or, while less than half of the
+    /// directory is in use, half of one. `false` if there is no such slab.
     fn evict_stragglers(&mut self, evicted: &mut Sink<'_>) -> bool {
         let slots = self.layout.classes.get(ClassIndex::DIRECTORY).slots_per_slab;
         if matches!(evicted, Sink::Refuse) || self.free_slots(ClassIndex::DIRECTORY) < u64::from(slots) {
@@ -133,7 +133,8 @@ impl Partition {
             return false;
         }
         let records: Vec<EntryIndex> = self.records_of(slab).filter(|&entry| self.record(entry).is_live()).collect();
-        // Only as a whole: a continuation, a pinned or protected entry, or one being built stays, and so would the slab.
+        // Only as a whole: a continuation, a pinned or protected entry, or one being built stays, and so would the
+        // slab.
         let movable = |&entry: &EntryIndex| {
             self.record(entry).is_entry() && self.record(entry).is_evictable() && self.is_listed(entry)
         };

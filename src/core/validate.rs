@@ -1,9 +1,9 @@
 //! A walk over everything in a partition that checks each structure against the others.
 //!
-//! What is checked: every slab is in the pool or in one class, once; bitmaps, counts and bins agree; every used slot of a data
-//! class is owned by exactly one record that points back to it; every live record is an entry, a continuation
-//! or a zombie; every entry is in its bucket once and in the recency list once; counts and byte sums are right.
-//! Cost: proportional to the partition. Under the exclusive lock; it changes nothing.
+//! What is checked: every slab is in the pool or in one class, once; bitmaps, counts and bins agree; every used slot of
+//! a data class is owned by exactly one record that points back to it; every live record is an entry, a continuation or
+//! a zombie; every entry is in its bucket once and in the recency list once; counts and byte sums are right. Cost:
+//! proportional to the partition. Under the exclusive lock; it changes nothing.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,10 +1,10 @@
 //! `make demo`: two backends of a throwaway PostgreSQL cluster share one cache that is too small for what they do.
 //!
-//! They replay a recorded index build (see benches/data) through `shared_lru.get` and `shared_lru.put`: the records are dealt
-//! out alternately; a get that misses is followed by a fill of that key. Every value says which key it belongs to and which write made it,
-//! and its bytes follow from that, so every value that is read is checked to the last byte: it must be what was last
-//! written to that key, whichever backend wrote it. At the end one backend drains the cache, and every entry is accounted for: each once,
-//! in the order of its recency, with the right value.
+//! They replay a recorded index build (see benches/data) through `shared_lru.get` and `shared_lru.put`: the records are
+//! dealt out alternately; a get that misses is followed by a fill of that key. Every value says which key it belongs to
+//! and which write made it, and its bytes follow from that, so every value that is read is checked to the last byte: it
+//! must be what was last written to that key, whichever backend wrote it. At the end one backend drains the cache, and
+//! every entry is accounted for: each once, in the order of its recency, with the right value.
 //!
 //! Exits with 1 if a check fails. The cluster is removed in any case, also on Ctrl-C.
 

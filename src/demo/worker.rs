@@ -35,8 +35,8 @@ struct LastWrite {
     neighbours: u8,
 }
 
-/// What was last written, by key. The lock of a key is held over one access to it, so that a reader knows exactly what it
-/// must see; accesses to different keys run side by side.
+/// What was last written, by key. The lock of a key is held over one access to it, so that a reader knows exactly what
+/// it must see; accesses to different keys run side by side.
 pub struct Board {
     last: Vec<Mutex<LastWrite>>,
     writes: AtomicU32,

@@ -165,8 +165,8 @@ unsafe extern "C-unwind" fn startup_hook() {
     let area = requested();
     let offsets = Offsets::new(area.max_caches);
     let total_bytes = offsets.total_bytes(area.bytes);
-    // SAFETY: PostgreSQL calls the hook once shared memory exists; the lock is the one it provides for this (number 21 of
-    // the main array in every version so far, as pgrx itself relies on).
+    // SAFETY: PostgreSQL calls the hook once shared memory exists; the lock is the one it provides for this (number 21
+    // of the main array in every version so far, as pgrx itself relies on).
     unsafe {
         call_previous(&PREVIOUS_STARTUP_HOOK);
         let init_lock = &raw mut (*pg_sys::MainLWLockArray.add(21)).lock;

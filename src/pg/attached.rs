@@ -110,7 +110,8 @@ impl Registry {
 
     fn watch_exit(&mut self) {
         if !std::mem::replace(&mut self.watches_exit, true) {
-            // SAFETY: called from the backend's only thread; the callback has the right type and lives as long as the library.
+            // SAFETY: called from the backend's only thread; the callback has the right type and lives as long as the
+            // library.
             unsafe { pg_sys::before_shmem_exit(Some(release_pins), pg_sys::Datum::from(0)) };
         }
     }

@@ -80,8 +80,9 @@ pub(super) fn attach(area: Area, listing: &Listing) -> Result<SharedCache<LwLock
 fn open(area: Area, listing: &Listing, generation: u64) -> Result<SharedCache<LwLocks>, CacheError> {
     let locks = LwLocks::new(area, listing.slot, generation);
     let memory = area.cache_memory(area.slot(listing.slot).offset.get() as usize, listing.bytes);
-    // SAFETY: the memory stays mapped as long as the process lives, is aligned (PostgreSQL aligns the area to 128 bytes, we
-    // the cache in it to 4,096), and was made a cache of this size by `create`; the locks are those of its slot.
+    // SAFETY: the memory stays mapped as long as the process lives, is aligned (PostgreSQL aligns the area to 128
+    // bytes, we the cache in it to 4,096), and was made a cache of this size by `create`; the locks are those of its
+    // slot.
     unsafe { SharedCache::attach(memory, listing.bytes, 0, locks) }
         .map_err(|error| CacheError::Damaged(listing.name.clone(), error.to_string()))
 }
@@ -113,8 +114,8 @@ pub fn create(area: Area, database: u32, owner: u32, name: &str, config: &Config
         slot.owner.set(owner);
         slot.set_name(name);
         let locks = LwLocks::new(area, index, slot.generation() + 1);
-        // SAFETY: `find_room` found the piece unused, and no backend can know it before the slot lives; nobody holds a lock
-        // of a slot that is not live for longer than it takes to see that.
+        // SAFETY: `find_room` found the piece unused, and no backend can know it before the slot lives; nobody holds a
+        // lock of a slot that is not live for longer than it takes to see that.
         match unsafe { SharedCache::create(area.cache_memory(offset, bytes), bytes, config, 0, locks) } {
             Ok(_) => slot.change_life(),
             Err(CreateError::Config(error)) => return Err(error.into()),

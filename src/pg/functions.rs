@@ -1,7 +1,7 @@
 //! What SQL calls. The views on top, comments and privileges are in `sql/`.
 //!
-//! Each function finds its cache, does one operation of the engine, and turns the result into SQL values after the lock is
-//! released. Nothing is transactional: a put is visible at once and is not rolled back.
+//! Each function finds its cache, does one operation of the engine, and turns the result into SQL values after the lock
+//! is released. Nothing is transactional: a put is visible at once and is not rolled back.
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;

@@ -4,8 +4,9 @@
 //! still waits for a lock of a dropped cache waits on memory that stays a lock. Having got it, it sees by the
 //! cache's generation that the cache is gone, lets go and reports an error, before anything was touched.
 //!
-//! An ERROR (and its unwinding) resets `InterruptHoldoffCount` behind our back, and `LWLockRelease` decrements it: a release while
-//! unwinding must first put it back, else the counter wraps and the backend never listens to an interrupt again.
+//! An ERROR (and its unwinding) resets `InterruptHoldoffCount` behind our back, and `LWLockRelease` decrements it: a
+//! release while unwinding must first put it back, else the counter wraps and the backend never listens to an interrupt
+//! again.
 #![allow(unsafe_code)]
 
 use pgrx::pg_sys;

@@ -10,8 +10,8 @@
 //! functions  what SQL calls                        ─┘
 //! ```
 //!
-//! An extension that links this crate without the feature `extension` calls [`area::request`] from its own `_PG_init` and
-//! uses [`catalog`] and [`attached`] as the SQL functions do.
+//! An extension that links this crate without the feature `extension` calls [`area::request`] from its own `_PG_init`
+//! and uses [`catalog`] and [`attached`] as the SQL functions do.
 
 pub mod area;
 pub mod attached;

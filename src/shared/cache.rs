@@ -147,8 +147,8 @@ impl<L: Locks> SharedCache<L> {
     ///
     /// # Safety
     ///
-    /// - `memory` is aligned to 64 bytes, initialised, `bytes` long, used by nobody else until `create` returns, and mapped while
-    ///   the cache is used.
+    /// - `memory` is aligned to 64 bytes, initialised, `bytes` long, used by nobody else until `create` returns, and
+    ///   mapped while the cache is used.
     /// - `locks` has a lock for each partition of the configuration, used for nothing else.
     pub unsafe fn create(
         memory: NonNull<u8>,
@@ -269,7 +269,8 @@ impl<L: Locks> SharedCache<L> {
         word.atomic().fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Copies a key's value to `out` (what `out` held is replaced); `false` and an empty `out` if there is none. Counts as a use.
+    /// Copies a key's value to `out` (what `out` held is replaced); `false` and an empty `out` if there is none. Counts
+    /// as a use.
     pub fn get(&self, key: &[u8], out: &mut Vec<u8>) -> bool {
         out.clear();
         self.read(key, |partition, entry| partition.copy_value(entry, out)).is_some()
@@ -319,8 +320,8 @@ impl<L: Locks> SharedCache<L> {
     ///
     /// # Safety
     ///
-    /// - No closure given to [`SharedCache::with`] of this handle runs any more: the bytes that it was given may change from
-    ///   here on.
+    /// - No closure given to [`SharedCache::with`] of this handle runs any more: the bytes that it was given may change
+    ///   from here on.
     pub unsafe fn release_all_pins(&self) {
         for pin in self.pins.take_all() {
             self.release_pin(pin);
@@ -378,8 +379,8 @@ impl<L: Locks> SharedCache<L> {
         self.exclusive(partition, |partition| partition.remove(key, &mut value)).then_some(value)
     }
 
-    /// Removes the entry that is next to be evicted. With several partitions: of the one whose oldest entry has gone unused
-    /// longest, as far as that can be compared.
+    /// Removes the entry that is next to be evicted. With several partitions: of the one whose oldest entry has gone
+    /// unused longest, as far as that can be compared.
     pub fn pop_lru(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         loop {
             let ages = (0..self.partitions.len())
@@ -415,8 +416,8 @@ impl<L: Locks> SharedCache<L> {
         })
     }
 
-    /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a lock.
-    /// Returns the number of entries. Entries added meanwhile may stay.
+    /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a
+    /// lock. Returns the number of entries. Entries added meanwhile may stay.
     pub fn drain(&self, mut take: impl FnMut(&[u8], &[u8])) -> u64 {
         let lengths: Vec<u64> = (0..self.partitions.len()).map(|index| self.partition_len(index)).collect();
         self.drain_partitions(&lengths, |_, key, value| take(key, value))
@@ -445,8 +446,8 @@ impl<L: Locks> SharedCache<L> {
         total
     }
 
-    /// Removes at most `limit` entries of a partition, in the order of eviction, into `batch` and their ages into `ages` (both are
-    /// cleared first); `false` if there was none. For drains that hand entries on as they come.
+    /// Removes at most `limit` entries of a partition, in the order of eviction, into `batch` and their ages into
+    /// `ages` (both are cleared first); `false` if there was none. For drains that hand entries on as they come.
     pub fn drain_batch(&self, partition: usize, limit: usize, batch: &mut Evicted, ages: &mut Vec<u32>) -> bool {
         const BATCH_BYTES: usize = 1 << 20;
         let limit = limit.min(BATCH_ENTRIES);

@@ -21,8 +21,8 @@ pub enum LockMode {
 ///
 /// # Safety
 ///
-/// - Between `acquire(p, Exclusive)` and `release(p, Exclusive)` no other thread or process holds partition `p`'s lock in
-///   any mode; between `acquire(p, Shared)` and its release none holds it exclusively.
+/// - Between `acquire(p, Exclusive)` and `release(p, Exclusive)` no other thread or process holds partition `p`'s lock
+///   in any mode; between `acquire(p, Shared)` and its release none holds it exclusively.
 /// - What was written before a release is seen after the next acquisition.
 /// - `acquire` does not return unless it has the lock; it may unwind instead.
 /// - `release` does not unwind.
@@ -30,8 +30,8 @@ pub unsafe trait Locks {
     /// Waits for the lock of a partition.
     fn acquire(&self, partition: usize, mode: LockMode);
 
-    /// Waits for the lock in exclusive mode, to free what a reader has left. As `acquire`, but must not unwind: it may run in
-    /// a destructor. Where caches can be dropped, it is not refused while a drop is being tried.
+    /// Waits for the lock in exclusive mode, to free what a reader has left. As `acquire`, but must not unwind: it may
+    /// run in a destructor. Where caches can be dropped, it is not refused while a drop is being tried.
     fn acquire_for_cleanup(&self, partition: usize) {
         self.acquire(partition, LockMode::Exclusive);
     }
@@ -175,8 +175,8 @@ unsafe impl Locks for RobustLocks {
         let mutex = self.mutex(partition);
         // SAFETY: initialised by `create`.
         let mut code = unsafe { libc::pthread_mutex_trylock(mutex) };
-        // Not `pthread_mutex_lock`: where a process is killed that was just woken to take the mutex, the others that wait
-        // are forgotten, for the mark that there are any goes with it. So nobody sleeps for long.
+        // Not `pthread_mutex_lock`: where a process is killed that was just woken to take the mutex, the others that
+        // wait are forgotten, for the mark that there are any goes with it. So nobody sleeps for long.
         while code == libc::EBUSY || code == libc::ETIMEDOUT {
             let until = soon();
             // SAFETY: as above, and a valid time.

@@ -101,8 +101,8 @@ impl<L: Locks> SharedCache<L> {
         Entries { cache: self, cursor: Some(Cursor::START), with_values, batch: Vec::new().into_iter() }
     }
 
-    /// One step of a walk: appends up to `limit` entries (at least one, if any is left in the partition) to `out` and says where to go on;
-    /// `None` after the last.
+    /// One step of a walk: appends up to `limit` entries (at least one, if any is left in the partition) to `out` and
+    /// says where to go on; `None` after the last.
     pub fn scan(
         &self,
         cursor: Cursor,

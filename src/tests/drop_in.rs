@@ -1,7 +1,7 @@
 //! The drop-in cache against the `lru` crate in the wrapper that it replaces.
 //!
-//! Both run the same random operations, some millions in all; every return value, the statistics after each operation and
-//! the entries that are left, in their order, must be the same. Properties:
+//! Both run the same random operations, some millions in all; every return value, the statistics after each operation
+//! and the entries that are left, in their order, must be the same. Properties:
 //!
 //! - capacities from 1 to 5,000, values from 0 to 20,000 bytes, keys and values of several types;
 //! - the region grows in the middle, for sizes, for numbers of entries, for long keys, and nothing is evicted for it;

@@ -1,7 +1,7 @@
 //! The engine against a plain model: a map and a queue.
 //!
-//! Random operations run on both; after every one the return values, the evicted entries in their order, the counters and
-//! the contents must agree, and `validate()` must find nothing wrong.
+//! Random operations run on both; after every one the return values, the evicted entries in their order, the counters
+//! and the contents must agree, and `validate()` must find nothing wrong.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -10,8 +10,8 @@
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
 //!
-//! Each test has a server of its own (see `support::cluster`) and speaks to it as any client does. The extension has to be
-//! installed: `make test` does that.
+//! Each test has a server of its own (see `support::cluster`) and speaks to it as any client does. The extension has to
+//! be installed: `make test` does that.
 #![deny(unsafe_code)]
 
 #[path = "support/cluster.rs"]

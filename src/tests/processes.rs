@@ -4,10 +4,12 @@
 //!
 //! - `account`   Processes (and threads) that use one cache at once lose nothing, invent nothing and read only what was
 //!   written; every entry ever inserted is evicted, removed, popped, drained or still there, once.
-//! - `address`   Nothing in the region depends on where it is mapped; an id means the same entry in every process, for life.
+//! - `address`   Nothing in the region depends on where it is mapped; an id means the same entry in every process, for
+//!   life.
 //! - `walk`      A walk sees each entry that stays exactly once, whatever others do.
 //! - `kill`      A process may be killed at any moment: entries may be lost, never wrong; nobody hangs.
-//! - `refuse`    What is no cache, another cache or a damaged one is refused; so is every wrong configuration, with value and range.
+//! - `refuse`    What is no cache, another cache or a damaged one is refused; so is every wrong configuration, with
+//!   value and range.
 //! - `capacity`  N entries are N entries, whatever their sizes; what is not pinned can always make room.
 //! - `compact`   Compaction does bounded work and works around pins.
 //! - `edge`      Lengths of 0 and the longest, many pins, panics, odd numbers.

@@ -119,7 +119,8 @@ fn read_only_transactions_can_use_a_cache() {
     assert_eq!(backend.get(b"k").as_deref(), Some(b"v".as_slice()));
 }
 
-/// Objects that would be taken for PostgreSQL's or the extension's own if a search path could decide; each leaves a trace.
+/// Objects that would be taken for PostgreSQL's or the extension's own if a search path could decide; each leaves a
+/// trace.
 const TRAPS: &str = "
     CREATE SCHEMA trap;
     CREATE SEQUENCE trap.sprung;

@@ -1,4 +1,5 @@
-//! A server with the extension, and backends one can ask tersely. Everything unexpected panics with the server's log at hand.
+//! A server with the extension, and backends one can ask tersely. Everything unexpected panics with the server's log at
+//! hand.
 
 use std::time::{Duration, Instant};
 

@@ -119,8 +119,8 @@ fn with_partitions_the_sum_stays_below_n() {
 }
 
 fn the_largest_entry_always_finds_room_when_nothing_is_pinned() {
-    // The smallest region, and one of an odd size. Entries of all sizes are stored, used and replaced in random phases of
-    // small and large ones, so that the directory is as large as it gets when the large ones come.
+    // The smallest region, and one of an odd size. Entries of all sizes are stored, used and replaced in random phases
+    // of small and large ones, so that the directory is as large as it gets when the large ones come.
     for (bytes, policy) in [(152_000, Policy::Lru), (152_000, Policy::Clock), (420_000, Policy::Lru)] {
         let config = Config::bytes(bytes).partitions(1).slab_bytes(16 << 10).buckets(8).policy(policy);
         let cache = SharedCache::private(&config).unwrap();
@@ -164,8 +164,8 @@ fn the_largest_entry_can_be_replaced_whatever_the_slot_sizes() {
     assert!(refused.is_empty(), "{refused:#?}");
 }
 
-/// Many small entries need many records; then one in `one_in` of them stays in use beside large values. Slabs that hold a
-/// record here and there are memory that the large values want.
+/// Many small entries need many records; then one in `one_in` of them stays in use beside large values. Slabs that hold
+/// a record here and there are memory that the large values want.
 fn small_entries_stay_in_use_beside_large_ones(one_in: usize) {
     let cache = SharedCache::private(&Config::bytes(2 << 20).partitions(1).slab_bytes(16 << 10)).unwrap();
     for number in 0..35_000u32 {

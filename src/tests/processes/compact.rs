@@ -53,7 +53,8 @@ fn work_is_bounded_by_the_budget_and_one_slot() {
     }
 }
 
-/// The keys of some entries, each of which lies in another slab of the largest class, and a cache with holes around them.
+/// The keys of some entries, each of which lies in another slab of the largest class, and a cache with holes around
+/// them.
 fn one_entry_in_each_slab() -> (SharedCache<NoLocks>, Vec<Vec<u8>>) {
     let cache = SharedCache::private(&Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10)).unwrap();
     // Eight slots a slab, filled one slab after the other.

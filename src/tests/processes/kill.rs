@@ -261,8 +261,8 @@ fn ids_from_before_a_reset_find_nothing_after_it() {
 }
 
 fn a_reset_copes_with_a_slab_that_was_about_to_serve_the_directory() {
-    // A process is killed just after it has noted a slab as one of the directory: the slab still holds what it held, the
-    // bytes of old values. Whatever they are, they are no generations.
+    // A process is killed just after it has noted a slab as one of the directory: the slab still holds what it held,
+    // the bytes of old values. Whatever they are, they are no generations.
     for byte in [0xff, 0xfe, 0x00, 0x7f] {
         let config = config(Policy::Lru, 1);
         let arena = Arena::for_config(&config);
@@ -285,8 +285,8 @@ fn a_reset_copes_with_a_slab_that_was_about_to_serve_the_directory() {
     }
 }
 
-/// Pins an entry of a crowded partition, damages the partition as a third process does that is killed, has a second handle
-/// fill it with `filler`, and lets the reader look again.
+/// Pins an entry of a crowded partition, damages the partition as a third process does that is killed, has a second
+/// handle fill it with `filler`, and lets the reader look again.
 fn reset_while_pinned(
     filler: &[u8],
     look_again: impl FnOnce(&SharedCache<RobustLocks>, &[u8]),

@@ -1,11 +1,11 @@
 //! A throwaway PostgreSQL cluster, for the tests and the demo.
 //!
-//! Each [`Cluster`] has a folder of its own with data, log and socket, and listens on that socket only, so any number run
-//! side by side. PostgreSQL refuses to run as root; as root, the server's programs run as the user `postgres`.
+//! Each [`Cluster`] has a folder of its own with data, log and socket, and listens on that socket only, so any number
+//! run side by side. PostgreSQL refuses to run as root; as root, the server's programs run as the user `postgres`.
 //!
 //! Nothing is left behind: the server is stopped and the folder removed when the cluster is dropped, when the process
-//! panics, and on Ctrl-C, SIGTERM and SIGHUP (not on SIGKILL). The programs run in process groups of their own, so that a
-//! Ctrl-C in the terminal reaches this process alone, which then ends them in order.
+//! panics, and on Ctrl-C, SIGTERM and SIGHUP (not on SIGKILL). The programs run in process groups of their own, so that
+//! a Ctrl-C in the terminal reaches this process alone, which then ends them in order.
 //!
 //! Locking: whoever starts or stops a server holds [`CHANGES`] shared; the signal handler takes it exclusively and
 //! keeps it, so it sees no half-started server and nobody else removes what it removes.

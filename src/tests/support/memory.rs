@@ -67,7 +67,8 @@ impl Arena {
 
     /// Creates a cache in the arena.
     pub fn create(&self, config: &Config) -> Result<SharedCache<RobustLocks>, CreateError> {
-        // SAFETY: the region is mapped for good and aligned, tests create before they share, the locks are the arena's own.
+        // SAFETY: the region is mapped for good and aligned, tests create before they share, the locks are the arena's
+        // own.
         unsafe { SharedCache::create(self.region(), self.region_bytes, config, 0, self.locks()) }
     }
 

@@ -1,4 +1,5 @@
-//! What the multi-process tests stand on: processes, memory that can be damaged, contents that prove themselves, a runner.
+//! What the multi-process tests stand on: processes, memory that can be damaged, contents that prove themselves, a
+//! runner.
 
 pub mod content;
 pub mod fork;
