@@ -63,7 +63,7 @@ pub fn my_database() -> u32 {
 ///
 /// # Errors
 ///
-/// There is none, or the library was not preloaded.
+/// There is none, it was dropped meanwhile, or the library was not preloaded.
 pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
     let area = catalog::area()?;
     // Without the catalog's lock, where this backend has the cache already.
@@ -71,18 +71,6 @@ pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
         return Ok(cache);
     }
     let listing = catalog::find(area, my_database(), name).ok_or_else(|| CacheError::Unknown(name.to_owned()))?;
-    attach(area, listing)
-}
-
-/// A cache that was listed.
-///
-/// # Errors
-///
-/// It was dropped meanwhile.
-pub fn attach(area: Area, listing: Listing) -> Result<AttachedCache, CacheError> {
-    if let Some(cache) = REGISTRY.with_borrow(|registry| registry.find(area, listing.database, &listing.name)) {
-        return Ok(cache);
-    }
     let cache = Rc::new(catalog::attach(area, &listing)?);
     REGISTRY.with_borrow_mut(|registry| {
         registry.watch_exit();

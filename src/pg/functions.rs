@@ -18,7 +18,7 @@ use crate::core::layout::BUCKET_CELLS;
 use crate::core::partition::Put;
 use crate::core::report::{ClassReport, MemoryReport};
 use crate::core::room::{CompactBudget, CompactReport};
-use crate::shared::walk::{Cursor, EntrySnapshot};
+use crate::shared::walk::Entries;
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -148,18 +148,10 @@ fn remove(cache: &str, key: &[u8]) -> bool {
 
 #[pg_extern(volatile, parallel_restricted)]
 fn clear(cache: &str) -> i64 {
-    let cache = find(cache);
-    let mut total = 0;
-    for partition in 0..cache.partition_count() {
-        let mut left = cache.partition_len(partition);
-        while left > 0 {
-            let removed = cache.clear_batch(partition);
-            total += removed as i64;
-            left = if removed == 0 { 0 } else { left.saturating_sub(removed) };
-            pgrx::check_for_interrupts!();
-        }
-    }
-    total
+    let between = || {
+        pgrx::check_for_interrupts!();
+    };
+    find(cache).clear_in_steps(between) as i64
 }
 
 #[pg_extern(volatile, parallel_safe)]
@@ -173,28 +165,6 @@ fn get_many(
         let mut value = Vec::new();
         cache.get(&key, &mut value).then_some((key, value))
     }))
-}
-
-/// Walks over a cache, one batch of a few entries at a time; no lock is held in between.
-struct Walk {
-    cache: AttachedCache,
-    cursor: Option<Cursor>,
-    batch: std::vec::IntoIter<EntrySnapshot>,
-}
-
-impl Iterator for Walk {
-    type Item = EntrySnapshot;
-
-    fn next(&mut self) -> Option<EntrySnapshot> {
-        loop {
-            if let Some(entry) = self.batch.next() {
-                return Some(entry);
-            }
-            let mut batch = Vec::new();
-            self.cursor = self.cache.scan(self.cursor?, 64, false, &mut batch);
-            self.batch = batch.into_iter();
-        }
-    }
 }
 
 #[pg_extern(volatile, parallel_restricted)]
@@ -215,8 +185,7 @@ fn entries(
         name!(pinned, bool),
     ),
 > {
-    let walk = Walk { cache: find(cache), cursor: Some(Cursor::START), batch: Vec::new().into_iter() };
-    TableIterator::new(walk.map(|entry| {
+    TableIterator::new(Entries::over(find(cache), false).map(|entry| {
         (
             entry.id.to_u64() as i64,
             entry.key.clone(),

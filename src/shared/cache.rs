@@ -240,8 +240,7 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// Looks a key up, notes the use, counts, and reads.
-    fn read<R>(&self, key: &[u8], read: impl FnOnce(&Partition, EntryIndex) -> R) -> Option<R> {
-        let (partition, key) = self.key(key);
+    fn read<R>(&self, (partition, key): (usize, Key<'_>), read: impl FnOnce(&Partition, EntryIndex) -> R) -> Option<R> {
         match self.layout.policy {
             Policy::Lru => self.exclusive(partition, |partition| {
                 let found = partition.find(key);
@@ -273,7 +272,7 @@ impl<L: Locks> SharedCache<L> {
     /// as a use.
     pub fn get(&self, key: &[u8], out: &mut Vec<u8>) -> bool {
         out.clear();
-        self.read(key, |partition, entry| partition.copy_value(entry, out)).is_some()
+        self.read(self.key(key), |partition, entry| partition.copy_value(entry, out)).is_some()
     }
 
     /// Runs `read` on a key's value without copying it; `None` if there is no such key. Counts as a use.
@@ -286,10 +285,10 @@ impl<L: Locks> SharedCache<L> {
             Pinned(Pin, &'static [u8]),
             Copied(Vec<u8>),
         }
-        let (partition_index, _) = self.key(key);
-        let found = self.read(key, |partition, entry| match partition.pin(entry) {
+        let (index, key) = self.key(key);
+        let found = self.read((index, key), |partition, entry| match partition.pin(entry) {
             Some((offset, len, generation)) => {
-                let pin = Pin { partition: partition_index, entry, generation };
+                let pin = Pin { partition: index, entry, generation };
                 // SAFETY: the entry stays pinned until `PinGuard` drops below, after the last use of the slice; the
                 // region is mapped while `self` lives.
                 Found::Pinned(pin, unsafe { partition.region().pinned_bytes(offset, len) })
@@ -397,23 +396,24 @@ impl<L: Locks> SharedCache<L> {
 
     /// Removes every entry and says how many there were. Entries added meanwhile may stay.
     pub fn clear(&self) -> u64 {
+        self.clear_in_steps(|| ())
+    }
+
+    /// As [`SharedCache::clear`]; `between` runs without a lock after every thousand entries or so, and may unwind.
+    pub fn clear_in_steps(&self, mut between: impl FnMut()) -> u64 {
         let mut total = 0;
-        for partition in 0..self.partitions.len() {
-            let mut left = self.partition_len(partition);
+        for index in 0..self.partitions.len() {
+            let mut left = self.partition_len(index);
             while left > 0 {
-                let removed = self.clear_batch(partition);
+                let removed = self.exclusive(index, |partition| {
+                    (0..BATCH_ENTRIES as u64).take_while(|_| partition.pop(&mut Sink::Drop).is_some()).count() as u64
+                });
                 total += removed;
                 left = if removed == 0 { 0 } else { left.saturating_sub(removed) };
+                between();
             }
         }
         total
-    }
-
-    /// Removes some entries of a partition and says how many; 0 if there was none.
-    pub fn clear_batch(&self, partition: usize) -> u64 {
-        self.exclusive(partition, |partition| {
-            (0..BATCH_ENTRIES as u64).take_while(|_| partition.pop(&mut Sink::Drop).is_some()).count() as u64
-        })
     }
 
     /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a

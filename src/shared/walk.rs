@@ -5,6 +5,8 @@
 //! entry that lives from the first step to the last is seen exactly once; one that comes or goes meanwhile may be
 //! seen or not. (An entry whose value is replaced while a reader has it pinned goes on under a new id.)
 
+use std::ops::Deref;
+
 use super::cache::SharedCache;
 use super::lock::Locks;
 use crate::core::ids::{EntryId, EntryIndex};
@@ -63,14 +65,23 @@ pub struct EntrySnapshot {
 }
 
 /// Iterates over all entries; see [`SharedCache::iter`].
-pub struct Entries<'a, L: Locks> {
-    cache: &'a SharedCache<L>,
+///
+/// `C` is any way to hold on to a cache: a reference, or an `Rc`.
+pub struct Entries<C> {
+    cache: C,
     cursor: Option<Cursor>,
     with_values: bool,
     batch: std::vec::IntoIter<EntrySnapshot>,
 }
 
-impl<L: Locks> Iterator for Entries<'_, L> {
+impl<C> Entries<C> {
+    /// A walk from the first entry on.
+    pub fn over(cache: C, with_values: bool) -> Self {
+        Entries { cache, cursor: Some(Cursor::START), with_values, batch: Vec::new().into_iter() }
+    }
+}
+
+impl<L: Locks, C: Deref<Target = SharedCache<L>>> Iterator for Entries<C> {
     type Item = EntrySnapshot;
 
     fn next(&mut self) -> Option<EntrySnapshot> {
@@ -88,17 +99,13 @@ impl<L: Locks> Iterator for Entries<'_, L> {
 
 impl<L: Locks> SharedCache<L> {
     /// All entries, without their values. No lock is held between steps.
-    pub fn iter(&self) -> Entries<'_, L> {
-        self.entries(false)
+    pub fn iter(&self) -> Entries<&Self> {
+        Entries::over(self, false)
     }
 
     /// All entries with their values.
-    pub fn iter_with_values(&self) -> Entries<'_, L> {
-        self.entries(true)
-    }
-
-    fn entries(&self, with_values: bool) -> Entries<'_, L> {
-        Entries { cache: self, cursor: Some(Cursor::START), with_values, batch: Vec::new().into_iter() }
+    pub fn iter_with_values(&self) -> Entries<&Self> {
+        Entries::over(self, true)
     }
 
     /// One step of a walk: appends up to `limit` entries (at least one, if any is left in the partition) to `out` and
