@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 /// What the holder of a lock may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,21 @@ pub unsafe trait Locks {
 
     /// Gives it back. The caller holds it in this mode.
     fn release(&self, partition: usize, mode: LockMode);
+
+    /// Waits, holding no lock, until `done` says so; it may unwind instead. `done` takes the partition's lock for a
+    /// moment. What it looks for happens under that lock and is followed by [`Locks::wake`], which may come from a
+    /// process that has been killed since: so `done` is asked now and then even if nobody wakes.
+    fn wait(&self, _partition: usize, done: &mut dyn FnMut() -> bool) {
+        const LONGEST: Duration = Duration::from_millis(1);
+        let mut pause = Duration::from_micros(10);
+        while !done() {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+
+    /// Lets those who wait for something in this partition look again. Called without its lock; must not unwind.
+    fn wake(&self, _partition: usize) {}
 }
 
 /// Holds a partition's lock until dropped.
