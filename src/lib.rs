@@ -8,6 +8,7 @@ pub mod core;
 pub mod pg;
 pub mod shared;
 
+pub use adapters::builder::{BuilderCache, BuilderError, BuilderStats, DrainError, SpillStore};
 pub use adapters::codec::{Bytes, Codec, DecodeError, Pod, Postcard, Text};
 pub use adapters::item::{CacheItem, CacheValue};
 pub use adapters::lru_with_stats::{CacheStats, LruCacheWithStats, LruParts};
@@ -20,6 +21,7 @@ pub use core::partition::{PushError, Put};
 pub use core::report::{ClassReport, MemoryReport, Stats, ENTRY_METADATA_BYTES};
 pub use core::room::{CompactBudget, CompactReport};
 pub use core::validate::Inconsistencies;
+pub use core::write_back::Version;
 pub use shared::backing::Backing;
 pub use shared::cache::{CreateError, SharedCache};
 pub use shared::lock::{LockMode, Locks, NoLocks, RobustLocks};

@@ -1,5 +1,7 @@
-//! What a consumer writes against: codecs, the cache with types, and the drop-in for a counting `lru` cache.
+//! What a consumer writes against: codecs, the cache with types, the drop-in for a counting `lru` cache, and
+//! the cache that the workers of a build share.
 
+pub mod builder;
 pub mod codec;
 mod fit;
 pub mod item;

@@ -64,6 +64,10 @@ pub mod flag {
     pub const OVERFLOWED: u32 = 1 << 12;
     /// Must not be evicted: its value is being replaced.
     pub const PROTECTED: u32 = 1 << 13;
+    /// Being written back by some worker; stays until that is done.
+    pub const TICKETED: u32 = 1 << 14;
+    /// The value differs from the one in the backing store, which must have it before the entry goes.
+    pub const DIRTY: u32 = 1 << 15;
 }
 
 const RETIRED_GENERATION: u32 = u32::MAX - 1;
@@ -91,6 +95,12 @@ impl Record {
     #[inline]
     pub fn is_entry(&self) -> bool {
         self.is_live() && self.state.get() & (flag::CONTINUATION | flag::ZOMBIE) == 0
+    }
+
+    /// Generation and version as one word.
+    #[inline]
+    pub fn stamp(&self) -> u64 {
+        self.stamp.get()
     }
 
     /// Counts one more replacement of the value.
@@ -122,6 +132,11 @@ impl Record {
         self.state.get() & flags == flags
     }
 
+    /// All flags.
+    pub fn flags(&self) -> u32 {
+        self.state.get() & 0xff00
+    }
+
     /// Sets flags. Atomic, because readers change their pins without a lock.
     #[inline]
     pub fn set_flags(&self, flags: u32) -> u32 {
@@ -146,10 +161,11 @@ impl Record {
         self.state.atomic().load(Ordering::Acquire) & flag::PINS
     }
 
-    /// Whether the entry may be evicted: nobody reads it without a lock, and its value is not being replaced.
+    /// Whether the entry may be evicted: nobody reads it without a lock, and its value is neither being replaced nor
+    /// written back.
     #[inline]
     pub fn is_evictable(&self) -> bool {
-        self.state.atomic().load(Ordering::Acquire) & (flag::PINS | flag::PROTECTED) == 0
+        self.state.atomic().load(Ordering::Acquire) & (flag::PINS | flag::PROTECTED | flag::TICKETED) == 0
     }
 
     /// Adds a pin; `false` if the count is at its limit. Needs the partition's lock in any mode.

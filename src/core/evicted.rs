@@ -2,6 +2,8 @@
 //!
 //! Entries are copied out under the lock into one growing buffer, and looked at after it is released.
 
+use super::ids::EntryIndex;
+
 /// Evicted keys and values, in the order of eviction. Reusable: `clear` keeps the memory.
 ///
 /// # Examples
@@ -76,4 +78,15 @@ pub enum Sink<'a> {
     Keep(&'a mut Evicted),
     /// Nothing is evicted: what does not fit is refused.
     Refuse,
+    /// Clean entries are dropped; a dirty one is not, and what does not fit without it is refused.
+    Clean(&'a mut CleanOnly),
+}
+
+/// What an eviction of clean entries met.
+#[derive(Default)]
+pub struct CleanOnly {
+    /// Clean entries that were dropped.
+    pub dropped: u32,
+    /// The dirty entry whose turn it was.
+    pub(super) dirty: Option<EntryIndex>,
 }

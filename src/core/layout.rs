@@ -4,9 +4,9 @@
 //! region     ┌──────────────┬─────────────────┬─────────────┬─────────────┬─ …
 //!            │ RegionHeader │ reader counters │ partition 0 │ partition 1 │
 //!            └──────────────┴─────────────────┴─────────────┴─────────────┴─ …
-//! partition  ┌─────────────────┬─────────────┬──────────────────┬─────────┬─────────┬─────────┬─ …
-//!            │ PartitionHeader │ ClassState… │ SlabDescriptor…  │ Bucket… │ slab 0  │ slab 1  │
-//!            └─────────────────┴─────────────┴──────────────────┴─────────┴─────────┴─────────┴─ …
+//! partition  ┌─────────────────┬────────────────┬─────────────┬─────────────────┬─────────┬────────┬────────┬─ …
+//!            │ PartitionHeader │ WriteBackState │ ClassState… │ SlabDescriptor… │ Bucket… │ slab 0 │ slab 1 │
+//!            └─────────────────┴────────────────┴─────────────┴─────────────────┴─────────┴────────┴────────┴─ …
 //! ```
 //!
 //! Partitions are independent: each has its own slabs, directory, buckets and recency list, so an operation
@@ -20,9 +20,10 @@ use super::class::{ClassTable, MAX_CLASSES};
 use super::config::{Config, Policy};
 use super::ids::{BucketIndex, ClassIndex, EntryIndex, Location, SlabIndex};
 use super::region::{Region, RegionType, Word32, Word64};
+use super::write_back::WriteBackState;
 
 /// Raised with every change of what the bytes mean.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"PGSLRU\0\x01");
 /// The most partitions.
 pub const MAX_PARTITIONS: u32 = 64;
@@ -260,7 +261,8 @@ impl Layout {
     pub const REGION_HEAD_BYTES: usize = HEADER_BYTES + STRIPE_COUNT * size_of::<Stripe>();
     /// The fewest slabs that a partition works with.
     pub const MIN_SLABS: u32 = 8;
-    const CLASSES_OFFSET: usize = size_of::<PartitionHeader>();
+    pub(super) const WRITE_BACK_OFFSET: usize = size_of::<PartitionHeader>();
+    const CLASSES_OFFSET: usize = Self::WRITE_BACK_OFFSET + size_of::<WriteBackState>();
     const BUCKET_BYTES: usize = 64;
 
     /// Bytes of a partition before its slabs.

@@ -16,6 +16,8 @@
 //! recency    the order of eviction
 //! quarantine pins across the reset of a damaged partition
 //! room       pool, compaction, eviction
+//! write_back dirty entries, tickets, conditional stores ─┐ for a cache
+//! loads      who is loading which absent key            ─┘ before a store
 //! partition  the cache's operations
 //! report, validate   read everything
 //! ```
@@ -28,6 +30,7 @@ pub mod directory;
 pub mod evicted;
 pub mod ids;
 pub mod layout;
+pub mod loads;
 pub mod partition;
 pub mod payload;
 pub mod quarantine;
@@ -37,3 +40,4 @@ pub mod report;
 pub mod room;
 pub mod slab;
 pub mod validate;
+pub mod write_back;

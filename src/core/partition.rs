@@ -170,6 +170,7 @@ impl Partition {
             word.set(0);
         }
         header.resets.add(1);
+        self.reset_write_back();
         self.open_pool();
         // Last: whoever is killed on the way leaves the mark for the next.
         self.header().sequence.add(1);
@@ -239,42 +240,55 @@ impl Partition {
     ///
     /// See [`PushError`]; the old value of the key, if any, stays.
     pub fn push(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Result<Put, PushError> {
-        let bytes = key.bytes.len() + value.len();
-        let checked = if key.bytes.len() > self.layout.max_key_bytes {
-            Err(PushError::KeyTooLong { bytes: key.bytes.len(), max: self.layout.max_key_bytes })
-        } else if bytes > self.layout.max_entry_bytes {
-            Err(PushError::TooLarge { bytes, max: self.layout.max_entry_bytes })
-        } else {
-            self.mutate(|partition| match partition.find(key) {
-                Some(entry) => partition.replace(entry, key, value, evicted).then_some(Put::Replaced),
-                None => partition.insert(key, value, evicted).then_some(Put::Inserted),
-            })
-            .ok_or_else(|| {
+        let checked = self.check_size(key, value).and_then(|bytes| {
+            let stored = self.mutate(|partition| partition.store(key, value, evicted));
+            stored.map(|(put, _)| put).ok_or_else(|| {
                 // Refusal is nothing special where nothing may be evicted; else it is rare and worth a walk.
                 let pinned = if matches!(evicted, Sink::Refuse) { 0 } else { self.pinned_count() };
                 PushError::Full { bytes, pinned }
             })
-        };
-        let header = self.header();
-        match checked {
-            Ok(Put::Inserted) => header.inserts.add(1),
-            Ok(Put::Replaced) => header.updates.add(1),
-            Err(_) => header.refused.add(1),
+        });
+        if checked.is_err() {
+            self.header().refused.add(1);
         }
         checked
     }
 
-    fn insert(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> bool {
+    /// The bytes of an entry, if it may be stored at all.
+    pub(super) fn check_size(&self, key: Key<'_>, value: &[u8]) -> Result<usize, PushError> {
+        let bytes = key.bytes.len() + value.len();
+        if key.bytes.len() > self.layout.max_key_bytes {
+            Err(PushError::KeyTooLong { bytes: key.bytes.len(), max: self.layout.max_key_bytes })
+        } else if bytes > self.layout.max_entry_bytes {
+            Err(PushError::TooLarge { bytes, max: self.layout.max_entry_bytes })
+        } else {
+            Ok(bytes)
+        }
+    }
+
+    /// Stores a value under the mark of a change; `None` if there is no room.
+    pub(super) fn store(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Option<(Put, EntryIndex)> {
+        let (put, stored) = match self.find(key) {
+            Some(entry) => (Put::Replaced, self.replace(entry, key, value, evicted)?),
+            None => (Put::Inserted, self.insert(key, value, evicted)?),
+        };
+        let header = self.header();
+        let count = if put == Put::Inserted { &header.inserts } else { &header.updates };
+        count.add(1);
+        Some((put, stored))
+    }
+
+    fn insert(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Option<EntryIndex> {
         let max_entries = self.header().max_entries.get();
         while max_entries != 0 && self.len() >= max_entries {
             if !self.evict_one(evicted) {
-                return false;
+                return None;
             }
         }
-        let Some(entry) = self.build(key, value, evicted) else { return false };
+        let entry = self.build(key, value, evicted)?;
         self.link_front(entry);
         self.enlist(key, entry, value.len());
-        true
+        Some(entry)
     }
 
     /// Makes a complete entry findable and counts it.
@@ -285,26 +299,29 @@ impl Partition {
         header.live_bytes.add((key.bytes.len() + value_len) as u64);
     }
 
-    fn replace(&mut self, entry: EntryIndex, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> bool {
+    /// Gives an entry another value; returns the entry that has it, which is a new one if readers had the old pinned.
+    fn replace(&mut self, entry: EntryIndex, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Option<EntryIndex> {
         let value_len_before = self.value_len(entry) as u64;
         if self.record(entry).pins() == 0 && self.overwrite(entry, key, value) {
             let live_bytes = &self.header().live_bytes;
             live_bytes.set(live_bytes.get() - value_len_before + value.len() as u64);
             self.record(entry).raise_version();
             self.use_again(entry);
-            return true;
+            return Some(entry);
         }
         // The new value is built beside the old one, which must not be evicted for it.
         self.record(entry).set_flags(flag::PROTECTED);
         let built = self.build(key, value, evicted);
         self.record(entry).clear_flags(flag::PROTECTED);
-        let Some(built) = built else { return false };
+        let built = built?;
         if self.record(entry).pins() > 0 {
             // A reader keeps the old bytes until it is done; the key goes on with a new entry.
             self.take_place(built, entry);
+            self.hand_on_write_back(entry, built);
             self.discard_unlinked(entry);
             self.enlist(key, built, value.len());
             self.use_again(built);
+            Some(built)
         } else {
             let live_bytes = &self.header().live_bytes;
             live_bytes.set(live_bytes.get() - value_len_before + value.len() as u64);
@@ -312,8 +329,8 @@ impl Partition {
             self.dispose(built);
             self.record(entry).raise_version();
             self.use_again(entry);
+            Some(entry)
         }
-        true
     }
 
     /// Removes a key; its value is appended to `value`. `false` if there is none.

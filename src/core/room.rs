@@ -111,6 +111,12 @@ impl Partition {
             return false;
         }
         let Some(victim) = self.victim() else { return false };
+        if let Sink::Clean(clean) = evicted {
+            if self.record(victim).has(flag::DIRTY) {
+                clean.dirty = Some(victim);
+                return false;
+            }
+        }
         self.evict(victim, evicted);
         true
     }
@@ -135,8 +141,11 @@ impl Partition {
         let records: Vec<EntryIndex> = self.records_of(slab).filter(|&entry| self.record(entry).is_live()).collect();
         // Only as a whole: a continuation, a pinned or protected entry, or one being built stays, and so would the
         // slab.
+        let dirty_stays = matches!(evicted, Sink::Clean(_));
         let movable = |&entry: &EntryIndex| {
-            self.record(entry).is_entry() && self.record(entry).is_evictable() && self.is_listed(entry)
+            let record = self.record(entry);
+            let stays = dirty_stays && record.has(flag::DIRTY);
+            record.is_entry() && record.is_evictable() && self.is_listed(entry) && !stays
         };
         if records.len() != used as usize || !records.iter().all(movable) {
             return false;
@@ -148,8 +157,10 @@ impl Partition {
     }
 
     fn evict(&mut self, victim: EntryIndex, evicted: &mut Sink<'_>) {
-        if let Sink::Keep(evicted) = evicted {
-            evicted.append(self.key_bytes(victim), |out| self.append_value(victim, out));
+        match evicted {
+            Sink::Keep(evicted) => evicted.append(self.key_bytes(victim), |out| self.append_value(victim, out)),
+            Sink::Clean(clean) => clean.dropped += 1,
+            Sink::Drop | Sink::Refuse => (),
         }
         self.discard(victim);
         self.header().evictions.add(1);
@@ -164,6 +175,7 @@ impl Partition {
     /// As [`Partition::discard`], for an entry that is not in the recency list.
     pub(super) fn discard_unlinked(&mut self, entry: EntryIndex) {
         self.remove_from_bucket(entry);
+        self.settle(entry);
         let header = self.header();
         header.len.sub(1);
         header.live_bytes.sub((self.record(entry).key_len() + self.value_len(entry)) as u64);

@@ -2,7 +2,7 @@
 //!
 //! Looking a cache up by name takes the catalog's lock once per backend and cache; afterwards one look at the slot's
 //! generation tells that the cache is still the same. A registry (`slab`) keeps the handles; the exit callback walks it
-//! and takes back the pins that a FATAL exit, which runs no destructors, left behind.
+//! and gives back what a FATAL exit, which runs no destructors, left behind.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -100,13 +100,13 @@ impl Registry {
         if !std::mem::replace(&mut self.watches_exit, true) {
             // SAFETY: called from the backend's only thread; the callback has the right type and lives as long as the
             // library.
-            unsafe { pg_sys::before_shmem_exit(Some(release_pins), pg_sys::Datum::from(0)) };
+            unsafe { pg_sys::before_shmem_exit(Some(release_all), pg_sys::Datum::from(0)) };
         }
     }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn release_pins(_code: i32, _argument: pg_sys::Datum) {
+unsafe extern "C-unwind" fn release_all(_code: i32, _argument: pg_sys::Datum) {
     // Not while the registry is borrowed: an exit in the middle of an attach has pinned nothing yet.
     let caches: Vec<AttachedCache> = REGISTRY.with(|registry| match registry.try_borrow() {
         Ok(registry) => registry.caches.iter().map(|(_, attached)| attached.cache.clone()).collect(),
@@ -114,6 +114,6 @@ unsafe extern "C-unwind" fn release_pins(_code: i32, _argument: pg_sys::Datum) {
     });
     for cache in caches {
         // SAFETY: the backend exits; whatever closure was running never gets control again.
-        unsafe { cache.release_all_pins() };
+        unsafe { cache.release_all() };
     }
 }

@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::backing::{Backing, PrivateMemory, SharedMapping};
+use super::held::{Held, HeldRegistry, Pin};
 use super::lock::{Guard, LockMode, Locks, NoLocks, RobustLocks};
-use super::pins::{Pin, PinRegistry};
 use crate::core::config::{Config, ConfigError, Policy};
 use crate::core::evicted::{Evicted, Sink};
 use crate::core::ids::EntryIndex;
@@ -67,11 +67,11 @@ pub struct SharedCache<L: Locks = NoLocks> {
     partitions: Vec<UnsafeCell<Partition>>,
     /// The same partitions, for what needs no lock.
     unlocked: Vec<Partition>,
-    locks: L,
-    pins: PinRegistry,
+    pub(super) locks: L,
+    pub(super) held: HeldRegistry,
     region: Region,
     layout: Arc<Layout>,
-    hash_seed: u64,
+    pub(super) hash_seed: u64,
     backing: Backing,
 }
 
@@ -199,8 +199,8 @@ impl<L: Locks> SharedCache<L> {
             || (0..layout.partition_count).map(|index| Partition::new(&region, layout.clone(), index, hash_seed));
         let partitions = handles().map(UnsafeCell::new).collect();
         let unlocked = handles().collect();
-        let pins = PinRegistry::default();
-        SharedCache { partitions, unlocked, locks, pins, region, layout, hash_seed, backing: Backing::External }
+        let held = HeldRegistry::default();
+        SharedCache { partitions, unlocked, locks, held, region, layout, hash_seed, backing: Backing::External }
     }
 
     /// The resolved configuration.
@@ -209,7 +209,7 @@ impl<L: Locks> SharedCache<L> {
     }
 
     #[inline]
-    fn key<'a>(&self, bytes: &'a [u8]) -> (usize, Key<'a>) {
+    pub(super) fn key<'a>(&self, bytes: &'a [u8]) -> (usize, Key<'a>) {
         let key = Key { bytes, hash: hash_key(bytes, self.hash_seed) };
         (key.partition(self.layout.partition_count), key)
     }
@@ -240,7 +240,11 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// Looks a key up, notes the use, counts, and reads.
-    fn read<R>(&self, (partition, key): (usize, Key<'_>), read: impl FnOnce(&Partition, EntryIndex) -> R) -> Option<R> {
+    pub(super) fn read<R>(
+        &self,
+        (partition, key): (usize, Key<'_>),
+        read: impl FnOnce(&Partition, EntryIndex) -> R,
+    ) -> Option<R> {
         match self.layout.policy {
             Policy::Lru => self.exclusive(partition, |partition| {
                 let found = partition.find(key);
@@ -301,29 +305,33 @@ impl<L: Locks> SharedCache<L> {
         })?;
         match found {
             Found::Pinned(pin, value) => {
-                let _guard = PinGuard { cache: self, key: self.pins.note(pin) };
+                let _guard = PinGuard { cache: self, number: self.held.note(Held::Pin(pin)) };
                 Some(read(value))
             }
             Found::Copied(value) => Some(read(&value)),
         }
     }
 
-    fn release_pin(&self, pin: Pin) {
+    pub(super) fn release_pin(&self, pin: Pin) {
         if self.unlocked[pin.partition].unpin(pin.entry, pin.generation) {
-            let guard = Guard::acquire_for_cleanup(&self.locks, pin.partition);
-            self.change(guard, |partition| partition.reap(pin.entry, pin.generation));
+            self.clean_up(pin.partition, |partition| partition.reap(pin.entry, pin.generation));
         }
     }
 
-    /// Takes back every pin that this handle holds: for exit callbacks, where destructors do not run.
+    /// As `exclusive`, but must not unwind.
+    pub(super) fn clean_up<R>(&self, partition: usize, change: impl FnOnce(&mut Partition) -> R) -> R {
+        self.change(Guard::acquire_for_cleanup(&self.locks, partition), change)
+    }
+
+    /// Gives back every pin, ticket and load that this handle holds: for exit callbacks, where destructors do not run.
     ///
     /// # Safety
     ///
     /// - No closure given to [`SharedCache::with`] of this handle runs any more: the bytes that it was given may change
     ///   from here on.
-    pub unsafe fn release_all_pins(&self) {
-        for pin in self.pins.take_all() {
-            self.release_pin(pin);
+    pub unsafe fn release_all(&self) {
+        for held in self.held.take_all() {
+            self.release(held);
         }
     }
 
@@ -574,13 +582,13 @@ impl<L: Locks> SharedCache<L> {
 
 struct PinGuard<'a, L: Locks> {
     cache: &'a SharedCache<L>,
-    key: usize,
+    number: usize,
 }
 
 impl<L: Locks> Drop for PinGuard<'_, L> {
     fn drop(&mut self) {
-        if let Some(pin) = self.cache.pins.forget(self.key) {
-            self.cache.release_pin(pin);
+        if let Some(held) = self.cache.held.forget(self.number) {
+            self.cache.release(held);
         }
     }
 }

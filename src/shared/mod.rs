@@ -1,17 +1,19 @@
 //! The engine for many users: partitions under locks, pins, walks, draining, and memory to share.
 //!
 //! ```text
-//! lock     the lock of a partition, as a trait
-//! backing  private memory and shared mappings
-//! pins     pins that this process holds
-//! cache    the operations
-//! walk     iteration by cursor
-//! parts    a cache taken apart
+//! lock        the lock of a partition, as a trait
+//! backing     private memory and shared mappings
+//! held        what this process holds: pins, tickets, loads
+//! cache       the operations
+//! walk        iteration by cursor
+//! parts       a cache taken apart
+//! write_back  a cache before a store: versions, single loads, write-backs in two phases
 //! ```
 
 pub mod backing;
 pub mod cache;
+mod held;
 pub mod lock;
 pub mod parts;
-mod pins;
 pub mod walk;
+pub mod write_back;

@@ -138,12 +138,17 @@ impl<L: Locks> SharedCache<L> {
 
     /// The entry with this id, with its value, if it still lives.
     pub fn entry(&self, id: EntryId) -> Option<EntrySnapshot> {
-        let count = self.partition_count() as u32;
-        let (index, entry) = ((id.slot() % count) as usize, EntryIndex(id.slot() / count));
+        let (index, entry) = self.place_of(id);
         self.shared(index, |partition| {
             let entry = partition.resolve(entry, id.generation().get())?;
             Some(self.snapshot(partition, index, entry, true))
         })
+    }
+
+    /// The partition and the record that an id names.
+    pub(super) fn place_of(&self, id: EntryId) -> (usize, EntryIndex) {
+        let count = self.partition_count() as u32;
+        ((id.slot() % count) as usize, EntryIndex(id.slot() / count))
     }
 
     fn snapshot(&self, partition: &Partition, index: usize, entry: EntryIndex, with_value: bool) -> EntrySnapshot {
