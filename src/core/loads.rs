@@ -11,6 +11,7 @@
 //!
 //! Locking: the partition's exclusive lock, but for looking. Costs: a look at 31 claims.
 
+use super::ids::EntryIndex;
 use super::partition::{Key, Partition};
 use super::region::Word64;
 
@@ -87,11 +88,17 @@ impl Partition {
     fn free_claim(&mut self, claim: usize) {
         self.claims()[claim].owner.set(0);
         self.write_back().loading.sub(1);
+        self.write_back().settled.add(1);
     }
 
     /// Whether somebody is loading a key.
     pub fn is_loading(&self, key: Key<'_>) -> bool {
         self.write_back().loading.get() > 0 && self.claims_on(key.hash).next().is_some()
+    }
+
+    /// Whether somebody is loading an entry's key, which was stored since.
+    pub(super) fn is_entry_loading(&self, entry: EntryIndex) -> bool {
+        self.write_back().loading.get() > 0 && self.claims_on(self.hash(self.key_bytes(entry))).next().is_some()
     }
 
     /// Loads in flight.

@@ -113,7 +113,8 @@ impl Partition {
         let Some(victim) = self.victim() else { return false };
         if let Sink::Clean(clean) = evicted {
             if self.record(victim).has(flag::DIRTY) {
-                clean.dirty = Some(victim);
+                // A key that somebody is reading from the store is not written meanwhile.
+                clean.dirty = (!self.is_entry_loading(victim)).then_some(victim);
                 return false;
             }
         }

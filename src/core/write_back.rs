@@ -8,6 +8,7 @@
 //! Invariants:
 //! - An entry has one ticket at most, so no two workers write the same key at the same time. The ticket belongs to the key:
 //!   where a reader's pin makes a replacement a new entry, it is handed on.
+//! - No ticket is given for a key that is being loaded, so the store is not read and written for one key at once.
 //! - `tickets` counts the entries that have one; whatever ends an entry's life settles its ticket.
 //! - A [`Version`] names one value of one entry. It is never that of another value, also after the entry has come back
 //!   from the store.
@@ -29,7 +30,7 @@ pub struct WriteBackState {
     pub(super) tickets: Word32,
     /// Claims in use.
     pub(super) loading: Word32,
-    /// Tickets that were settled: who waits for room looks again when it changes.
+    /// Tickets and loads that came to an end: who waits for room looks again when it changes.
     pub(super) settled: Word64,
     pub(super) claims: [LoadClaim; MAX_LOADS],
 }
@@ -70,9 +71,10 @@ pub enum Stored {
     Stale,
     /// A dirty entry must be written back first. It is ticketed, and copied for the caller.
     MustWriteBack(Version),
-    /// Every entry is pinned or ticketed. The number of settled tickets tells when to look again.
+    /// Every entry that could make way is pinned, ticketed or being loaded. The number of tickets and loads that came
+    /// to an end tells when to look again.
     Blocked {
-        /// Tickets settled so far.
+        /// Tickets and loads that came to an end so far.
         settled: u64,
     },
 }
@@ -93,7 +95,7 @@ impl Partition {
         self.write_back().tickets.get()
     }
 
-    /// Tickets settled so far.
+    /// Tickets and loads that came to an end so far.
     pub fn settled(&self) -> u64 {
         self.write_back().settled.get()
     }

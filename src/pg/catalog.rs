@@ -151,7 +151,7 @@ fn find_room(area: Area, bytes: usize) -> Result<usize, CacheError> {
 ///
 /// # Errors
 ///
-/// If some backend is reading an entry without a lock; then the cache stays.
+/// If some backend is reading an entry without a lock, loading one or writing one back; then the cache stays.
 pub fn drop(area: Area, listing: &Listing) -> Result<bool, CacheError> {
     area.with_catalog(LockMode::Exclusive, || {
         let slot = area.slot(listing.slot);
@@ -165,11 +165,11 @@ pub fn drop(area: Area, listing: &Listing) -> Result<bool, CacheError> {
             lwlock::acquire(lock, LockMode::Exclusive);
             lwlock::release(lock);
         }
-        // From here on no pin can be added.
-        let pinned = open(area, listing, slot.generation()).map_or(0, |cache| cache.pinned());
-        if pinned > 0 {
+        // From here on nothing can be taken in hand.
+        let used = open(area, listing, slot.generation()).map_or(0, |cache| cache.under_way().total());
+        if used > 0 {
             slot.undo_change_of_life();
-            return Err(CacheError::InUse(listing.name.clone(), pinned));
+            return Err(CacheError::InUse(listing.name.clone(), used));
         }
         Ok(true)
     })

@@ -49,8 +49,8 @@ pub enum CacheError {
         /// Bytes of the largest free piece.
         largest: usize,
     },
-    /// Somebody is reading the cache without a lock.
-    #[error("cache \"{0}\" is in use: {1} of its entries are being read")]
+    /// Somebody is reading the cache without a lock, loading an entry or writing one back.
+    #[error("cache \"{0}\" is in use: {1} of its entries are being read, loaded or written back")]
     InUse(String, u64),
     /// A value was refused.
     #[error(transparent)]

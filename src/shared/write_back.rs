@@ -198,7 +198,7 @@ impl<L: Locks> SharedCache<L> {
         !self.held.is_empty()
     }
 
-    /// Waits a moment, or until a ticket of the partition is settled.
+    /// Waits a moment, or until a ticket or a load of the partition comes to an end.
     pub fn wait_for_room(&self, blocked: Blocked) {
         let started = Instant::now();
         self.locks.wait(blocked.partition, &mut || {
@@ -290,6 +290,13 @@ pub struct UnderWay {
     pub loads: u64,
     /// Entries that readers have pinned.
     pub pins: u64,
+}
+
+impl UnderWay {
+    /// All together.
+    pub fn total(self) -> u64 {
+        self.tickets + self.loads + self.pins
+    }
 }
 
 /// Whether there is such a process. One that has ended and was not waited for yet counts as alive.

@@ -12,6 +12,7 @@
 //!   value and range.
 //! - `capacity`  N entries are N entries, whatever their sizes; what is not pinned can always make room.
 //! - `compact`   Compaction does bounded work and works around pins.
+//! - `builder`   Workers over one cache in front of one store lose no update and never wait for each other in a circle.
 //! - `edge`      Lengths of 0 and the longest, many pins, panics, odd numbers.
 //!
 //! Each scenario runs in a process of its own, forked from one without threads (see `support::runner`); numbers are
@@ -24,6 +25,8 @@ mod support;
 mod account;
 #[path = "processes/address.rs"]
 mod address;
+#[path = "processes/builder.rs"]
+mod builder;
 #[path = "processes/capacity.rs"]
 mod capacity;
 #[path = "processes/compact.rs"]
@@ -47,6 +50,7 @@ fn main() -> std::process::ExitCode {
         capacity::SCENARIOS,
         compact::SCENARIOS,
         edge::SCENARIOS,
+        builder::SCENARIOS,
     ];
     support::runner::run(&scenarios.concat())
 }
