@@ -178,7 +178,12 @@ pub struct BuilderStats {
 /// }
 ///
 /// let mut drained = Vec::new();
-/// cache.drain_sorted(|node, neighbors, _dirty| Ok::<_, Infallible>(drained.push((node, neighbors)))).unwrap();
+/// cache
+///     .drain_sorted(|node, neighbors, _dirty| {
+///         drained.push((node, neighbors));
+///         Ok::<_, Infallible>(())
+///     })
+///     .unwrap();
 /// assert_eq!(drained, [(0, vec![1, 9]), (2, vec![3])]);
 /// ```
 pub struct BuilderCache<K: CacheItem, V: CacheValue<K>, L: Locks = NoLocks> {
