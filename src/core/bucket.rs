@@ -15,7 +15,8 @@
 //! Hash bits: the low bits choose the bucket, the top 8 of the low 32 are the tag, the high 32 choose the
 //! partition. The hash is not stored; it is computed from the key again where it is needed.
 //!
-//! Locking: changed under the partition's exclusive lock, read under any.
+//! Locking: changed under the partition's exclusive lock, read under any, or without (`optimistic`); so the words that
+//! name entries are published.
 
 use super::directory::flag;
 use super::ids::{BucketIndex, EntryIndex};
@@ -55,7 +56,35 @@ impl Bucket {
             let cleared = self.more_tags.get() & !(0xff << (8 * (cell - 8)));
             self.more_tags.set(cleared | u32::from(tag) << (8 * (cell - 8)));
         }
-        self.entries[cell].set(entry.0);
+        self.entries[cell].publish(entry.0);
+    }
+
+    /// Names no entries any more.
+    pub(super) fn clear(&self) {
+        self.tags.set(0);
+        self.more_tags.set(0);
+        self.overflow.set(0);
+        self.entries.iter().for_each(|cell| cell.set(0));
+    }
+
+    /// The entries that a key with this tag may have, in the line; safe beside writers.
+    #[inline]
+    pub(super) fn candidates(&self, tag: u8) -> impl Iterator<Item = EntryIndex> + '_ {
+        let mut matches = self.matches(tag);
+        std::iter::from_fn(move || {
+            (matches != 0).then(|| {
+                let cell = matches.trailing_zeros() as usize / 8;
+                matches &= matches - 1;
+                EntryIndex(self.entries[cell].observe())
+            })
+        })
+        .filter(|entry| !entry.is_none())
+    }
+
+    /// The first entry chained beyond the line, if any; safe beside writers.
+    #[inline]
+    pub(super) fn first_overflowed(&self) -> Option<EntryIndex> {
+        EntryIndex(self.overflow.observe()).some()
     }
 
     fn cell_of(&self, entry: EntryIndex) -> Option<usize> {
@@ -89,21 +118,13 @@ impl Partition {
     #[inline]
     pub fn find(&self, key: Key<'_>) -> Option<EntryIndex> {
         let bucket = self.bucket(self.bucket_of(key));
-        let mut matches = bucket.matches(key.tag());
-        while matches != 0 {
-            let cell = matches.trailing_zeros() as usize / 8;
-            matches &= matches - 1;
-            let entry = EntryIndex(bucket.entries[cell].get());
-            if !entry.is_none() && self.key_equals(entry, key.bytes) {
-                return Some(entry);
-            }
-        }
-        self.overflow_chain(bucket).find(|&entry| self.key_equals(entry, key.bytes))
+        let has_key = |&entry: &EntryIndex| self.key_equals(entry, key.bytes);
+        bucket.candidates(key.tag()).find(has_key).or_else(|| self.overflow_chain(bucket).find(has_key))
     }
 
     /// The entries chained from a bucket.
     pub(super) fn overflow_chain<'a>(&'a self, bucket: &Bucket) -> impl Iterator<Item = EntryIndex> + 'a {
-        let first = EntryIndex(bucket.overflow.get()).some();
+        let first = bucket.first_overflowed();
         std::iter::successors(first, |&entry| EntryIndex(self.record(entry).chain.get()).some())
     }
 
@@ -116,7 +137,7 @@ impl Partition {
                 let record = self.record(entry);
                 record.chain.set(bucket.overflow.get());
                 record.set_flags(flag::OVERFLOWED);
-                bucket.overflow.set(entry.0);
+                bucket.overflow.publish(entry.0);
                 self.header().overflowed.add(1);
             }
         }
@@ -143,13 +164,13 @@ impl Partition {
         let record = self.record(entry);
         let after = record.chain.get();
         if bucket.overflow.get() == entry.0 {
-            bucket.overflow.set(after);
+            bucket.overflow.publish(after);
         } else {
             let before = self
                 .overflow_chain(bucket)
                 .find(|&other| self.record(other).chain.get() == entry.0)
                 .expect("an overflowed entry is in its bucket's chain");
-            self.record(before).chain.set(after);
+            self.record(before).chain.publish(after);
         }
         record.chain.set(EntryIndex::NONE.0);
         record.clear_flags(flag::OVERFLOWED);

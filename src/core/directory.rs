@@ -5,7 +5,8 @@
 //!          ┌────────┬──────────┬─────────┬───────┬──────────┬──────┬───────────────┐
 //!          │ stamp  │ location │ touched │ chain │ previous │ next │ state         │
 //!          └────────┴──────────┴─────────┴───────┴──────────┴──────┴───────────────┘
-//! stamp    generation (low 32 bits), version (high 32 bits): one load tells whether an entry is the same and unchanged
+//! stamp    generation (bits 0-31), changing (bit 32), version (bits 33-63): one load tells whether an entry is the
+//!          same and unchanged
 //! state    pins (bits 0-7), flags (bits 8-15), key length in bytes (bits 16-31)
 //! ```
 //!
@@ -20,9 +21,14 @@
 //! Continuation records stand for the further slots of a chained value. They are linked from their head by
 //! `previous`/`next`, name it in `chain`, and are no entries: iteration skips them.
 //!
+//! A stamp is *changing* while the entry is being built, while its value or location is being replaced, and from its
+//! removal on; else it is *whole*: the entry can be found, and its key and value are complete. Readers without a lock
+//! stand on that (`optimistic`): a stamp is whole after the last write to what the record names, changing before the
+//! next.
+//!
 //! Locking: everything but the pins and the reference bit is written under the partition's exclusive lock.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{fence, Ordering};
 
 use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
 use super::partition::Partition;
@@ -68,9 +74,36 @@ pub mod flag {
     pub const TICKETED: u32 = 1 << 14;
     /// The value differs from the one in the backing store, which must have it before the entry goes.
     pub const DIRTY: u32 = 1 << 15;
+    /// What may be set while a value lies in one slot and anybody may read it. Readers without a lock leave an entry
+    /// with any other flag to those with one.
+    pub const PLAIN: u32 = PINS | REFERENCED | OVERFLOWED | PROTECTED | TICKETED | DIRTY;
+    /// All flags, without the length of the key.
+    pub const ALL: u32 = 0xffff;
 }
 
 const RETIRED_GENERATION: u32 = u32::MAX - 1;
+
+/// Generation and version of an entry, and whether it is whole. No two contents of a record have the same whole stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    /// That of no entry.
+    pub const NONE: Stamp = Stamp(0);
+    const CHANGING: u64 = 1 << 32;
+    const ONE_VERSION: u64 = 1 << 33;
+
+    /// The start of a life: an entry that is being built.
+    fn changing(generation: u32) -> Stamp {
+        Stamp(u64::from(generation) | Self::CHANGING)
+    }
+
+    /// Whether the entry can be found, with key and value whole.
+    #[inline]
+    pub fn is_whole(self) -> bool {
+        self.0 & (Self::CHANGING | 1) == 1
+    }
+}
 
 impl Record {
     /// The generation: odd while live.
@@ -82,7 +115,13 @@ impl Record {
     /// How often the value was replaced.
     #[inline]
     pub fn version(&self) -> u32 {
-        (self.stamp.get() >> 32) as u32
+        (self.stamp.get() / Stamp::ONE_VERSION) as u32
+    }
+
+    /// The stamp; whoever sees a whole one sees what it vouches for.
+    #[inline]
+    pub fn stamp(&self) -> Stamp {
+        Stamp(self.stamp.observe())
     }
 
     /// Whether the record is in use, be it by an entry or a continuation.
@@ -97,27 +136,42 @@ impl Record {
         self.is_live() && self.state.get() & (flag::CONTINUATION | flag::ZOMBIE) == 0
     }
 
-    /// Generation and version as one word.
+    /// Before anything changes that a reader without a lock relies on: no such reader will trust what it reads of it.
     #[inline]
-    pub fn stamp(&self) -> u64 {
-        self.stamp.get()
+    pub fn mark_changing(&self) {
+        self.stamp.set(self.stamp.get() | Stamp::CHANGING);
+        fence(Ordering::Release);
     }
 
-    /// Counts one more replacement of the value.
-    pub fn raise_version(&self) {
-        self.stamp.set(self.stamp.get().wrapping_add(1 << 32));
+    /// The entry is complete and about to be findable.
+    #[inline]
+    pub fn mark_whole(&self) {
+        self.stamp.publish(self.stamp.get() & !Stamp::CHANGING);
     }
 
-    /// Where the entry's slot lies.
+    /// The value was replaced by another: counts it.
+    #[inline]
+    pub fn mark_replaced(&self) {
+        self.stamp.publish(self.stamp.get().wrapping_add(Stamp::ONE_VERSION) & !Stamp::CHANGING);
+    }
+
+    /// Where the entry's slot lies. What was moved there before the record was pointed to it is seen.
     #[inline]
     pub fn location(&self) -> Location {
-        Location(self.location.get())
+        Location(self.location.observe())
     }
 
-    /// Points the record to another slot.
+    /// Points the record to another slot, which has its bytes.
     #[inline]
     pub fn set_location(&self, location: Location) {
-        self.location.set(location.0)
+        self.location.publish(location.0)
+    }
+
+    /// Flags and length of the key in one load.
+    #[inline]
+    pub fn flags_and_key_len(&self) -> (u32, usize) {
+        let state = self.state.get();
+        (state & flag::ALL, (state >> 16) as usize)
     }
 
     /// The length of the key in bytes.
@@ -206,7 +260,7 @@ impl Partition {
         let (entry, record) = self.record_at(slot);
         let generation = record.generation();
         debug_assert!(generation % 2 == 0 && generation < RETIRED_GENERATION);
-        record.stamp.set(u64::from(generation + 1));
+        record.stamp.set(Stamp::changing(generation + 1).0);
         record.set_location(Location::NONE);
         record.touched.set(tick);
         for link in [&record.chain, &record.previous, &record.next] {
@@ -216,7 +270,8 @@ impl Partition {
         entry
     }
 
-    /// Ends a record's life and frees its slot, unless its generations are used up.
+    /// Ends a record's life and frees its slot, unless its generations are used up. The slot of its value may be free
+    /// already; it is not written to before the release fence in `take_slot` or `grow_class`.
     pub(super) fn close_record(&mut self, entry: EntryIndex) {
         let record = self.record(entry);
         let generation = record.generation();

@@ -23,7 +23,7 @@ use super::region::{Region, RegionType, Word32, Word64};
 use super::write_back::WriteBackState;
 
 /// Raised with every change of what the bytes mean.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"PGSLRU\0\x01");
 /// The most partitions.
 pub const MAX_PARTITIONS: u32 = 64;
@@ -128,8 +128,14 @@ pub struct PartitionHeader {
     pub resets: Word64,
     /// Slabs kept out of use because a reader had entries in them pinned when the partition was reset.
     pub quarantined: Word64,
+    /// Raised after entries were moved, records went away or the partition was reset, and before the memory that they
+    /// left is used again. In a cache line of its own, which readers without a lock share: it changes with a slab, not
+    /// with an entry.
+    pub placement_epoch: Word64,
+    _read_mostly: [Word64; 7],
 }
-const _: () = assert!(size_of::<PartitionHeader>() == 192);
+const _: () = assert!(size_of::<PartitionHeader>() == 256);
+const _: () = assert!(std::mem::offset_of!(PartitionHeader, placement_epoch) % 64 == 0);
 // SAFETY: repr(C), words only, padded explicitly to its alignment.
 #[allow(unsafe_code)]
 unsafe impl RegionType for PartitionHeader {}

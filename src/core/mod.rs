@@ -19,6 +19,7 @@
 //! write_back dirty entries, tickets, conditional stores ─┐ for a cache
 //! loads      who is loading which absent key            ─┘ before a store
 //! partition  the cache's operations
+//! optimistic lookups beside a writer, without the lock
 //! report, validate   read everything
 //! ```
 
@@ -31,6 +32,7 @@ pub mod evicted;
 pub mod ids;
 pub mod layout;
 pub mod loads;
+pub mod optimistic;
 pub mod partition;
 pub mod payload;
 pub mod quarantine;

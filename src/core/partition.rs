@@ -158,8 +158,9 @@ impl Partition {
         for (class, _) in self.layout.clone().classes.iter() {
             self.region.zero(self.layout.class_offset(class), size_of::<super::layout::ClassState>());
         }
-        let buckets = self.layout.bucket_offset(super::ids::BucketIndex(0));
-        self.region.zero(buckets, self.layout.slab_offset(SlabIndex(0)) - buckets);
+        for bucket in (0..self.layout.buckets_per_partition).map(super::ids::BucketIndex) {
+            self.bucket(bucket).clear();
+        }
         let header = self.header();
         for word in
             [&header.head, &header.tail, &header.len, &header.zombies, &header.continuations, &header.overflowed]
@@ -171,6 +172,8 @@ impl Partition {
         }
         header.resets.add(1);
         self.reset_write_back();
+        // Only now, when nothing leads to a record any more: a reader that sees the new epoch finds none of the old.
+        self.begin_placement_epoch();
         self.open_pool();
         // Last: whoever is killed on the way leaves the mark for the next.
         self.header().sequence.add(1);
@@ -293,6 +296,7 @@ impl Partition {
 
     /// Makes a complete entry findable and counts it.
     fn enlist(&mut self, key: Key<'_>, entry: EntryIndex, value_len: usize) {
+        self.record(entry).mark_whole();
         self.add_to_bucket(key, entry);
         let header = self.header();
         header.len.add(1);
@@ -305,7 +309,6 @@ impl Partition {
         if self.record(entry).pins() == 0 && self.overwrite(entry, key, value) {
             let live_bytes = &self.header().live_bytes;
             live_bytes.set(live_bytes.get() - value_len_before + value.len() as u64);
-            self.record(entry).raise_version();
             self.use_again(entry);
             return Some(entry);
         }
@@ -327,7 +330,6 @@ impl Partition {
             live_bytes.set(live_bytes.get() - value_len_before + value.len() as u64);
             self.exchange(entry, built);
             self.dispose(built);
-            self.record(entry).raise_version();
             self.use_again(entry);
             Some(entry)
         }

@@ -24,10 +24,11 @@ use super::ids::{ClassIndex, EntryIndex, Location};
 use super::partition::{Key, Partition};
 use super::region::Word32;
 
-const HEADER_BYTES: usize = 8;
+/// Bytes before the key in the slot of a value that lies in one.
+pub(super) const HEADER_BYTES: usize = 8;
 const CHAINED_HEADER_BYTES: usize = 16;
 
-const fn padded(key_len: usize) -> usize {
+pub(super) const fn padded(key_len: usize) -> usize {
     key_len.next_multiple_of(SLOT_ALIGN_BYTES as usize)
 }
 
@@ -76,7 +77,7 @@ impl Partition {
     }
 
     #[inline]
-    fn slot_word(&self, slot: usize, word: usize) -> &Word32 {
+    pub(super) fn slot_word(&self, slot: usize, word: usize) -> &Word32 {
         self.region.at(slot + 4 * word)
     }
 
@@ -275,13 +276,22 @@ impl Partition {
         let state = self.class_state(class);
         state.stored_bytes.set(state.stored_bytes.get() + bytes as u64 - before as u64);
         let slot = self.offset_of(location);
+        self.record(entry).mark_changing();
         self.slot_word(slot, 1).set(value.len() as u32);
         self.region.write_bytes(slot + HEADER_BYTES + padded(key.bytes.len()), value);
+        self.record(entry).mark_replaced();
         true
     }
 
-    /// Exchanges what two entries of the same key store; neither may be pinned.
-    pub(super) fn exchange(&mut self, a: EntryIndex, b: EntryIndex) {
+    /// Gives an entry what another of the same key stores, which is not findable and gets the old; neither may be
+    /// pinned.
+    pub(super) fn exchange(&mut self, entry: EntryIndex, built: EntryIndex) {
+        self.record(entry).mark_changing();
+        self.swap_slots(entry, built);
+        self.record(entry).mark_replaced();
+    }
+
+    fn swap_slots(&mut self, a: EntryIndex, b: EntryIndex) {
         let locations = [self.record(a).location(), self.record(b).location()];
         let chained = [self.record(a).has(flag::CHAINED), self.record(b).has(flag::CHAINED)];
         for (entry, location, chained) in [(a, locations[1], chained[1]), (b, locations[0], chained[0])] {

@@ -6,8 +6,9 @@
 //! reference into the region a shared one (no `&mut` to shared memory exists anywhere) and lets a reader look
 //! at a bucket, a record or the sequence number beside a writer without undefined behaviour.
 //!
-//! Keys and values are plain bytes. They are only reached through a [`Region`] inside a `Partition`, whose
-//! `&self`/`&mut self` follow the partition's lock, or while the entry is pinned.
+//! Keys and values are written in whole [`Word64`]s too ([`Region::write_bytes`], [`Region::copy_bytes`]), because a
+//! reader without the lock (`optimistic`) may look at them meanwhile, as words. Whoever keeps writers away, by the
+//! partition's lock in any mode or by a pin, reads them as the plain bytes that they are then.
 //!
 //! Not here: what the bytes mean, any lock, the memory's ownership (`shared::backing`).
 #![allow(unsafe_code)]
@@ -36,6 +37,18 @@ impl Word32 {
     #[inline]
     pub fn set(&self, value: u32) {
         self.0.store(value, Ordering::Relaxed)
+    }
+
+    /// Reads the word; what was written before it was published is seen from here on.
+    #[inline]
+    pub fn observe(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Writes the word; who observes it sees all that was written before.
+    #[inline]
+    pub fn publish(&self, value: u32) {
+        self.0.store(value, Ordering::Release)
     }
 
     /// Adds, for a word that only the holder of the exclusive lock writes.
@@ -68,6 +81,18 @@ impl Word64 {
     #[inline]
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed)
+    }
+
+    /// Reads the word; what was written before it was published is seen from here on.
+    #[inline]
+    pub fn observe(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Writes the word; who observes it sees all that was written before.
+    #[inline]
+    pub fn publish(&self, value: u64) {
+        self.0.store(value, Ordering::Release)
     }
 
     /// Adds, for a word that only the holder of the exclusive lock writes.
@@ -199,32 +224,125 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), len_bytes) }
     }
 
-    /// Writes plain bytes. Needs `&mut`: the caller is the partition under its exclusive lock.
+    /// Writes plain bytes, as words: the last one whole, with zeros behind the bytes. Needs `&mut`: the caller is the
+    /// partition under its exclusive lock. `offset` is a multiple of 8.
     #[inline]
     pub fn write_bytes(&mut self, offset: usize, bytes: &[u8]) {
-        self.check(offset, bytes.len());
-        // SAFETY: in bounds (checked); `bytes` is a Rust reference, so it does not overlap the region
-        // (`Region::new`); the exclusive lock keeps readers of plain bytes away.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr().add(offset), bytes.len()) }
-    }
-
-    /// Copies plain bytes between two places that do not overlap.
-    #[inline]
-    pub fn copy_bytes(&mut self, from: usize, to: usize, len_bytes: usize) {
-        self.check(from, len_bytes);
-        self.check(to, len_bytes);
-        assert!(from.abs_diff(to) >= len_bytes, "the two places overlap");
-        // SAFETY: both in bounds and disjoint (checked); the exclusive lock keeps others away.
-        unsafe {
-            let base = self.base.as_ptr();
-            std::ptr::copy_nonoverlapping(base.add(from), base.add(to), len_bytes)
+        let words: &[Word64] = self.slice(offset, bytes.len().div_ceil(8));
+        let blocks = bytes.chunks_exact(8 * BLOCK_WORDS);
+        let (block_words, last_words) = words.split_at(bytes.len() / (8 * BLOCK_WORDS) * BLOCK_WORDS);
+        let last_bytes = blocks.remainder();
+        for (words, bytes) in block_words.chunks_exact(BLOCK_WORDS).zip(blocks) {
+            for (word, bytes) in words.iter().zip(bytes.chunks_exact(8)) {
+                word.set(word_of(bytes));
+            }
+        }
+        for (word, bytes) in last_words.iter().zip(last_bytes.chunks(8)) {
+            word.set(word_of(bytes));
         }
     }
 
-    /// Zeroes a range. Needs `&mut`: only while a region or partition is being formatted.
+    /// Copies words between two places that do not overlap. All three numbers are multiples of 8.
+    #[inline]
+    pub fn copy_bytes(&mut self, from: usize, to: usize, len_bytes: usize) {
+        assert!(from.abs_diff(to) >= len_bytes, "the two places overlap");
+        assert!(len_bytes % 8 == 0, "{len_bytes} bytes are not whole words");
+        let from: &[Word64] = self.slice(from, len_bytes / 8);
+        let to: &[Word64] = self.slice(to, len_bytes / 8);
+        for (from, to) in from.iter().zip(to) {
+            to.set(from.get());
+        }
+    }
+
+    /// Zeroes a range. Needs `&mut`: only while a region or partition is being formatted. Both numbers are multiples of
+    /// 8.
     pub fn zero(&mut self, offset: usize, len_bytes: usize) {
-        self.check(offset, len_bytes);
-        // SAFETY: in bounds (checked); nobody else uses what is being formatted.
-        unsafe { std::ptr::write_bytes(self.base.as_ptr().add(offset), 0, len_bytes) }
+        assert!(len_bytes % 8 == 0, "{len_bytes} bytes are not whole words");
+        self.slice::<Word64>(offset, len_bytes / 8).iter().for_each(|word| word.set(0));
+    }
+}
+
+/// Words that are copied in one step of a loop.
+const BLOCK_WORDS: usize = 8;
+
+/// Up to eight bytes as the word that has them in this order in memory, zeros behind them.
+#[inline]
+fn word_of(bytes: &[u8]) -> u64 {
+    match bytes.try_into() {
+        Ok(bytes) => u64::from_ne_bytes(bytes),
+        Err(_) => {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            u64::from_ne_bytes(padded)
+        }
+    }
+}
+
+/// Whether the words hold exactly these bytes, zeros behind them.
+#[inline]
+pub fn words_equal(words: &[Word64], bytes: &[u8]) -> bool {
+    words.len() == bytes.len().div_ceil(8)
+        && words.iter().zip(bytes.chunks(8)).all(|(word, bytes)| word.get() == word_of(bytes))
+}
+
+/// Appends the first `len_bytes` bytes of the words to `out`.
+///
+/// # Panics
+///
+/// If the words have fewer bytes.
+#[inline]
+pub fn append_words(words: &[Word64], len_bytes: usize, out: &mut Vec<u8>) {
+    let words = &words[..len_bytes.div_ceil(8)];
+    out.reserve(8 * words.len());
+    let filled = out.len();
+    // SAFETY: `reserve` made room for all words behind what is filled; each is written there whole, so the first
+    // `len_bytes` of that room are initialised. A `Vec` has no alignment, hence the unaligned writes.
+    unsafe {
+        let mut to = out.as_mut_ptr().add(filled).cast::<u64>();
+        let blocks = words.chunks_exact(BLOCK_WORDS);
+        let last = blocks.remainder();
+        for block in blocks {
+            for (index, word) in block.iter().enumerate() {
+                to.add(index).write_unaligned(word.get());
+            }
+            to = to.add(BLOCK_WORDS);
+        }
+        for (index, word) in last.iter().enumerate() {
+            to.add(index).write_unaligned(word.get());
+        }
+        out.set_len(filled + len_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_from_words_at_every_length() {
+        #[repr(align(64))]
+        struct Memory([u8; 448]);
+        let mut memory = Memory([0xff; 448]);
+        let base = NonNull::from(&mut memory.0).cast();
+        // SAFETY: `memory` lives until the end and is only used through the region.
+        let mut region = unsafe { Region::new(base, 448) };
+        for len in 0..200usize {
+            let bytes: Vec<u8> = (0..len as u8).map(|byte| byte ^ 0xa5).collect();
+            region.write_bytes(8, &bytes);
+            assert_eq!(region.bytes(8, len), bytes);
+            let padding = len.next_multiple_of(8) - len;
+            assert_eq!(region.bytes(8 + len, padding), vec![0; padding], "zeros fill the last word");
+            let words = region.slice(8, len.div_ceil(8));
+            assert!(words_equal(words, &bytes));
+            let mut out = vec![7; 3];
+            append_words(words, len, &mut out);
+            assert_eq!((&out[..3], &out[3..]), (&[7, 7, 7][..], &bytes[..]));
+            region.copy_bytes(8, 216, len.next_multiple_of(8));
+            assert_eq!(region.bytes(216, len), bytes);
+        }
+        region.write_bytes(8, b"key of a length");
+        assert!(!words_equal(region.slice(8, 2), b"key of b length"));
+        assert!(!words_equal(region.slice(8, 2), b"key of a lengtH"));
+        assert!(!words_equal(region.slice(8, 2), b"key of a lengt"));
     }
 }

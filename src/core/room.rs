@@ -11,7 +11,8 @@
 //! until some class has a slab's worth of free slots.
 //!
 //! Moves: a slot's bytes are copied, and the one word of its record that says where it lies is rewritten. Entries that
-//! a reader has pinned stay where they are.
+//! a reader has pinned stay where they are. Both places hold the entry until the slab that it left begins a new
+//! placement epoch, so a reader without a lock may have read either.
 //!
 //! Locking: everything here runs under the partition's exclusive lock.
 
@@ -175,6 +176,7 @@ impl Partition {
 
     /// As [`Partition::discard`], for an entry that is not in the recency list.
     pub(super) fn discard_unlinked(&mut self, entry: EntryIndex) {
+        self.record(entry).mark_changing();
         self.remove_from_bucket(entry);
         self.settle(entry);
         let header = self.header();
@@ -255,6 +257,9 @@ impl Partition {
             let Some(slab) = self.emptiest_slab(class, &pinned.slabs) else { return false };
             let (moved_before, skipped_before) = (report.bytes_moved, report.skipped_pinned);
             self.relocate_slab(slab, class, budget_bytes - (moved_before - moved_at_start), report);
+            if report.bytes_moved > moved_before {
+                self.begin_placement_epoch();
+            }
             let header = self.header();
             header.bytes_moved.add(report.bytes_moved - moved_before);
             let emptied = self.descriptor(slab).used.get() == 0;

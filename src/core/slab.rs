@@ -46,7 +46,8 @@ impl Partition {
 
     /// Takes a free slot of a class from its fullest slab that has one; `None` if all slabs of the class are full.
     ///
-    /// `stored_bytes` is what will be written to it.
+    /// `stored_bytes` is what will be written to it. Whoever sees a byte written to the slot sees all that was changed
+    /// before it was taken, in particular that the slot is no longer that of the entry which had it.
     pub(super) fn take_slot(&mut self, class: ClassIndex, stored_bytes: usize) -> Option<Location> {
         let state = self.class_state(class);
         let fullest = state.bin_mask.get().checked_ilog2()?;
@@ -61,6 +62,7 @@ impl Partition {
         state.stored_bytes.add(stored_bytes as u64);
         self.update_bin(slab, class);
         self.update_compactable(class);
+        fence(Ordering::Release);
         Some(self.layout.location(slab, class, slot))
     }
 
@@ -94,6 +96,8 @@ impl Partition {
         let header = self.header();
         let Some(slab) = self.pool_slab_for(class) else { return false };
         header.pool_count.sub(1);
+        // As in `take_slot`: from here on the slab's bytes change.
+        fence(Ordering::Release);
         if class == ClassIndex::DIRECTORY {
             self.open_directory_slab(slab);
         }
@@ -134,9 +138,17 @@ impl Partition {
         self.unlist(slab, class);
         if class == ClassIndex::DIRECTORY {
             self.close_directory_slab(slab);
+            self.begin_placement_epoch();
         }
         self.class_state(class).slab_count.sub(1);
         self.put_in_pool(slab);
+    }
+
+    /// After entries got another place, or records went away, without their stamps saying so, and before the memory
+    /// that they left is used again.
+    pub(super) fn begin_placement_epoch(&self) {
+        let epoch = &self.header().placement_epoch;
+        epoch.publish(epoch.get() + 1);
     }
 
     /// Links a slab without class into the pool.

@@ -15,7 +15,7 @@
 //!
 //! Locking: the partition's exclusive lock, but for looking. Not here: writing, waiting (`shared::write_back`).
 
-use super::directory::flag;
+use super::directory::{flag, Stamp};
 use super::evicted::{CleanOnly, Evicted, Sink};
 use super::ids::EntryIndex;
 use super::layout::Layout;
@@ -43,12 +43,12 @@ unsafe impl RegionType for WriteBackState {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     entry: EntryIndex,
-    stamp: u64,
+    stamp: Stamp,
 }
 
 impl Version {
     /// That of a value which is not in the cache: it is no entry's.
-    pub const UNCACHED: Version = Version { entry: EntryIndex::NONE, stamp: 0 };
+    pub const UNCACHED: Version = Version { entry: EntryIndex::NONE, stamp: Stamp::NONE };
 }
 
 /// What must hold for a value to be stored.

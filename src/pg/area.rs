@@ -1,9 +1,9 @@
 //! One piece of PostgreSQL's main shared memory that holds all named caches.
 //!
 //! ```text
-//! ┌────────────┬──────────────┬──────────────────────────────────────┬────────────────────────────┐
-//! │ AreaHeader │ CacheSlot …  │ LWLocks: 64 for each slot            │ memory of the caches       │
-//! └────────────┴──────────────┴──────────────────────────────────────┴────────────────────────────┘
+//! ┌────────────┬──────────────┬───────────────────────────┬───────────────────────────┬──────────────────────┐
+//! │ AreaHeader │ CacheSlot …  │ LWLocks: 64 for each slot │ counters of each slot     │ memory of the caches │
+//! └────────────┴──────────────┴───────────────────────────┴───────────────────────────┴──────────────────────┘
 //! ```
 //!
 //! Requested while the postmaster loads its libraries, initialised once under AddinShmemInitLock, inherited by every
@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 use pgrx::{pg_guard, pg_sys};
 
 use super::lwlock;
-use crate::core::layout::MAX_PARTITIONS;
+use crate::core::layout::{Stripe, MAX_PARTITIONS, STRIPE_COUNT};
 use crate::core::region::{RegionType, Word32, Word64};
 use crate::shared::lock::LockMode;
 
@@ -195,6 +195,7 @@ unsafe extern "C-unwind" fn startup_hook() {
 struct Offsets {
     slots: usize,
     locks: usize,
+    stripes: usize,
     heap: usize,
 }
 
@@ -203,7 +204,9 @@ impl Offsets {
         let slots = size_of::<AreaHeader>().next_multiple_of(64);
         let locks = (slots + max_caches * size_of::<CacheSlot>()).next_multiple_of(128);
         let lock_bytes = max_caches * MAX_PARTITIONS as usize * size_of::<pg_sys::LWLockPadded>();
-        Offsets { slots, locks, heap: (locks + lock_bytes).next_multiple_of(4096) }
+        let stripes = (locks + lock_bytes).next_multiple_of(128);
+        let stripe_bytes = max_caches * STRIPE_COUNT * size_of::<Stripe>();
+        Offsets { slots, locks, stripes, heap: (stripes + stripe_bytes).next_multiple_of(4096) }
     }
 
     fn total_bytes(&self, heap_bytes: usize) -> usize {
@@ -256,6 +259,18 @@ impl Area {
         unsafe {
             let padded = self.base.add(self.offsets().locks).cast::<pg_sys::LWLockPadded>().add(number);
             &raw mut (*padded.as_ptr()).lock
+        }
+    }
+
+    /// The counters of reads that take no lock, for the cache in a slot. Like the locks they lie outside of the caches'
+    /// memory: a reader may count when its cache was just dropped.
+    pub(super) fn stripes(&self, slot: usize) -> &[Stripe] {
+        assert!(slot < self.max_caches());
+        // SAFETY: inside the array of counters (checked), zeroed when the area was made; aligned as the area is, to 64
+        // bytes at least; words only.
+        unsafe {
+            let all = self.base.add(self.offsets().stripes).cast::<Stripe>();
+            std::slice::from_raw_parts(all.add(slot * STRIPE_COUNT).as_ptr(), STRIPE_COUNT)
         }
     }
 

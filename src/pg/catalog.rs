@@ -113,6 +113,10 @@ pub fn create(area: Area, database: u32, owner: u32, name: &str, config: &Config
         slot.database.set(database);
         slot.owner.set(owner);
         slot.set_name(name);
+        for stripe in area.stripes(index) {
+            stripe.hits.set(0);
+            stripe.misses.set(0);
+        }
         let locks = LwLocks::new(area, index, slot.generation() + 1);
         // SAFETY: `find_room` found the piece unused, and no backend can know it before the slot lives; nobody holds a
         // lock of a slot that is not live for longer than it takes to see that.

@@ -4,6 +4,9 @@
 //! still waits for a lock of a dropped cache waits on memory that stays a lock. Having got it, it sees by the
 //! cache's generation that the cache is gone, lets go and reports an error, before anything was touched.
 //!
+//! A read that takes no lock may find at its end that the cache is gone: it asks for the generation after its last look
+//! at the memory, which is never unmapped. Whoever gets the memory writes to it after the generation has changed.
+//!
 //! An ERROR (and its unwinding) resets `InterruptHoldoffCount` behind our back, and `LWLockRelease` decrements it: a
 //! release while unwinding must first put it back, else the counter wraps and the backend never listens to an interrupt
 //! again.
@@ -13,6 +16,7 @@ use pgrx::pg_sys;
 
 use super::area::Area;
 use super::error::CacheError;
+use crate::core::layout::Stripe;
 use crate::shared::lock::{LockMode, Locks};
 
 /// The locks of one cache's partitions, valid for one generation of its slot in the catalog.
@@ -58,10 +62,18 @@ unsafe impl Locks for LwLocks {
     fn acquire(&self, partition: usize, mode: LockMode) {
         let lock = self.area.partition_lock(self.slot, partition);
         acquire(lock, mode);
-        if self.area.slot(self.slot).generation() != self.generation {
+        if !self.is_current() {
             release(lock);
             CacheError::Dropped.report();
         }
+    }
+
+    fn is_current(&self) -> bool {
+        self.area.slot(self.slot).generation() == self.generation
+    }
+
+    fn stripes(&self) -> Option<&[Stripe]> {
+        Some(self.area.stripes(self.slot))
     }
 
     /// The cache cannot be gone: a removed entry that still has to be freed keeps it from being dropped.

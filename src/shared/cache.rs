@@ -4,13 +4,14 @@
 //! shared mode under policy `clock`; under `lru` a hit moves its entry to the front, so reads take it in exclusive
 //! mode. Hits and misses under a shared lock are counted by processor, so no counter is written by all.
 //!
-//! Not here: what keys and values mean (`adapters`), where PostgreSQL's memory and locks come from (`pg`).
+//! Not here: reads that take no lock at all (`read`), what keys and values mean (`adapters`), where PostgreSQL's memory
+//! and locks come from (`pg`).
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{fence, Ordering};
 use std::sync::Arc;
 
 use super::backing::{Backing, PrivateMemory, SharedMapping};
@@ -19,7 +20,7 @@ use super::lock::{Guard, LockMode, Locks, NoLocks, RobustLocks};
 use crate::core::config::{Config, ConfigError, Policy};
 use crate::core::evicted::{Evicted, Sink};
 use crate::core::ids::EntryIndex;
-use crate::core::layout::{AttachError, Layout, RegionHeader, STRIPE_COUNT};
+use crate::core::layout::{AttachError, Layout, RegionHeader, Stripe, STRIPE_COUNT};
 use crate::core::partition::{hash_key, Key, Partition, PushError, Put};
 use crate::core::region::Region;
 use crate::core::report::{MemoryReport, Stats};
@@ -163,6 +164,9 @@ impl<L: Locks> SharedCache<L> {
         }
         // SAFETY: by this function's contract.
         let mut region = unsafe { Region::new(memory, layout.region_bytes) };
+        // Whoever still looks at a cache that was dropped and had this memory, and reads what is written from here on,
+        // sees that it was dropped (`Locks::is_current`).
+        fence(Ordering::Release);
         region.zero(0, Layout::REGION_HEAD_BYTES);
         let hash_seed = fresh_seed();
         layout.write_header(&region, type_tag, hash_seed);
@@ -263,20 +267,29 @@ impl<L: Locks> SharedCache<L> {
         }
     }
 
-    /// Under some partition's lock: without one the memory may be another cache's already.
-    fn count_shared_read(&self, hit: bool) {
+    /// Counts a read that did not take the exclusive lock.
+    pub(super) fn count_shared_read(&self, hit: bool) {
         // SAFETY: a call without arguments; on failure it returns -1, which the remainder maps into range too.
         let processor = unsafe { libc::sched_getcpu() } as usize;
-        let stripe = &self.layout.stripes(&self.region)[processor % STRIPE_COUNT];
+        let stripe = &self.stripes()[processor % STRIPE_COUNT];
         let word = if hit { &stripe.hits } else { &stripe.misses };
         word.atomic().fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Copies a key's value to `out` (what `out` held is replaced); `false` and an empty `out` if there is none. Counts
-    /// as a use.
-    pub fn get(&self, key: &[u8], out: &mut Vec<u8>) -> bool {
-        out.clear();
-        self.read(self.key(key), |partition, entry| partition.copy_value(entry, out)).is_some()
+    /// The counters of such reads: where nobody else's memory can take their place, even if the cache is dropped.
+    fn stripes(&self) -> &[Stripe] {
+        self.locks.stripes().unwrap_or_else(|| self.layout.stripes(&self.region))
+    }
+
+    /// A partition for what needs no lock.
+    #[inline]
+    pub(super) fn unlocked(&self, partition: usize) -> &Partition {
+        &self.unlocked[partition]
+    }
+
+    #[inline]
+    pub(super) fn locks(&self) -> &L {
+        &self.locks
     }
 
     /// Runs `read` on a key's value without copying it; `None` if there is no such key. Counts as a use.
@@ -333,19 +346,6 @@ impl<L: Locks> SharedCache<L> {
         for held in self.held.take_all() {
             self.release(held);
         }
-    }
-
-    /// Whether a key is there. Neither counts nor counts as a use.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        let (partition, key) = self.key(key);
-        self.shared(partition, |partition| partition.find(key).is_some())
-    }
-
-    /// As [`SharedCache::get`], but neither counts nor counts as a use.
-    pub fn peek(&self, key: &[u8], out: &mut Vec<u8>) -> bool {
-        let (partition, key) = self.key(key);
-        out.clear();
-        self.shared(partition, |partition| partition.find(key).map(|entry| partition.copy_value(entry, out))).is_some()
     }
 
     /// Stores a value; entries that must make way are dropped.
@@ -503,7 +503,7 @@ impl<L: Locks> SharedCache<L> {
             self.shared(index, |partition| partition.add_stats(&mut stats));
         }
         self.shared(0, |_| {
-            for stripe in self.layout.stripes(&self.region) {
+            for stripe in self.stripes() {
                 stats.hits += stripe.hits.get();
                 stats.misses += stripe.misses.get();
             }

@@ -9,6 +9,8 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use crate::core::layout::Stripe;
+
 /// What the holder of a lock may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockMode {
@@ -28,6 +30,9 @@ pub enum LockMode {
 /// - `acquire` does not return unless it has the lock; it may unwind instead.
 /// - `release` does not unwind.
 pub unsafe trait Locks {
+    /// Whether one thread of one process has the cache to itself, so that its locks cost nothing.
+    const ONE_USER: bool = false;
+
     /// Waits for the lock of a partition.
     fn acquire(&self, partition: usize, mode: LockMode);
 
@@ -50,6 +55,21 @@ pub unsafe trait Locks {
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST);
         }
+    }
+
+    /// Whether the memory is still that of this cache: where caches can be dropped, a reader that took no lock asks
+    /// when it is done reading. Once the memory serves something else, whoever has read a word of that is told so.
+    #[inline]
+    fn is_current(&self) -> bool {
+        true
+    }
+
+    /// Where reads that took no lock are counted, if not in the cache's own memory: where caches can be dropped, a
+    /// count may come late. [`STRIPE_COUNT`](crate::core::layout::STRIPE_COUNT) of them, zeroed when the cache is
+    /// created.
+    #[inline]
+    fn stripes(&self) -> Option<&[Stripe]> {
+        None
     }
 
     /// Lets those who wait for something in this partition look again. Called without its lock; must not unwind.
@@ -95,6 +115,8 @@ pub struct NoLocks(PhantomData<Cell<()>>);
 // SAFETY: `NoLocks` is not `Sync`, so one thread has the cache to itself, and the cache calls no user code between
 // acquire and release that could come back.
 unsafe impl Locks for NoLocks {
+    const ONE_USER: bool = true;
+
     #[inline]
     fn acquire(&self, _partition: usize, _mode: LockMode) {}
 

@@ -5,6 +5,7 @@
 //! backing     private memory and shared mappings
 //! held        what this process holds: pins, tickets, loads
 //! cache       the operations
+//! read        reads that take no lock
 //! walk        iteration by cursor
 //! parts       a cache taken apart
 //! write_back  a cache before a store: versions, single loads, write-backs in two phases
@@ -15,5 +16,6 @@ pub mod cache;
 mod held;
 pub mod lock;
 pub mod parts;
+mod read;
 pub mod walk;
 pub mod write_back;

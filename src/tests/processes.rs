@@ -4,6 +4,7 @@
 //!
 //! - `account`   Processes (and threads) that use one cache at once lose nothing, invent nothing and read only what was
 //!   written; every entry ever inserted is evicted, removed, popped, drained or still there, once.
+//! - `beside`    Readers that take no lock read whole values of their key, whatever writers do beside them.
 //! - `address`   Nothing in the region depends on where it is mapped; an id means the same entry in every process, for
 //!   life.
 //! - `walk`      A walk sees each entry that stays exactly once, whatever others do.
@@ -25,6 +26,8 @@ mod support;
 mod account;
 #[path = "processes/address.rs"]
 mod address;
+#[path = "processes/beside.rs"]
+mod beside;
 #[path = "processes/builder.rs"]
 mod builder;
 #[path = "processes/capacity.rs"]
@@ -43,6 +46,7 @@ mod walk;
 fn main() -> std::process::ExitCode {
     let scenarios = [
         account::SCENARIOS,
+        beside::SCENARIOS,
         address::SCENARIOS,
         walk::SCENARIOS,
         kill::SCENARIOS,

@@ -1,0 +1,463 @@
+//! Lookups beside a writer: a value is read without the partition's lock, and the reader can tell afterwards whether
+//! what it read was a value.
+//!
+//! Everything that a reader touches here is a word that is loaded atomically, as writers store it, so there is no data
+//! race, whatever the writer does meanwhile; but the words may be torn apart: half of one value and half of the next,
+//! or memory that serves something else by now. Two words tell:
+//!
+//! - The record's *stamp* vouches for the entry. It is whole while the entry can be found and its key and value are
+//!   complete, and no two contents have the same whole stamp.
+//! - The partition's *placement epoch* vouches for places. It is raised after compaction moved entries out of a slab,
+//!   after a slab of records left the directory, and after a reset made every record unreachable; in all three cases
+//!   before the memory is used again.
+//!
+//! ```text
+//! reader                             │ writer, under the exclusive lock
+//! epoch                    acquire   │ stamp changing (replaces, removes), or epoch raised (moves)   release
+//! cell or chain → record   acquire   │ fence                                                         release
+//! stamp: whole?            acquire   │ words of slots and records
+//! location                 acquire   │ location                                                      release
+//! words of key and value             │ stamp whole                                                   release
+//! fence                    acquire   │ cell or chain                                                 release
+//! stamp, epoch: as before?           │
+//! ```
+//!
+//! Why a value that passes is one that the key had during the lookup:
+//!
+//! 1. *The record is one.* A cell or a chain named it after the epoch was read. Were its slab out of the directory by
+//!    then, nothing would have named it any more before that epoch began. If the slab leaves later, its memory is
+//!    written after the next epoch and a release fence; who reads such a word sees that epoch behind the acquire fence.
+//! 2. *The slot is the entry's.* The location was written before the stamp became whole, or by a move. An entry that
+//!    goes away has its stamp changed, and one that moves has the epoch raised, before a release fence and the first
+//!    write of the slot's next owner. As in 1, who reads such a write sees the other stamp or epoch.
+//! 3. *The value is complete.* A stamp becomes whole after key and value were written. Who replaces them marks it as
+//!    changing, then comes a release fence, then the writes; so who reads a word of the next value sees another stamp.
+//!
+//! This is Boehm's seqlock ("Can seqlocks get along with programming language memory models?", 2012), with one stamp
+//! per entry instead of one for the partition: a writer does not disturb those who read other keys. The partition's own
+//! `sequence` is not looked at, for every writer writes it. In a partition that a writer left half-way, an entry whose
+//! stamp is whole is so like any other.
+//!
+//! What this cannot tell is that a key is *not* there: an entry moves between chain and cells, and a new one takes
+//! its place. Nor does it read chained values. For both, and after a few disturbed attempts, the caller takes the lock.
+//!
+//! Nothing here panics or loops because of what it reads: each offset is checked against the slabs, each length against
+//! the rest of its slab, each chain has a last step. The one thing on which this leans beyond the language's
+//! own rules: where a slab changes between records and values, a stale reader may load 32 bits beside a store of 64;
+//! every processor defines that, Rust does not promise it.
+//!
+//! Not here: the choice between this and the lock, counting (`shared::read`).
+
+use std::sync::atomic::{fence, Ordering};
+
+use super::directory::{flag, Record, Stamp};
+use super::ids::{EntryIndex, Location};
+use super::partition::{Key, Partition};
+use super::payload::{padded, HEADER_BYTES};
+use super::region::{words_equal, Word64};
+
+/// Entries that are followed beyond a bucket's line, at most.
+const LONGEST_CHAIN: usize = 32;
+
+/// How one lookup without the lock ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glance {
+    /// The key has a value, and `read` was given it.
+    Found,
+    /// A writer came in between: what `read` was given, if anything, is worth nothing. Another try may do.
+    Disturbed,
+    /// To be decided under the lock: no such key was seen, or its value is chained, or this use must be noted.
+    Unclear,
+}
+
+/// What an entry must be for a lookup to be content with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The key is there.
+    Any,
+    /// Its use is noted already: nothing is left to write.
+    Referenced,
+}
+
+impl Partition {
+    /// Looks a key up without the lock; `read` is given the words of its value and their length in bytes.
+    #[inline]
+    pub fn glance(&self, key: Key<'_>, wanted: Wanted, read: impl FnOnce(&[Word64], usize)) -> Glance {
+        let epoch = self.placement_epoch();
+        let bucket = self.bucket(self.bucket_of(key));
+        for entry in bucket.candidates(key.tag()) {
+            match self.inspect(entry, key) {
+                Seen::Other => {}
+                Seen::Same(candidate) => return self.take(candidate, epoch, wanted, read),
+                Seen::Torn => return Glance::Disturbed,
+                Seen::Special => return Glance::Unclear,
+            }
+        }
+        let mut next = bucket.first_overflowed();
+        for _ in 0..LONGEST_CHAIN {
+            let Some(entry) = next else { return Glance::Unclear };
+            match self.inspect(entry, key) {
+                Seen::Other => {}
+                Seen::Same(candidate) => return self.take(candidate, epoch, wanted, read),
+                Seen::Torn => return Glance::Disturbed,
+                Seen::Special => return Glance::Unclear,
+            }
+            next = self.record_if_any(entry).and_then(|record| EntryIndex(record.chain.observe()).some());
+        }
+        Glance::Unclear
+    }
+
+    /// Names the present placement of all entries; see the head of this file.
+    #[inline]
+    pub fn placement_epoch(&self) -> u64 {
+        self.header().placement_epoch.observe()
+    }
+
+    /// The record that an index names, if it lies in a slab at all.
+    #[inline]
+    fn record_if_any(&self, entry: EntryIndex) -> Option<&Record> {
+        self.layout.slab_of(self.layout.record_offset(entry))?;
+        Some(self.record(entry))
+    }
+
+    #[inline]
+    fn inspect(&self, entry: EntryIndex, key: Key<'_>) -> Seen<'_> {
+        let Some(record) = self.record_if_any(entry) else { return Seen::Torn };
+        let stamp = record.stamp();
+        if !stamp.is_whole() {
+            return Seen::Torn;
+        }
+        let (flags, key_len) = record.flags_and_key_len();
+        if key_len != key.bytes.len() {
+            return Seen::Other;
+        }
+        if flags & !flag::PLAIN != 0 {
+            return Seen::Special;
+        }
+        let slot = record.location().usize() * Location::UNIT_BYTES;
+        let Some((_, within)) = self.layout.slab_of(slot) else { return Seen::Torn };
+        // An entry in one slot ends with the slab, at the latest.
+        let words: &[Word64] =
+            self.region.slice(slot, (self.layout.slab_bytes - within) as usize / size_of::<Word64>());
+        let key_words = HEADER_BYTES / 8..(HEADER_BYTES + padded(key_len)) / 8;
+        let value_start = key_words.end;
+        match words.get(key_words) {
+            Some(key_words) if words_equal(key_words, key.bytes) => {}
+            Some(_) => return Seen::Other,
+            None => return Seen::Torn,
+        }
+        let value_len = self.slot_word(slot, 1).get() as usize;
+        let value_end = value_start + value_len.div_ceil(8);
+        match words.get(value_start..value_end) {
+            Some(value) => {
+                Seen::Same(Candidate { record, stamp, value, value_len, referenced: flags & flag::REFERENCED != 0 })
+            }
+            None => Seen::Torn,
+        }
+    }
+
+    #[inline]
+    fn take(
+        &self,
+        candidate: Candidate<'_>,
+        epoch: u64,
+        wanted: Wanted,
+        read: impl FnOnce(&[Word64], usize),
+    ) -> Glance {
+        if wanted == Wanted::Referenced && !candidate.referenced {
+            return Glance::Unclear;
+        }
+        read(candidate.value, candidate.value_len);
+        fence(Ordering::Acquire);
+        if candidate.record.stamp() == candidate.stamp && self.placement_epoch() == epoch {
+            Glance::Found
+        } else {
+            Glance::Disturbed
+        }
+    }
+}
+
+/// What a record looked like, beside a writer.
+enum Seen<'a> {
+    /// Another key's.
+    Other,
+    /// The key's.
+    Same(Candidate<'a>),
+    /// No complete entry at this moment.
+    Torn,
+    /// Nothing for a reader without the lock.
+    Special,
+}
+
+struct Candidate<'a> {
+    record: &'a Record,
+    stamp: Stamp,
+    value: &'a [Word64],
+    value_len: usize,
+    referenced: bool,
+}
+
+#[cfg(test)]
+#[allow(unsafe_code)] // two handles to the same memory
+mod tests {
+    use std::ptr::NonNull;
+    use std::sync::Arc;
+
+    use super::super::config::{Config, Policy};
+    use super::super::evicted::Sink;
+    use super::super::ids::{BucketIndex, ClassIndex, SlabIndex};
+    use super::super::partition::hash_key;
+    use super::super::region::{append_words, Region};
+    use super::super::room::CompactBudget;
+    use super::*;
+
+    const SEED: u64 = 7;
+
+    #[repr(align(64))]
+    #[derive(Clone, Copy)]
+    struct Line {
+        _bytes: [u8; 64],
+    }
+
+    /// A partition with its writer, and memory for readers' handles.
+    struct Shared {
+        writer: Partition,
+        region: Region,
+        _memory: Vec<Line>,
+    }
+
+    impl Shared {
+        fn new() -> Shared {
+            let config = Config::bytes(512 << 10).partitions(1).slab_bytes(16 << 10).buckets(16).policy(Policy::Clock);
+            let layout = Arc::new(config.layout().unwrap());
+            let mut memory = vec![Line { _bytes: [0; 64] }; layout.region_bytes / 64 + 1];
+            let base = NonNull::new(memory.as_mut_ptr()).unwrap().cast();
+            // SAFETY: the memory is aligned and lives as long as the region, through which alone it is used.
+            let region = unsafe { Region::new(base, layout.region_bytes) };
+            let mut writer = Partition::new(&region, layout, 0, SEED);
+            writer.format(0);
+            Shared { writer, region, _memory: memory }
+        }
+
+        fn reader(&self) -> Partition {
+            Partition::new(&self.region, self.writer.layout.clone(), 0, SEED)
+        }
+
+        fn put(&mut self, name: &[u8], value: &[u8]) {
+            self.writer.push(key(name), value, &mut Sink::Drop).unwrap();
+        }
+
+        fn remove(&mut self, name: &[u8]) {
+            assert!(self.writer.remove(key(name), &mut Vec::new()));
+        }
+
+        fn fill(&mut self, numbers: std::ops::Range<u32>, value: &[u8]) {
+            numbers.for_each(|number| self.put(&number.to_be_bytes(), value));
+        }
+
+        /// Looks a key up; `step` happens when half of its value is read.
+        fn read(&mut self, name: &[u8], step: impl FnOnce(&mut Shared)) -> (Glance, Vec<u8>) {
+            let reader = self.reader();
+            let mut value = Vec::new();
+            let glance = reader.glance(key(name), Wanted::Any, |words, len| {
+                let half = words.len() / 2;
+                append_words(&words[..half], 8 * half, &mut value);
+                step(self);
+                append_words(&words[half..], len - 8 * half, &mut value);
+            });
+            self.writer.validate().unwrap();
+            (glance, value)
+        }
+    }
+
+    fn key(bytes: &[u8]) -> Key<'_> {
+        Key { bytes, hash: hash_key(bytes, SEED) }
+    }
+
+    const NAME: &[u8] = b"a name";
+    const OLD: [u8; 500] = [1; 500];
+
+    fn assert_disturbed(what: &str, prepare: impl FnOnce(&mut Shared), step: impl FnOnce(&mut Shared)) {
+        let mut shared = Shared::new();
+        shared.put(NAME, &OLD);
+        prepare(&mut shared);
+        assert_eq!(shared.read(NAME, |_| ()), (Glance::Found, OLD.to_vec()), "before: {what}");
+        assert_eq!(shared.read(NAME, step).0, Glance::Disturbed, "{what}");
+    }
+
+    #[test]
+    fn what_becomes_of_other_keys_does_not_disturb() {
+        let mut shared = Shared::new();
+        shared.put(NAME, &OLD);
+        shared.fill(0..100, &[9; 500]);
+        let (glance, value) = shared.read(NAME, |shared| {
+            shared.fill(0..50, &[8; 500]);
+            shared.fill(50..60, &[8; 900]);
+            shared.fill(100..150, &[8; 480]);
+            (60..70u32).for_each(|number| shared.remove(&number.to_be_bytes()));
+        });
+        assert_eq!((glance, value), (Glance::Found, OLD.to_vec()));
+    }
+
+    #[test]
+    fn a_value_that_is_replaced_or_removed_meanwhile_is_not_believed() {
+        let nothing = |_: &mut Shared| ();
+        assert_disturbed("replaced in place", nothing, |shared| shared.put(NAME, &[2; 500]));
+        assert_disturbed("replaced twice, by what it was", nothing, |shared| {
+            shared.put(NAME, &[2; 500]);
+            shared.put(NAME, &OLD);
+        });
+        assert_disturbed("replaced by a larger one", nothing, |shared| shared.put(NAME, &[2; 800]));
+        assert_disturbed("replaced by a chained one", nothing, |shared| shared.put(NAME, &[2; 5000]));
+        assert_disturbed("removed", nothing, |shared| shared.remove(NAME));
+        assert_disturbed("removed and stored again", nothing, |shared| {
+            shared.remove(NAME);
+            shared.put(NAME, &OLD);
+        });
+        let pin = |shared: &mut Shared| {
+            let entry = shared.writer.find(key(NAME)).unwrap();
+            shared.writer.pin(entry).unwrap();
+        };
+        assert_disturbed("removed while pinned", pin, |shared| shared.remove(NAME));
+        assert_disturbed("replaced while pinned", pin, |shared| shared.put(NAME, &[2; 500]));
+        assert_disturbed("evicted", nothing, |shared| {
+            shared.fill(0..2000, &[2; 500]);
+            shared.fill(0..2000, &[3; 500]);
+        });
+    }
+
+    #[test]
+    fn a_value_that_is_moved_meanwhile_is_not_believed_though_its_entry_is_the_same() {
+        let holes = |shared: &mut Shared| {
+            shared.fill(0..400, &[2; 500]);
+            (0..400u32).filter(|number| number % 8 != 0).for_each(|number| shared.remove(&number.to_be_bytes()));
+        };
+        let stamp_of = |shared: &Shared| {
+            let entry = shared.writer.find(key(NAME)).unwrap();
+            (shared.writer.record(entry).stamp(), shared.writer.record(entry).location())
+        };
+        assert_disturbed("moved", holes, |shared| {
+            let before = stamp_of(shared);
+            let report = shared.writer.compact(CompactBudget::unlimited());
+            assert!(report.slabs_released > 0);
+            shared.fill(1000..1100, &[3; 500]);
+            assert_eq!(stamp_of(shared).0, before.0, "nothing but the epoch tells");
+        });
+    }
+
+    #[test]
+    fn a_record_whose_slab_left_the_directory_is_not_believed_whatever_its_bytes_say() {
+        // So many small entries after it that the slab with its record is not the one that the directory keeps or gets
+        // back.
+        assert_disturbed(
+            "forged",
+            |shared| shared.fill(0..2000, &[2; 8]),
+            |shared| {
+                let entry = shared.writer.find(key(NAME)).unwrap();
+                let offset = shared.writer.layout.record_offset(entry);
+                let record = shared.writer.region().bytes(offset, size_of::<Record>()).to_vec();
+                let (slab, _) = shared.writer.layout.slab_of(offset).unwrap();
+                while shared.writer.pop(&mut Sink::Drop).is_some() {}
+                assert_ne!(shared.writer.descriptor(slab).class.get(), ClassIndex::DIRECTORY.0);
+                // Values that look like the record wherever it lay, in as much memory as there is.
+                let mut number = 0u32;
+                while shared.writer.region().bytes(offset, 8) != &record[..8] {
+                    let shift = 8 * (number.wrapping_mul(0x9e37_79b1) >> 30) as usize;
+                    let value: Vec<u8> =
+                        record[shift..].iter().chain(&record[..shift]).copied().cycle().take(1600).collect();
+                    shared.put(&number.to_be_bytes(), &value);
+                    number += 1;
+                    assert!(number < 100_000, "the slab serves values and the bytes come up");
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn what_a_reset_empties_is_not_believed_and_not_found() {
+        let nothing = |_: &mut Shared| ();
+        let reset = |shared: &mut Shared| {
+            let entry = shared.writer.find(key(NAME)).unwrap();
+            let stamp = shared.writer.record(entry).stamp();
+            shared.writer.damage();
+            shared.writer.reset();
+            assert_eq!(shared.writer.record(entry).stamp(), stamp, "nothing but the epoch tells");
+        };
+        assert_disturbed("reset", nothing, reset);
+        let mut shared = Shared::new();
+        shared.put(NAME, &OLD);
+        reset(&mut shared);
+        assert_eq!(shared.read(NAME, |_| ()).0, Glance::Unclear);
+    }
+
+    #[test]
+    fn an_entry_that_is_not_complete_is_not_looked_at() {
+        let mut shared = Shared::new();
+        let reader = shared.reader();
+        let built = shared.writer.build(key(NAME), &OLD, &mut Sink::Drop).unwrap();
+        assert!(matches!(reader.inspect(built, key(NAME)), Seen::Torn), "built, and not listed yet");
+        shared.writer.dispose(built);
+        assert!(matches!(reader.inspect(built, key(NAME)), Seen::Torn), "free");
+        shared.put(NAME, &OLD);
+        let entry = shared.writer.find(key(NAME)).unwrap();
+        assert!(matches!(reader.inspect(entry, key(NAME)), Seen::Same(_)));
+        shared.writer.record(entry).mark_changing();
+        assert!(matches!(reader.inspect(entry, key(NAME)), Seen::Torn), "being replaced");
+        shared.put(b"chained", &[1; 9000]);
+        let chained = shared.writer.find(key(b"chained")).unwrap();
+        assert!(matches!(reader.inspect(chained, key(b"chained")), Seen::Special));
+        let part = shared.writer.continuations(chained).next().unwrap();
+        assert!(matches!(reader.inspect(part, key(b"")), Seen::Torn), "a continuation is no entry");
+    }
+
+    #[test]
+    fn keys_beyond_their_buckets_line_are_seen_and_missing_ones_never() {
+        let mut shared = Shared::new();
+        shared.fill(0..400, b"value");
+        assert!(shared.writer.header().overflowed.get() > 100);
+        let seen = |shared: &mut Shared, number: u32| shared.read(&number.to_be_bytes(), |_| ());
+        let found = (0..400).filter(|&number| seen(&mut shared, number).0 == Glance::Found).count();
+        assert!(found > 390, "{found} of 400, but for what is far down a chain");
+        assert!((400..800).all(|number| seen(&mut shared, number).0 == Glance::Unclear));
+    }
+
+    #[test]
+    fn any_bytes_whatever_lead_nowhere() {
+        let mut shared = Shared::new();
+        shared.fill(0..300, &OLD);
+        let buckets = shared.writer.layout.bucket_offset(BucketIndex(0));
+        let slabs = shared.writer.layout.slab_offset(SlabIndex(0));
+        let reader = shared.reader();
+        let words: &[Word64] = reader.region().slice(buckets, (shared.region_end() - buckets) / 8);
+        let slab_range = slabs as u64 / 32..shared.region_end() as u64 / 32;
+        let mut state = 1u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state ^ state >> 29
+        };
+        for round in 0..30 {
+            for word in words {
+                // Some indexes must lead to somewhere, some words to everywhere.
+                let index = slab_range.start + random() % (slab_range.end - slab_range.start);
+                match (round + random()) % 4 {
+                    0 => word.set(random()),
+                    1 => word.set(index << 32 | index),
+                    2 => word.set(1 | random() << 33),
+                    _ => {}
+                }
+            }
+            let reader = shared.reader();
+            for number in 0..300u32 {
+                let mut out = Vec::new();
+                reader.glance(key(&number.to_be_bytes()), Wanted::Any, |words, len| append_words(words, len, &mut out));
+                assert!(out.len() <= 16 << 10);
+            }
+        }
+    }
+
+    impl Shared {
+        fn region_end(&self) -> usize {
+            self.writer.layout.slab_offset(SlabIndex(self.writer.layout.slab_count))
+        }
+    }
+}

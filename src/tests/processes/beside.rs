@@ -1,0 +1,176 @@
+//! Readers that take no lock, beside writers that do everything they can to them: what is read is whole, and is that
+//! key's.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pg_shared_lru::{CompactBudget, Config, LockMode, Locks, Policy, RobustLocks, SharedCache};
+
+use crate::support::content::{check, key, value, Random};
+use crate::support::fork::{join, shared_words, Child};
+use crate::support::memory::Arena;
+
+crate::scenarios![beside:
+    threads_read_whole_values_beside_a_writer,
+    processes_read_whole_values_beside_a_writer,
+    a_key_that_is_always_there_is_always_found,
+    readers_do_not_notice_that_a_writer_of_other_keys_has_the_lock,
+];
+
+/// Replaced in place, again and again.
+const HOT: u32 = 8;
+/// All keys with values of many sizes.
+const KEYS: u32 = 400;
+/// Keys with values of a few bytes, which make the directory grow.
+const SMALL: std::ops::Range<u32> = 10_000..14_000;
+
+fn cache() -> SharedCache<RobustLocks> {
+    let config = Config::bytes(512 << 10).partitions(1).slab_bytes(16 << 10).policy(Policy::Clock);
+    SharedCache::shared_mapping(&config).unwrap()
+}
+
+/// Changes everything that readers look at, until told to stop.
+fn write(cache: &SharedCache<RobustLocks>, stop: &AtomicU64) {
+    let mut random = Random(5);
+    let hot: Vec<_> = (0..16 * HOT).map(|n| (key(n % HOT), value(n % HOT, n / HOT, 1900))).collect();
+    while stop.load(Ordering::Relaxed) == 0 {
+        for _ in 0..200 {
+            let (key, value) = &hot[random.below(hot.len())];
+            cache.put(key, value).unwrap();
+        }
+        for _ in 0..200 {
+            let number = HOT + random.below((KEYS - HOT) as usize) as u32;
+            match random.below(8) {
+                0 => _ = cache.remove(&key(number)),
+                _ => _ = cache.put(&key(number), &value(number, random.next() as u32, random.value_len())).unwrap(),
+            }
+        }
+        match random.below(8) {
+            0 => _ = cache.clear(),
+            1 => {
+                // Slabs of values become slabs of records, and then values again.
+                for number in SMALL {
+                    cache.put(&key(number), &value(number, 0, 8)).unwrap();
+                }
+            }
+            2 => _ = cache.pop_lru(),
+            _ => _ = cache.compact(CompactBudget::bytes(random.below(40_000) as u64)),
+        }
+    }
+}
+
+/// Reads until so many values were read.
+fn read(cache: &SharedCache<RobustLocks>, seed: u64, hits_wanted: u32) {
+    let mut random = Random(seed);
+    let mut out = Vec::new();
+    let mut hits = 0;
+    while hits < hits_wanted {
+        let number = match random.below(8) {
+            0..=3 => random.below(HOT as usize) as u32,
+            4..=6 => random.below(KEYS as usize) as u32,
+            _ => SMALL.start + random.below(SMALL.len()) as u32,
+        };
+        let key = key(number);
+        let found = if random.below(4) == 0 { cache.peek(&key, &mut out) } else { cache.get(&key, &mut out) };
+        if found {
+            check(&key, &out);
+            hits += 1;
+        } else {
+            assert!(out.is_empty());
+        }
+    }
+}
+
+fn threads_read_whole_values_beside_a_writer() {
+    let cache = cache();
+    let stop = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| write(&cache, &stop));
+        let readers: Vec<_> = (1..4)
+            .map(|seed| {
+                scope.spawn({
+                    let cache = &cache;
+                    move || read(cache, seed, 30_000)
+                })
+            })
+            .collect();
+        let ended: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+        stop.store(1, Ordering::Relaxed);
+        ended.into_iter().for_each(|result| result.expect("what is read is whole"));
+    });
+    cache.validate().unwrap();
+}
+
+fn processes_read_whole_values_beside_a_writer() {
+    let cache = cache();
+    let stop = &shared_words(1)[0];
+    let mut writer = vec![Child::spawn("writer", || write(&cache, stop))];
+    let other_address = cache.attach_again().unwrap();
+    let readers = (1..4).map(|seed| Child::spawn("reader", || read(&other_address, seed, 30_000))).collect();
+    join(readers);
+    stop.store(1, Ordering::Relaxed);
+    join(std::mem::take(&mut writer));
+    cache.validate().unwrap();
+}
+
+fn a_key_that_is_always_there_is_always_found() {
+    let config = Config::bytes(8 << 20).partitions(1).policy(Policy::Clock).buckets(4);
+    let cache = SharedCache::shared_mapping(&config).unwrap();
+    // Four buckets: what is not in a cell is in a chain, and is moved from one to the other as the rest comes and goes.
+    let kept = 0..64u32;
+    kept.clone().for_each(|number| _ = cache.put(&key(number), &value(number, 0, 100)).unwrap());
+    let stop = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|seed| {
+                let (cache, kept) = (&cache, kept.clone());
+                scope.spawn(move || {
+                    let mut random = Random(seed);
+                    let mut out = Vec::new();
+                    for _ in 0..40_000 {
+                        let number = random.below(kept.len()) as u32;
+                        assert!(cache.contains(&key(number)));
+                        assert!(cache.get(&key(number), &mut out));
+                        check(&key(number), &out);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            let mut random = Random(9);
+            while stop.load(Ordering::Relaxed) == 0 {
+                let number = 100 + random.below(60) as u32;
+                cache.put(&key(number), &value(number, 1, 100)).unwrap();
+                let replaced = random.below(kept.len()) as u32;
+                cache.put(&key(replaced), &value(replaced, random.next() as u32, 100)).unwrap();
+                cache.remove(&key(100 + random.below(60) as u32));
+            }
+        });
+        let ended: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+        stop.store(1, Ordering::Relaxed);
+        ended.into_iter().for_each(|result| result.expect("a key that stays is found"));
+    });
+    cache.validate().unwrap();
+}
+
+fn readers_do_not_notice_that_a_writer_of_other_keys_has_the_lock() {
+    let config = Config::bytes(512 << 10).partitions(1).policy(Policy::Clock);
+    let arena = Arena::for_config(&config);
+    let cache = arena.create(&config).unwrap();
+    for number in 0..50 {
+        cache.put(&key(number), &value(number, 0, 300)).unwrap();
+    }
+    let mut out = Vec::new();
+    // The first use of an entry is noted under the lock.
+    (0..50).for_each(|number| assert!(cache.get(&key(number), &mut out)));
+    let hits = cache.stats().hits;
+    let locks = arena.locks();
+    locks.acquire(0, LockMode::Exclusive);
+    for number in 0..50 {
+        assert!(
+            cache.contains(&key(number)) && cache.peek(&key(number), &mut out) && cache.get(&key(number), &mut out)
+        );
+        check(&key(number), &out);
+    }
+    locks.release(0, LockMode::Exclusive);
+    assert_eq!(cache.stats().hits, hits + 50, "and each is counted");
+}
