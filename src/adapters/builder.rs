@@ -12,10 +12,11 @@
 //! Invariants:
 //! - No update is lost: what a worker puts back replaces only the value that it has read, and an entry that was changed
 //!   while it was being spilled stays.
-//! - One worker spills a key at a time, and none loads it meanwhile: reads and writes of the store for one key never meet.
+//! - One worker spills a key at a time, and none loads it meanwhile: a write of the store never meets a read or another
+//!   write of its key.
 //! - Memory is that of the region and one entry in each worker's hands.
-//! - A worker that holds a ticket, a load or a pin never waits for another's: it gets a value that is not cached, or
-//!   [`BuilderError::Backlog`].
+//! - A worker that holds a ticket, a load or a pin of any cache never waits for another's: it gets a value that is not
+//!   cached, or [`BuilderError::Backlog`].
 //!
 //! Not here: locks and waiting (`shared::write_back`), the store, PostgreSQL's parallel workers (`pg::parallel`).
 
@@ -30,15 +31,18 @@ use crate::core::partition::{PushError, Put};
 use crate::core::write_back::Version;
 use crate::shared::cache::{CreateError, SharedCache};
 use crate::shared::lock::{Locks, NoLocks};
-use crate::shared::write_back::{Blocked, Condition, Load, LoadStep, Step, Ticket, UnderWay};
+use crate::shared::write_back::{may_wait, Blocked, Condition, Load, LoadStep, Step, Ticket, UnderWay};
 
-/// How long to wait for room while nobody makes any.
+/// How long a worker waits by default while no other ends what it has in hand.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where entries are that do not fit the cache.
 ///
-/// No lock is held while its methods run: they may take their time, read other caches and raise errors. Of the cache that
-/// called them they may read and change other keys; such a call does not wait for other workers.
+/// No lock of the cache is held while its methods run: they may take their time, read other caches and raise errors. Of
+/// the cache that called them they may read and change other keys; such a call does not wait for other workers.
+///
+/// The other way round, call the cache while holding no lock that these methods take: it may wait for a worker that is in
+/// one of them.
 pub trait SpillStore<K, V> {
     /// What can go wrong.
     type Error;
@@ -58,7 +62,7 @@ pub trait SpillStore<K, V> {
     fn spill(&mut self, key: &K, value: V) -> Result<(), Self::Error>;
 }
 
-/// Why an operation failed. Nothing is lost by it.
+/// Why an operation failed. The cache and the store have lost nothing by it, but for [`BuilderError::Lost`].
 #[derive(Debug, thiserror::Error)]
 pub enum BuilderError<E> {
     /// The entry is too large for the cache.
@@ -72,17 +76,22 @@ pub enum BuilderError<E> {
     Store(E),
     /// Everything that could make room is in other workers' hands, and this one cannot wait, or has waited in vain.
     #[error(
-        "no room for an entry of {bytes} bytes: {tickets} entries are being written back and {pins} are being read; give the \
-         cache more memory or use fewer workers"
+        "no room for an entry of {bytes} bytes: {writes} entries are being written back, {loads} loaded and {pins} read; \
+         give the cache more memory or use fewer workers"
     )]
     Backlog {
         /// Key and value of the entry.
         bytes: usize,
         /// Entries being written back.
-        tickets: u64,
+        writes: u64,
+        /// Keys being loaded.
+        loads: u64,
         /// Entries pinned.
         pins: u64,
     },
+    /// A worker died in the middle of a change, and entries were lost for it.
+    #[error("a worker died in the middle of a change: entries are lost, and so is what is being built from them")]
+    Lost,
 }
 
 /// Why a drain stopped. What was not handed out is still in the cache.
@@ -96,19 +105,22 @@ pub enum DrainError<E> {
     Taker(E),
     /// Some worker is not done.
     #[error(
-        "{tickets} entries are being written back, {loads} loaded and {pins} read: drain when the workers are done"
+        "{writes} entries are being written back, {loads} loaded and {pins} read: drain when the workers are done"
     )]
     InUse {
         /// Entries being written back.
-        tickets: u64,
+        writes: u64,
         /// Keys being loaded.
         loads: u64,
         /// Entries pinned.
         pins: u64,
     },
+    /// Some worker is not done: it has stored something meanwhile. The entries are there for another drain.
+    #[error("{0} entries were stored or changed during the drain: drain when the workers are done")]
+    Changed(u64),
     /// A worker died in the middle of a change, and entries were lost for it.
-    #[error("{0} partitions were emptied because a worker died in the middle of a change: entries are lost")]
-    Lost(u64),
+    #[error("a worker died in the middle of a change: entries are lost, and so is what was built from them")]
+    Lost,
 }
 
 /// What one handle has done.
@@ -134,7 +146,7 @@ pub struct BuilderStats {
 
 /// One worker's handle to a cache that many workers share.
 ///
-/// Make one for each worker: a handle knows what its worker holds, which decides whether it may wait.
+/// Make one for each worker, over its own handle to the memory, before the workers begin.
 ///
 /// # Examples
 ///
@@ -188,6 +200,9 @@ pub struct BuilderStats {
 /// ```
 pub struct BuilderCache<K: CacheItem, V: CacheValue<K>, L: Locks = NoLocks> {
     cache: SharedCache<L>,
+    /// Resets of each partition when this handle was made: any more, and something is lost.
+    resets: Box<[u64]>,
+    patience: Duration,
     stats: Cell<BuilderStats>,
     /// Bytes of the value read last; kept for their memory.
     buffer: Cell<Vec<u8>>,
@@ -196,8 +211,7 @@ pub struct BuilderCache<K: CacheItem, V: CacheValue<K>, L: Locks = NoLocks> {
 
 /// What a load came to.
 enum Loaded<V> {
-    Found(V, Version),
-    Nowhere,
+    Done(Option<V>, Version),
     /// Others changed something meanwhile.
     Again,
 }
@@ -216,7 +230,15 @@ impl<K: CacheItem, V: CacheValue<K>> BuilderCache<K, V, NoLocks> {
 impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     /// A worker's handle over its own handle of the cache's memory. Nobody may change the cache but by such handles.
     pub fn over(cache: SharedCache<L>) -> Self {
-        BuilderCache { cache, stats: Cell::default(), buffer: Cell::default(), types: PhantomData }
+        let resets = cache.resets().into();
+        let (stats, buffer) = (Cell::default(), Cell::default());
+        BuilderCache { cache, resets, patience: PATIENCE, stats, buffer, types: PhantomData }
+    }
+
+    /// Sets how long this worker waits while no other ends what it has in hand. Default: ten seconds.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Names the types of keys and values: the tag for a region of such a cache, so that others are not attached as one.
@@ -269,7 +291,9 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     ///
     /// If the bytes do not decode.
     pub fn get(&self, key: &K) -> Result<Option<(V, Version)>, DecodeError> {
-        self.find(key, &Self::encode_key(key))
+        let found = self.find(key, &Self::encode_key(key));
+        self.count_read(matches!(found, Ok(Some(_))));
+        found
     }
 
     fn find(&self, key: &K, key_bytes: &[u8]) -> Result<Option<(V, Version)>, DecodeError> {
@@ -277,7 +301,6 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         let found = self.cache.get_versioned(key_bytes, &mut bytes);
         let value = found.map(|version| Ok((V::decode(key, &bytes)?, version))).transpose();
         self.buffer.set(bytes);
-        self.count_read(found.is_some());
         value
     }
 
@@ -293,78 +316,89 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         result
     }
 
-    /// A key's value, from the cache or else from the store, whose value is then cached, clean; `None` if it is in neither.
-    ///
-    /// Of several workers that miss the same key one loads it and the others wait. Called while this worker holds something
-    /// (from within its own store, or inside [`BuilderCache::with`]) it does not wait, but loads for itself where it would;
-    /// what it returns then may have [`Version::UNCACHED`], with which nothing can be put back.
+    /// A key's value, from the cache or else from the store; `None` if it is in neither.
     ///
     /// # Errors
     ///
-    /// The store's; [`BuilderError::Backlog`] after ten seconds in which nobody made room.
+    /// As [`BuilderCache::fetch`], of which this is the short form.
     pub fn get_or_load<S: SpillStore<K, V>>(
         &self,
         key: &K,
         store: &mut S,
     ) -> Result<Option<(V, Version)>, BuilderError<S::Error>> {
-        let key_bytes = Self::encode_key(key);
-        let mut patience = Patience::default();
-        let may_wait = !self.cache.holds_something();
-        loop {
-            if let Some(found) = self.find(key, &key_bytes)? {
-                return Ok(Some(found));
-            }
-            match self.cache.claim_load(&key_bytes) {
-                LoadStep::Present => {}
-                LoadStep::Taken if may_wait => {
-                    self.count(|stats| stats.waits += 1);
-                    self.cache.wait_for_load(&key_bytes);
-                }
-                LoadStep::Taken => {
-                    let value = self.load_value(key, store)?;
-                    return Ok(value.map(|value| (value, Version::UNCACHED)));
-                }
-                LoadStep::Yours(load) => match self.load(load, key, &key_bytes, store, may_wait, &mut patience)? {
-                    Loaded::Found(value, version) => return Ok(Some((value, version))),
-                    Loaded::Nowhere => return Ok(None),
-                    Loaded::Again => {}
-                },
-            }
-        }
+        let (value, version) = self.fetch(key, store)?;
+        Ok(value.map(|value| (value, version)))
     }
 
-    fn load_value<S: SpillStore<K, V>>(&self, key: &K, store: &mut S) -> Result<Option<V>, BuilderError<S::Error>> {
-        let value = store.load(key).map_err(BuilderError::Store)?;
-        self.count(|stats| stats.loads += u64::from(value.is_some()));
-        Ok(value)
+    /// A key's value, from the cache or else from the store, with the version to put something in its place; `None`, with
+    /// a version that stands for that, if it is in neither. What the store gives is cached, clean.
+    ///
+    /// Of several workers that miss the same key one loads it and the others wait, as long as their patience lasts; then,
+    /// or if this worker must not wait, it loads beside the other. Where a value finds no room (everything is in workers' hands,
+    /// or it is larger than an entry may be) it is returned and not cached.
+    ///
+    /// # Errors
+    ///
+    /// The store's; [`BuilderError::Backlog`] if there are too many loads at once and patience ends, or at once if this
+    /// worker holds something; [`BuilderError::Lost`].
+    pub fn fetch<S: SpillStore<K, V>>(
+        &self,
+        key: &K,
+        store: &mut S,
+    ) -> Result<(Option<V>, Version), BuilderError<S::Error>> {
+        let key_bytes = Self::encode_key(key);
+        let mut patience = Patience::default();
+        let mut is_first = true;
+        loop {
+            let found = self.find(key, &key_bytes)?;
+            if std::mem::take(&mut is_first) {
+                self.count_read(found.is_some());
+            }
+            if let Some((value, version)) = found {
+                return Ok((Some(value), version));
+            }
+            let beside_another = !may_wait() || patience.waited() > self.patience;
+            match self.cache.claim_load(&key_bytes, beside_another) {
+                LoadStep::Present => {}
+                LoadStep::Yours(load) => {
+                    if let Loaded::Done(value, version) = self.load(load, key, &key_bytes, store)? {
+                        return Ok((value, version));
+                    }
+                }
+                LoadStep::Taken if beside_another => return Err(self.backlog(key_bytes.len())),
+                LoadStep::Taken => {
+                    self.count(|stats| stats.waits += 1);
+                    patience.start();
+                    self.cache.wait_for_load(&key_bytes);
+                }
+                LoadStep::TooMany(blocked) => self.wait_for_room(blocked, &mut patience, key_bytes.len())?,
+            }
+        }
     }
 
     /// Loads a key that others wait for.
     fn load<S: SpillStore<K, V>>(
         &self,
-        load: Load<'_, L>,
+        mut load: Load<'_, L>,
         key: &K,
         key_bytes: &[u8],
         store: &mut S,
-        may_wait: bool,
-        patience: &mut Patience,
     ) -> Result<Loaded<V>, BuilderError<S::Error>> {
-        let Some(value) = self.load_value(key, store)? else { return Ok(Loaded::Nowhere) };
+        let uncached = load.version();
+        let value = store.load(key).map_err(BuilderError::Store)?;
+        let Some(value) = value else { return Ok(Loaded::Done(None, uncached)) };
+        self.count(|stats| stats.loads += 1);
         let value_bytes = Self::encode_value(key, &value);
         loop {
-            match self.store_if(key_bytes, &value_bytes, &Condition::Loaded(&load))? {
-                Step::Done(_, version) => return Ok(Loaded::Found(value, version)),
-                Step::Stale => return Ok(Loaded::Again),
-                Step::WriteBack(ticket) => self.write_back(ticket, store)?,
-                Step::Blocked(blocked) => {
-                    // Not with the load in hand: whoever could make room may be waiting for it.
-                    drop(load);
-                    if !may_wait {
-                        return Ok(Loaded::Found(value, Version::UNCACHED));
-                    }
-                    self.wait_for_room(blocked, patience, key_bytes.len() + value_bytes.len())?;
-                    return Ok(Loaded::Again);
+            match self.store_if(key_bytes, &value_bytes, &mut Condition::Loaded(&mut load)) {
+                Ok(Step::Done(_, version)) => return Ok(Loaded::Done(Some(value), version)),
+                Ok(Step::Stale) => return Ok(Loaded::Again),
+                Ok(Step::WriteBack(ticket)) => self.write_back(ticket, store)?,
+                Ok(Step::Blocked(_)) | Err(PushError::TooLarge { .. } | PushError::KeyTooLong { .. }) => {
+                    return Ok(Loaded::Done(Some(value), uncached))
                 }
+                Ok(Step::Lost) => return Err(BuilderError::Lost),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -373,14 +407,15 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     ///
     /// # Errors
     ///
-    /// The entry is too large; what the store says of another entry that had to make way; [`BuilderError::Backlog`] after
-    /// ten seconds in which nobody made room, or at once if this worker holds something.
+    /// The entry is too large; what the store says of another entry that had to make way; [`BuilderError::Backlog`] when
+    /// patience ends and nobody has made room, or at once if this worker holds something; [`BuilderError::Lost`].
     pub fn push<S: SpillStore<K, V>>(&self, key: &K, value: &V, store: &mut S) -> Result<Put, BuilderError<S::Error>> {
-        let done = self.push_if(key, value, &Condition::None, store)?;
+        let done = self.push_if(key, value, Condition::None, store)?;
         Ok(done.expect("a store without a condition is never stale"))
     }
 
-    /// Stores a value if the key still has the one of this version; gives it back if not.
+    /// Stores a value if the key still has the one of this version (or none, if that is what the version stands for);
+    /// gives it back if not.
     ///
     /// # Errors
     ///
@@ -392,7 +427,7 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         value: V,
         store: &mut S,
     ) -> Result<Option<V>, BuilderError<S::Error>> {
-        let done = self.push_if(key, &value, &Condition::Version(version), store)?;
+        let done = self.push_if(key, &value, Condition::Version(version), store)?;
         Ok(if done.is_none() { Some(value) } else { None })
     }
 
@@ -402,7 +437,7 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     ///
     /// # Errors
     ///
-    /// As [`BuilderCache::get_or_load`] and [`BuilderCache::push`].
+    /// As [`BuilderCache::fetch`] and [`BuilderCache::push`].
     pub fn modify<S: SpillStore<K, V>>(
         &self,
         key: &K,
@@ -410,13 +445,28 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         mut change: impl FnMut(V) -> V,
     ) -> Result<bool, BuilderError<S::Error>> {
         loop {
-            let Some((value, version)) = self.get_or_load(key, store)? else { return Ok(false) };
-            let value = change(value);
-            if version == Version::UNCACHED {
-                return Err(self.backlog(Self::encode_key(key).len() + Self::encode_value(key, &value).len()));
-            }
-            if self.push_if(key, &value, &Condition::Version(version), store)?.is_some() {
+            let (Some(value), version) = self.fetch(key, store)? else { return Ok(false) };
+            if self.compare_push(key, version, change(value), store)?.is_none() {
                 return Ok(true);
+            }
+        }
+    }
+
+    /// As [`BuilderCache::modify`], but `change` is also asked for a value where the key has none.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn upsert<S: SpillStore<K, V>>(
+        &self,
+        key: &K,
+        store: &mut S,
+        mut change: impl FnMut(Option<V>) -> V,
+    ) -> Result<(), BuilderError<S::Error>> {
+        loop {
+            let (value, version) = self.fetch(key, store)?;
+            if self.compare_push(key, version, change(value), store)?.is_none() {
+                return Ok(());
             }
         }
     }
@@ -426,13 +476,13 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         &self,
         key: &K,
         value: &V,
-        condition: &Condition<'_, '_, L>,
+        mut condition: Condition<'_, '_, L>,
         store: &mut S,
     ) -> Result<Option<Put>, BuilderError<S::Error>> {
         let (key_bytes, value_bytes) = (Self::encode_key(key), Self::encode_value(key, value));
         let mut patience = Patience::default();
         loop {
-            match self.store_if(&key_bytes, &value_bytes, condition)? {
+            match self.store_if(&key_bytes, &value_bytes, &mut condition)? {
                 Step::Done(put, _) => return Ok(Some(put)),
                 Step::Stale => {
                     self.count(|stats| stats.conflicts += 1);
@@ -442,13 +492,19 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
                 Step::Blocked(blocked) => {
                     self.wait_for_room(blocked, &mut patience, key_bytes.len() + value_bytes.len())?;
                 }
+                Step::Lost => return Err(BuilderError::Lost),
             }
         }
     }
 
-    fn store_if(&self, key: &[u8], value: &[u8], condition: &Condition<'_, '_, L>) -> Result<Step<'_, L>, PushError> {
+    fn store_if(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        condition: &mut Condition<'_, '_, L>,
+    ) -> Result<Step<'_, L>, PushError> {
         let mut dropped = 0;
-        let step = self.cache.store_if(key, value, condition, &mut dropped);
+        let step = self.cache.store_if(key, value, condition, &self.resets, &mut dropped);
         self.count(|stats| stats.clean_evictions += u64::from(dropped));
         step
     }
@@ -469,12 +525,10 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         Ok(())
     }
 
-    /// Waits a moment for others to make room, unless this worker holds something, nobody is about to, or it has waited
-    /// too long.
+    /// Waits a moment for others to make room, unless this worker holds something or has waited too long.
     fn wait_for_room<E>(&self, blocked: Blocked, patience: &mut Patience, bytes: usize) -> Result<(), BuilderError<E>> {
-        let waited = patience.waited(blocked);
-        let is_hopeless = || waited.is_some() && self.cache.under_way() == UnderWay::default();
-        if self.cache.holds_something() || waited > Some(PATIENCE) || is_hopeless() {
+        patience.renew_if_changed(blocked);
+        if !may_wait() || patience.waited() > self.patience {
             return Err(self.backlog(bytes));
         }
         self.cache.wait_for_room(blocked);
@@ -482,8 +536,8 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     }
 
     fn backlog<E>(&self, bytes: usize) -> BuilderError<E> {
-        let under_way = self.cache.under_way();
-        BuilderError::Backlog { bytes, tickets: under_way.tickets, pins: under_way.pins }
+        let UnderWay { writes, loads, pins } = self.cache.under_way();
+        BuilderError::Backlog { bytes, writes, loads, pins }
     }
 
     /// Takes every entry out and hands it to `take`, in the order of keys, with whether it is dirty: one that is not, the
@@ -499,46 +553,57 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     where
         K: Ord,
     {
-        let under_way = self.cache.under_way();
-        if under_way != UnderWay::default() {
-            let UnderWay { tickets, loads, pins } = under_way;
-            return Err(DrainError::InUse { tickets, loads, pins });
-        }
-        let resets = self.cache.stats().resets;
-        if resets > 0 {
-            return Err(DrainError::Lost(resets));
+        self.cache.end_claims_of_all_dead();
+        let UnderWay { writes, loads, pins } = self.cache.under_way();
+        if writes + loads + pins > 0 {
+            return Err(DrainError::InUse { writes, loads, pins });
         }
         let mut keys = Vec::with_capacity(self.cache.len() as usize);
         for entry in self.cache.iter() {
             keys.push((K::Codec::decode(&entry.key)?, entry.id));
         }
+        if *self.cache.resets() != *self.resets {
+            return Err(DrainError::Lost);
+        }
         keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let mut drained = 0;
         let mut bytes = Vec::new();
         for (key, id) in keys {
-            let Some(dirty) = self.cache.value_of(id, &mut bytes) else { continue };
+            let Some((version, dirty)) = self.cache.value_of(id, &mut bytes) else { continue };
             let value = V::decode(&key, &bytes)?;
             take(key, value, dirty).map_err(DrainError::Taker)?;
-            self.cache.take_out(id);
-            drained += 1;
+            drained += u64::from(self.cache.take_out(id, version));
         }
-        Ok(drained)
+        if *self.cache.resets() != *self.resets {
+            return Err(DrainError::Lost);
+        }
+        match self.cache.len() {
+            0 => Ok(drained),
+            left => Err(DrainError::Changed(left)),
+        }
     }
 }
 
-/// How long a worker has waited for room in vain.
+/// How long a worker has waited in vain.
 #[derive(Default)]
-struct Patience(Option<(Blocked, Instant)>);
+struct Patience {
+    since: Option<Instant>,
+    blocked: Option<Blocked>,
+}
 
 impl Patience {
-    /// Since when this has been in the way; `None` at first, and after every write-back that somebody finished.
-    fn waited(&mut self, blocked: Blocked) -> Option<Duration> {
-        match self.0 {
-            Some((before, since)) if before == blocked => Some(since.elapsed()),
-            _ => {
-                self.0 = Some((blocked, Instant::now()));
-                None
-            }
+    fn start(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Waiting for room begins anew whenever some worker has ended what it had in hand.
+    fn renew_if_changed(&mut self, blocked: Blocked) {
+        if self.blocked.replace(blocked) != Some(blocked) {
+            self.since = Some(Instant::now());
         }
+    }
+
+    fn waited(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }

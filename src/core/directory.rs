@@ -70,13 +70,13 @@ pub mod flag {
     pub const OVERFLOWED: u32 = 1 << 12;
     /// Must not be evicted: its value is being replaced.
     pub const PROTECTED: u32 = 1 << 13;
-    /// Being written back by some worker; stays until that is done.
-    pub const TICKETED: u32 = 1 << 14;
+    /// In the hands of some worker, which writes it back or has not finished loading it: see `claims`. Stays meanwhile.
+    pub const CLAIMED: u32 = 1 << 14;
     /// The value differs from the one in the backing store, which must have it before the entry goes.
     pub const DIRTY: u32 = 1 << 15;
     /// What may be set while a value lies in one slot and anybody may read it. Readers without a lock leave an entry
     /// with any other flag to those with one.
-    pub const PLAIN: u32 = PINS | REFERENCED | OVERFLOWED | PROTECTED | TICKETED | DIRTY;
+    pub const PLAIN: u32 = PINS | REFERENCED | OVERFLOWED | PROTECTED | CLAIMED | DIRTY;
     /// All flags, without the length of the key.
     pub const ALL: u32 = 0xffff;
 }
@@ -186,11 +186,6 @@ impl Record {
         self.state.get() & flags == flags
     }
 
-    /// All flags.
-    pub fn flags(&self) -> u32 {
-        self.state.get() & 0xff00
-    }
-
     /// Sets flags. Atomic, because readers change their pins without a lock.
     #[inline]
     pub fn set_flags(&self, flags: u32) -> u32 {
@@ -215,11 +210,11 @@ impl Record {
         self.state.atomic().load(Ordering::Acquire) & flag::PINS
     }
 
-    /// Whether the entry may be evicted: nobody reads it without a lock, and its value is neither being replaced nor
-    /// written back.
+    /// Whether the entry may be evicted: nobody reads it without a lock, and its value is not being replaced, and it
+    /// is in no worker's hands.
     #[inline]
     pub fn is_evictable(&self) -> bool {
-        self.state.atomic().load(Ordering::Acquire) & (flag::PINS | flag::PROTECTED | flag::TICKETED) == 0
+        self.state.atomic().load(Ordering::Acquire) & (flag::PINS | flag::PROTECTED | flag::CLAIMED) == 0
     }
 
     /// Adds a pin; `false` if the count is at its limit. Needs the partition's lock in any mode.

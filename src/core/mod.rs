@@ -16,8 +16,8 @@
 //! recency    the order of eviction
 //! quarantine pins across the reset of a damaged partition
 //! room       pool, compaction, eviction
-//! write_back dirty entries, tickets, conditional stores ─┐ for a cache
-//! loads      who is loading which absent key            ─┘ before a store
+//! write_back dirty entries, versions, conditional stores ─┐ for a cache
+//! claims     who is loading or writing back which key     ─┘ before a store
 //! partition  the cache's operations
 //! optimistic lookups beside a writer, without the lock
 //! report, validate   read everything
@@ -25,13 +25,13 @@
 
 pub mod bitmap;
 pub mod bucket;
+pub mod claims;
 pub mod class;
 pub mod config;
 pub mod directory;
 pub mod evicted;
 pub mod ids;
 pub mod layout;
-pub mod loads;
 pub mod optimistic;
 pub mod partition;
 pub mod payload;

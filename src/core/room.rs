@@ -114,8 +114,7 @@ impl Partition {
         let Some(victim) = self.victim() else { return false };
         if let Sink::Clean(clean) = evicted {
             if self.record(victim).has(flag::DIRTY) {
-                // A key that somebody is reading from the store is not written meanwhile.
-                clean.dirty = (!self.is_entry_loading(victim)).then_some(victim);
+                clean.dirty = Some(victim);
                 return false;
             }
         }
@@ -178,7 +177,7 @@ impl Partition {
     pub(super) fn discard_unlinked(&mut self, entry: EntryIndex) {
         self.record(entry).mark_changing();
         self.remove_from_bucket(entry);
-        self.settle(entry);
+        self.hand_on_claims(entry, EntryIndex::NONE);
         let header = self.header();
         header.len.sub(1);
         header.live_bytes.sub((self.record(entry).key_len() + self.value_len(entry)) as u64);

@@ -38,8 +38,8 @@ impl Partition {
             self.check_records(&mut findings);
             self.check_buckets(&mut findings);
             self.check_recency(&mut findings);
-            let owners = self.load_owners().len() as u32;
-            findings.expect(|| "loads in flight".into(), self.loading(), owners);
+            let (loads, writes) = self.claim_counts();
+            findings.expect(|| "claims in use".into(), self.write_back().in_use.get(), loads + writes);
         }
         if findings.0.is_empty() {
             Ok(())
@@ -137,7 +137,8 @@ impl Partition {
         let mut stored = HashMap::<ClassIndex, u64>::new();
         let mut owned = 0;
         let (mut heads, mut unlisted_parts) = (Vec::new(), HashSet::new());
-        let (mut entries, mut zombies, mut continuations, mut live_bytes, mut ticketed) = (0, 0, 0, 0, 0);
+        let (mut entries, mut zombies, mut continuations, mut live_bytes) = (0, 0, 0, 0);
+        let mut claimed = Vec::new();
         for entry in self.live_records() {
             let record = self.record(entry);
             if record.location() == Location::NONE {
@@ -174,7 +175,9 @@ impl Partition {
                 zombies += 1;
             } else {
                 entries += 1;
-                ticketed += u32::from(record.has(flag::TICKETED));
+                if record.has(flag::CLAIMED) {
+                    claimed.push(entry);
+                }
                 live_bytes += (record.key_len() + self.value_len(entry)) as u64;
                 let mut value = Vec::new();
                 self.append_value(entry, &mut value);
@@ -194,7 +197,7 @@ impl Partition {
         findings.expect(|| "continuations that no head lists".into(), unlisted_parts.len(), 0);
         findings.expect(|| "entries".into(), header.len.get(), entries);
         findings.expect(|| "zombies".into(), header.zombies.get(), zombies);
-        findings.expect(|| "entries being written back".into(), self.tickets(), ticketed);
+        findings.expect(|| "entries in some worker's hands".into(), self.claimed_entries(), claimed);
         findings.expect(|| "continuations".into(), header.continuations.get(), continuations);
         findings.expect(|| "live bytes".into(), header.live_bytes.get(), live_bytes);
         let max_entries = header.max_entries.get();

@@ -1,54 +1,52 @@
 //! Entries in front of a store: dirty ones must be written back before they go.
 //!
 //! An entry is dirty while the store behind the cache does not have its value. Eviction drops clean entries; a dirty one
-//! goes in two phases. First it is *ticketed*: the worker that wants room gets a copy of it to write, while the entry
-//! stays where it is, is found as before and may be changed. When the worker is done the ticket is *settled*: an entry
-//! that is still the same goes, one that was changed meanwhile stays, dirty.
+//! goes in two phases. First it is *claimed* (`claims`): the worker that wants room gets a copy of it to write, while the
+//! entry stays where it is, is found as before and may be changed. When the worker is done, an entry that is still the
+//! same goes; one that was changed meanwhile stays, dirty.
 //!
 //! Invariants:
-//! - An entry has one ticket at most, so no two workers write the same key at the same time. The ticket belongs to the key:
-//!   where a reader's pin makes a replacement a new entry, it is handed on.
-//! - No ticket is given for a key that is being loaded, so the store is not read and written for one key at once.
-//! - `tickets` counts the entries that have one; whatever ends an entry's life settles its ticket.
-//! - A [`Version`] names one value of one entry. It is never that of another value, also after the entry has come back
-//!   from the store.
+//! - A [`Version`] that was read with a value is good as long as that is the key's value, be it in the cache or in the
+//!   store: while the entry is there its stamp tells, and when it is gone a count of the changes since. (64 counts for all
+//!   keys of a partition: another key's change may make a version look old, never a change make it look good.)
+//! - What a worker stores on the ground of a version loses nobody's change.
 //!
 //! Locking: the partition's exclusive lock, but for looking. Not here: writing, waiting (`shared::write_back`).
 
+use super::claims::{Claim, ClaimId, MAX_CLAIMS};
 use super::directory::{flag, Stamp};
 use super::evicted::{CleanOnly, Evicted, Sink};
 use super::ids::EntryIndex;
 use super::layout::Layout;
-use super::loads::{LoadClaim, MAX_LOADS};
 use super::partition::{Key, Partition, PushError, Put};
 use super::region::{RegionType, Word32, Word64};
 
-/// Write-backs and loads that are under way in a partition.
+const CHANGE_COUNTS: usize = 64;
+
+/// Write-backs and loads that are under way in a partition, and what tells that a key was changed.
 #[repr(C, align(64))]
 pub struct WriteBackState {
-    /// Entries that are being written back.
-    pub(super) tickets: Word32,
     /// Claims in use.
-    pub(super) loading: Word32,
-    /// Tickets and loads that came to an end: who waits for room looks again when it changes.
+    pub(super) in_use: Word32,
+    _pad: Word32,
+    /// Claims that ended: who waits for room looks again when it changes.
     pub(super) settled: Word64,
-    pub(super) claims: [LoadClaim; MAX_LOADS],
+    /// Dirty values stored, by some bits of the key's hash.
+    changes: [Word32; CHANGE_COUNTS],
+    pub(super) claims: [Claim; MAX_CLAIMS],
+    _end: Word64,
 }
-const _: () = assert!(size_of::<WriteBackState>() == 512);
-// SAFETY: repr(C), words only: 16 bytes and 31 claims of 16 bytes, without padding.
+const _: () = assert!(size_of::<WriteBackState>() == 1024);
+// SAFETY: repr(C), words only: 16 bytes, 64 words of 4, 31 claims of 24 and a word of 8, without padding.
 #[allow(unsafe_code)]
 unsafe impl RegionType for WriteBackState {}
 
-/// Names one value of one entry: whoever has read it can tell whether it is still the key's value.
+/// Stands for a key's value, or for its absence, as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     entry: EntryIndex,
     stamp: Stamp,
-}
-
-impl Version {
-    /// That of a value which is not in the cache: it is no entry's.
-    pub const UNCACHED: Version = Version { entry: EntryIndex::NONE, stamp: Stamp::NONE };
+    changes: u32,
 }
 
 /// What must hold for a value to be stored.
@@ -56,10 +54,10 @@ impl Version {
 pub enum Expected {
     /// Nothing.
     Anything,
-    /// The key has this value.
+    /// The key has this value, in the cache or in the store.
     Version(Version),
-    /// The key has none, and had none since this claim was made.
-    Claim(usize),
+    /// The key is not in the cache, and was not stored since this load was claimed.
+    Claim(ClaimId),
 }
 
 /// What a conditional store did.
@@ -69,12 +67,12 @@ pub enum Stored {
     Done(Put, Version),
     /// The key has not what was expected.
     Stale,
-    /// A dirty entry must be written back first. It is ticketed, and copied for the caller.
-    MustWriteBack(Version),
-    /// Every entry that could make way is pinned, ticketed or being loaded. The number of tickets and loads that came
-    /// to an end tells when to look again.
+    /// A dirty entry must be written back first. It is claimed for the caller, and copied.
+    MustWriteBack(ClaimId, Version),
+    /// Every entry that could make way is pinned or claimed, or there are too many claims. The number of claims that
+    /// ended so far tells when to look again.
     Blocked {
-        /// Tickets and loads that came to an end so far.
+        /// Claims that ended.
         settled: u64,
     },
 }
@@ -85,23 +83,38 @@ impl Partition {
         self.region.at(Layout::WRITE_BACK_OFFSET)
     }
 
+    fn changes(&self, key: Key<'_>) -> &Word32 {
+        // Bits that choose neither partition, tag nor (as a rule) bucket.
+        &self.write_back().changes[(key.hash >> 58) as usize % CHANGE_COUNTS]
+    }
+
     /// The version of an entry's value.
-    pub fn version_of(&self, entry: EntryIndex) -> Version {
-        Version { entry, stamp: self.record(entry).stamp() }
+    pub fn version_of(&self, key: Key<'_>, entry: EntryIndex) -> Version {
+        Version { entry, stamp: self.record(entry).stamp(), changes: self.changes(key).get() }
     }
 
-    /// Entries that are being written back.
-    pub fn tickets(&self) -> u32 {
-        self.write_back().tickets.get()
+    /// The version that stands for a key which is not in the cache, whatever the store has.
+    pub(super) fn version_of_absence(&self, key: Key<'_>) -> Version {
+        Version { entry: EntryIndex::NONE, stamp: Stamp::NONE, changes: self.changes(key).get() }
     }
 
-    /// Tickets and loads that came to an end so far.
+    /// Whether an entry has the value that this version was read with.
+    pub fn has_version(&self, entry: EntryIndex, version: Version) -> bool {
+        (entry, self.record(entry).stamp()) == (version.entry, version.stamp)
+    }
+
+    /// Claims that ended so far.
     pub fn settled(&self) -> u64 {
         self.write_back().settled.get()
     }
 
+    /// Times that the partition was emptied because a change was left half-way.
+    pub fn resets(&self) -> u64 {
+        self.header().resets.get()
+    }
+
     /// Stores a value if `expected` holds, letting clean entries make way. `dropped` counts those; a dirty entry whose
-    /// turn it was is copied to `ticket`.
+    /// turn it was is copied to `evicted`, and claimed for `owner`.
     ///
     /// # Errors
     ///
@@ -111,8 +124,9 @@ impl Partition {
         key: Key<'_>,
         value: &[u8],
         expected: Expected,
+        owner: u32,
         dropped: &mut u32,
-        ticket: &mut Evicted,
+        evicted: &mut Evicted,
     ) -> Result<Stored, PushError> {
         if let Err(error) = self.check_size(key, value) {
             self.header().refused.add(1);
@@ -122,78 +136,41 @@ impl Partition {
             return Ok(Stored::Stale);
         }
         let mut clean = CleanOnly::default();
-        let stored = self.mutate(|partition| {
+        let (stored, write) = self.mutate(|partition| {
             let stored = partition.store(key, value, &mut Sink::Clean(&mut clean));
-            if let Some((_, entry)) = stored {
+            match (stored, clean.dirty) {
                 // What was loaded is what the store has.
-                if !matches!(expected, Expected::Claim(_)) {
+                (Some((_, entry)), _) if !matches!(expected, Expected::Claim(_)) => {
                     partition.record(entry).set_flags(flag::DIRTY);
-                    partition.overtake_loads(key);
+                    let changes = partition.changes(key);
+                    changes.set(changes.get().wrapping_add(1));
+                    partition.overtake_loads(key, entry);
+                    (stored, None)
                 }
-            } else if let Some(victim) = clean.dirty {
-                partition.record(victim).set_flags(flag::TICKETED);
-                partition.write_back().tickets.add(1);
+                (None, Some(victim)) => (None, partition.claim_write(victim, owner).map(|claim| (claim, victim))),
+                _ => (stored, None),
             }
-            stored
         });
         *dropped += clean.dropped;
-        Ok(match (stored, clean.dirty) {
-            (Some((put, entry)), _) => Stored::Done(put, self.version_of(entry)),
-            (None, Some(victim)) => {
-                ticket.append(self.key_bytes(victim), |out| self.append_value(victim, out));
-                Stored::MustWriteBack(self.version_of(victim))
+        Ok(match (stored, write) {
+            (Some((put, entry)), _) => Stored::Done(put, self.version_of(key, entry)),
+            (None, Some((claim, victim))) => {
+                let key_bytes = self.key_bytes(victim);
+                evicted.append(key_bytes, |out| self.append_value(victim, out));
+                let victim_key = Key { bytes: key_bytes, hash: self.hash(key_bytes) };
+                Stored::MustWriteBack(claim, self.version_of(victim_key, victim))
             }
             (None, None) => Stored::Blocked { settled: self.settled() },
         })
     }
 
     fn is_as_expected(&self, key: Key<'_>, expected: Expected) -> bool {
-        match expected {
-            Expected::Anything => true,
-            Expected::Version(version) => self.find(key).map(|entry| self.version_of(entry)) == Some(version),
-            Expected::Claim(claim) => !self.is_overtaken(claim) && self.find(key).is_none(),
+        match (expected, self.find(key)) {
+            (Expected::Anything, _) => true,
+            (Expected::Version(version), Some(entry)) => self.has_version(entry, version),
+            (Expected::Version(version), None) => version.changes == self.changes(key).get(),
+            (Expected::Claim(claim), found) => found.is_none() && !self.is_overtaken(claim),
         }
-    }
-
-    /// Ends the write-back of a key's value in this version: `true` if the entry has gone, `false` if it was changed
-    /// meanwhile, and stays, or is not there any more.
-    pub fn finish_ticket(&mut self, key: Key<'_>, version: Version) -> bool {
-        let Some(entry) = self.find(key).filter(|&entry| self.record(entry).has(flag::TICKETED)) else { return false };
-        let is_same = self.version_of(entry) == version;
-        self.mutate(|partition| {
-            if is_same {
-                partition.discard(entry);
-                partition.header().evictions.add(1);
-            } else {
-                partition.settle(entry);
-            }
-        });
-        is_same
-    }
-
-    /// Ends a write-back that has failed: the entry stays, dirty.
-    pub fn cancel_ticket(&mut self, key: Key<'_>) {
-        if let Some(entry) = self.find(key) {
-            self.mutate(|partition| partition.settle(entry));
-        }
-    }
-
-    /// Takes an entry's ticket away, if it has one.
-    pub(super) fn settle(&mut self, entry: EntryIndex) {
-        if self.record(entry).has(flag::TICKETED) {
-            self.record(entry).clear_flags(flag::TICKETED);
-            let state = self.write_back();
-            state.tickets.sub(1);
-            state.settled.add(1);
-        }
-    }
-
-    /// Hands dirtiness and ticket on to the entry that takes another's place.
-    pub(super) fn hand_on_write_back(&mut self, from: EntryIndex, to: EntryIndex) {
-        const BOTH: u32 = flag::DIRTY | flag::TICKETED;
-        let flags = self.record(from).flags() & BOTH;
-        self.record(to).set_flags(flags);
-        self.record(from).clear_flags(BOTH);
     }
 
     /// Whether the store does not have an entry's value.
@@ -201,16 +178,31 @@ impl Partition {
         self.record(entry).has(flag::DIRTY)
     }
 
-    /// Removes an entry, dirty or not.
-    pub fn take_out(&mut self, entry: EntryIndex) {
-        self.mutate(|partition| partition.discard(entry));
-        self.header().removals.add(1);
+    /// Removes an entry, dirty or not, if it has this version.
+    pub fn take_out(&mut self, entry: EntryIndex, version: Version) -> bool {
+        let is_same = self.has_version(entry, version);
+        if is_same {
+            self.mutate(|partition| partition.discard(entry));
+            self.header().removals.add(1);
+        }
+        is_same
     }
 
-    /// No entry is left, so none is being written back; loads go on, but what they bring may be old.
+    /// Hands dirtiness and claims on to the entry that takes another's place. Part of a change.
+    pub(super) fn hand_on_write_back(&mut self, from: EntryIndex, to: EntryIndex) {
+        if self.record(from).has(flag::DIRTY) {
+            self.record(to).set_flags(flag::DIRTY);
+        }
+        self.hand_on_claims(from, to);
+    }
+
+    /// No entry is left: every version is old.
     pub(super) fn reset_write_back(&mut self) {
-        self.write_back().tickets.set(0);
-        self.write_back().settled.add(1);
-        self.overtake_all_loads();
+        self.reset_claims();
+        let state = self.write_back();
+        state.settled.add(1);
+        for changes in &state.changes {
+            changes.set(changes.get().wrapping_add(1));
+        }
     }
 }

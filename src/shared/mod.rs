@@ -3,7 +3,7 @@
 //! ```text
 //! lock        the lock of a partition, as a trait
 //! backing     private memory and shared mappings
-//! held        what this process holds: pins, tickets, loads
+//! held        what this process holds: pins, keys being loaded or written back
 //! cache       the operations
 //! read        reads that take no lock
 //! walk        iteration by cursor

@@ -1,35 +1,67 @@
 //! A cache in front of a store that many workers share: loads that happen once, stores that lose no update, write-backs
-//! without a lock. The engine's part is in `core::write_back` and `core::loads`; `adapters::builder` puts types on top.
+//! without a lock. The engine's part is in `core::write_back` and `core::claims`; `adapters::builder` puts types on top.
 //!
-//! Who waits for whom: a worker that holds nothing of a cache (no ticket, no load, no pin) may wait there for those that do.
-//! One that holds something does not wait: it is told [`Step::Blocked`] or [`LoadStep::Taken`] and finds another way. So
-//! whoever is waited for goes on, and no circle of waiting workers can close.
+//! Who waits for whom: a thread that holds nothing (no pin, no claim, of any cache) may wait for those that do. One that
+//! holds something does not wait: it is told [`Step::Blocked`] or [`LoadStep::Taken`] and finds another way. So whoever is
+//! waited for goes on, and no circle of waiting workers can close.
 //!
 //! Locking: one partition at a time, as everywhere; nothing of the caller's runs under it. Tickets and loads are guards:
 //! dropped without having been finished, as by an error that unwinds, they are undone.
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use super::cache::SharedCache;
-use super::held::Held;
+use super::held::{thread_holds_something, Held};
 use super::lock::Locks;
+use crate::core::claims::{ClaimId, LoadClaim};
 use crate::core::evicted::Evicted;
-use crate::core::ids::EntryId;
-use crate::core::loads::Claim;
-use crate::core::partition::{hash_key, Key, PushError, Put};
+use crate::core::ids::{EntryId, EntryIndex};
+use crate::core::partition::{Partition, PushError, Put};
 use crate::core::write_back::{Expected, Stored, Version};
 
 /// How long to wait before looking again, whatever is known of the others.
 const WAIT_SLICE: Duration = Duration::from_millis(20);
 
+/// A claim that is given back when this drops. Belongs to the thread that made it.
+struct ClaimGuard<'a, L: Locks> {
+    cache: &'a SharedCache<L>,
+    partition: usize,
+    claim: ClaimId,
+    number: usize,
+    has_ended: bool,
+    thread: PhantomData<*const ()>,
+}
+
+impl<'a, L: Locks> ClaimGuard<'a, L> {
+    fn new(cache: &'a SharedCache<L>, partition: usize, claim: ClaimId) -> Self {
+        let number = cache.held.note(Held::Claim { partition, claim });
+        ClaimGuard { cache, partition, claim, number, has_ended: false, thread: PhantomData }
+    }
+
+    /// Notes that the claim was ended, under the lock that its end belongs to.
+    fn set_ended(&mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl<L: Locks> Drop for ClaimGuard<'_, L> {
+    fn drop(&mut self) {
+        let held = self.cache.held.forget(self.number);
+        if self.has_ended {
+            self.cache.locks.wake(self.partition);
+        } else if let Some(held) = held {
+            self.cache.release(held);
+        }
+    }
+}
+
 /// The right, and the duty, to write an entry back that has to make way.
 ///
 /// The entry stays in the cache meanwhile. Dropped without [`Ticket::finish`] it stays for good, dirty as it was.
 pub struct Ticket<'a, L: Locks> {
-    cache: &'a SharedCache<L>,
-    number: usize,
-    partition: usize,
+    guard: ClaimGuard<'a, L>,
     version: Version,
     entry: Evicted,
 }
@@ -47,36 +79,25 @@ impl<L: Locks> Ticket<'_, L> {
 
     /// Says that the value is written. `true` if the entry has gone; `false` if its value was changed meanwhile, so that
     /// it stays, dirty.
-    pub fn finish(self) -> bool {
-        self.cache.held.forget(self.number);
-        let key = self.cache.key(self.key()).1;
-        let gone = self.cache.exclusive(self.partition, |partition| partition.finish_ticket(key, self.version));
-        self.cache.locks.wake(self.partition);
+    pub fn finish(mut self) -> bool {
+        let guard = &mut self.guard;
+        let (claim, version) = (guard.claim, self.version);
+        let gone = guard.cache.exclusive(guard.partition, |partition| partition.finish_write(claim, version));
+        guard.set_ended();
         gone
-    }
-}
-
-impl<L: Locks> Drop for Ticket<'_, L> {
-    fn drop(&mut self) {
-        if let Some(held) = self.cache.held.forget(self.number) {
-            self.cache.release(held);
-        }
     }
 }
 
 /// The right to load an absent key while others wait for it. Dropped, it is the others' turn.
 pub struct Load<'a, L: Locks> {
-    cache: &'a SharedCache<L>,
-    number: usize,
-    partition: usize,
-    claim: usize,
+    guard: ClaimGuard<'a, L>,
+    absent: Version,
 }
 
-impl<L: Locks> Drop for Load<'_, L> {
-    fn drop(&mut self) {
-        if let Some(held) = self.cache.held.forget(self.number) {
-            self.cache.release(held);
-        }
+impl<L: Locks> Load<'_, L> {
+    /// The version of what is loaded, as long as it is not in the cache; or of the key's absence.
+    pub fn version(&self) -> Version {
+        self.absent
     }
 }
 
@@ -84,10 +105,10 @@ impl<L: Locks> Drop for Load<'_, L> {
 pub enum Condition<'c, 'a, L: Locks> {
     /// Nothing.
     None,
-    /// The key has this value.
+    /// The key has this value, or is absent as it was.
     Version(Version),
     /// The key was not stored since this load began. The value is what the store has, so the entry is clean.
-    Loaded(&'c Load<'a, L>),
+    Loaded(&'c mut Load<'a, L>),
 }
 
 /// What a conditional store did.
@@ -98,11 +119,13 @@ pub enum Step<'a, L: Locks> {
     Stale,
     /// A dirty entry must make way. Write it back, finish the ticket, and try again.
     WriteBack(Ticket<'a, L>),
-    /// Every entry that could make way is pinned, or being written back by somebody.
+    /// Every entry that could make way is pinned, or in some worker's hands.
     Blocked(Blocked),
+    /// A worker died in the middle of a change, and the partition's entries are lost: so is what was built from them.
+    Lost,
 }
 
-/// What is in the way of a store: the state of a partition in which no entry could make way.
+/// What is in the way: the state of a partition in which nothing could be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocked {
     partition: usize,
@@ -113,23 +136,27 @@ pub struct Blocked {
 pub enum LoadStep<'a, L: Locks> {
     /// The caller loads it.
     Yours(Load<'a, L>),
-    /// Another worker loads it, or all claims are in use.
+    /// Another worker has it in its hands.
     Taken,
     /// It is in the cache by now.
     Present,
+    /// There are as many loads and write-backs in this partition as there can be.
+    TooMany(Blocked),
 }
 
 impl<L: Locks> SharedCache<L> {
     /// As [`SharedCache::get`], with the value's version.
     pub fn get_versioned(&self, key: &[u8], out: &mut Vec<u8>) -> Option<Version> {
         out.clear();
-        self.read(self.key(key), |partition, entry| {
+        let (index, key) = self.key(key);
+        self.read((index, key), |partition, entry| {
             partition.copy_value(entry, out);
-            partition.version_of(entry)
+            partition.version_of(key, entry)
         })
     }
 
     /// Stores a value if `condition` holds. Clean entries that must make way are dropped, and added to `dropped`.
+    /// `resets` is what [`SharedCache::resets`] said when the caller began.
     ///
     /// # Errors
     ///
@@ -138,129 +165,135 @@ impl<L: Locks> SharedCache<L> {
         &self,
         key: &[u8],
         value: &[u8],
-        condition: &Condition<'_, '_, L>,
+        condition: &mut Condition<'_, '_, L>,
+        resets: &[u64],
         dropped: &mut u32,
     ) -> Result<Step<'_, L>, PushError> {
         let (index, key) = self.key(key);
-        let (expected, load) = match condition {
-            Condition::None => (Expected::Anything, None),
-            Condition::Version(version) => (Expected::Version(*version), None),
-            Condition::Loaded(load) => (Expected::Claim(load.claim), Some(*load)),
+        let expected = match condition {
+            Condition::None => Expected::Anything,
+            Condition::Version(version) => Expected::Version(*version),
+            Condition::Loaded(load) => Expected::Claim(load.guard.claim),
         };
         let mut entry = Evicted::default();
         let stored = self.exclusive(index, |partition| {
-            let stored = partition.store_if(key, value, expected, dropped, &mut entry);
-            if let (Some(load), Ok(Stored::Done(..) | Stored::Stale)) = (load, &stored) {
+            if partition.resets() != resets[index] {
+                return Ok(None);
+            }
+            let stored = partition.store_if(key, value, expected, std::process::id(), dropped, &mut entry)?;
+            if let (Expected::Claim(claim), Stored::Done(..) | Stored::Stale) = (expected, stored) {
                 // Under the same lock, so that nobody finds the key loaded and still claimed.
-                partition.release_load(load.claim, std::process::id());
+                partition.end_claim(claim);
             }
-            stored
+            Ok(Some(stored))
         })?;
+        let Some(stored) = stored else { return Ok(Step::Lost) };
+        if let (Condition::Loaded(load), Stored::Done(..) | Stored::Stale) = (condition, stored) {
+            load.guard.set_ended();
+            self.locks.wake(index);
+        }
         Ok(match stored {
-            Stored::Done(put, version) => {
-                self.end_load(load);
-                Step::Done(put, version)
-            }
-            Stored::Stale => {
-                self.end_load(load);
-                Step::Stale
-            }
-            Stored::MustWriteBack(version) => {
-                let held = Held::Ticket { partition: index, key: entry.get(0).0.into() };
-                Step::WriteBack(Ticket { cache: self, number: self.held.note(held), partition: index, version, entry })
+            Stored::Done(put, version) => Step::Done(put, version),
+            Stored::Stale => Step::Stale,
+            Stored::MustWriteBack(claim, version) => {
+                Step::WriteBack(Ticket { guard: ClaimGuard::new(self, index, claim), version, entry })
             }
             Stored::Blocked { settled } => Step::Blocked(Blocked { partition: index, settled }),
         })
     }
 
-    fn end_load(&self, load: Option<&Load<'_, L>>) {
-        if let Some(load) = load {
-            self.held.forget(load.number);
-            self.locks.wake(load.partition);
-        }
-    }
-
-    /// Asks for the right to load an absent key.
-    pub fn claim_load(&self, key: &[u8]) -> LoadStep<'_, L> {
+    /// Asks for the right to load an absent key; beside another worker that loads it only if that is said to do.
+    pub fn claim_load(&self, key: &[u8], beside_another: bool) -> LoadStep<'_, L> {
         let (index, key) = self.key(key);
-        match self.exclusive(index, |partition| partition.claim_load(key, std::process::id())) {
-            Claim::Granted(claim) => {
-                let number = self.held.note(Held::Load { partition: index, claim });
-                LoadStep::Yours(Load { cache: self, number, partition: index, claim })
+        let (claimed, settled) = self.exclusive(index, |partition| {
+            (partition.claim_load(key, std::process::id(), beside_another), partition.settled())
+        });
+        match claimed {
+            LoadClaim::Granted(claim, absent) => {
+                LoadStep::Yours(Load { guard: ClaimGuard::new(self, index, claim), absent })
             }
-            Claim::Taken | Claim::TooMany => LoadStep::Taken,
-            Claim::Present => LoadStep::Present,
+            LoadClaim::Taken => LoadStep::Taken,
+            LoadClaim::Present => LoadStep::Present,
+            LoadClaim::TooMany => LoadStep::TooMany(Blocked { partition: index, settled }),
         }
     }
 
-    /// Whether this handle holds a ticket, a load or a pin: then it must not wait for others.
-    pub fn holds_something(&self) -> bool {
-        !self.held.is_empty()
-    }
-
-    /// Waits a moment, or until a ticket or a load of the partition comes to an end.
+    /// Waits a moment, or until a load or write-back of the partition ends.
     pub fn wait_for_room(&self, blocked: Blocked) {
-        let started = Instant::now();
-        self.locks.wait(blocked.partition, &mut || {
-            started.elapsed() > WAIT_SLICE
-                || self.shared(blocked.partition, |partition| partition.settled() != blocked.settled)
-        });
+        self.wait(blocked.partition, |partition| partition.settled() != blocked.settled);
     }
 
-    /// Waits a moment, or until nobody loads this key any more. Loads of processes that died are given up.
+    /// Waits a moment, or until nobody has this key in hand any more.
     pub fn wait_for_load(&self, key: &[u8]) {
         let (index, key) = self.key(key);
+        self.wait(index, |partition| !partition.is_claimed(key));
+    }
+
+    fn wait(&self, index: usize, is_over: impl Fn(&Partition) -> bool) {
         let started = Instant::now();
         let mut is_slow = false;
         self.locks.wait(index, &mut || {
             is_slow = started.elapsed() > WAIT_SLICE;
-            is_slow || self.shared(index, |partition| !partition.is_loading(key))
+            is_slow || self.shared(index, &is_over)
         });
         if is_slow {
-            self.forget_loads_of_the_dead(index);
+            self.end_claims_of_the_dead(index);
         }
     }
 
-    fn forget_loads_of_the_dead(&self, partition: usize) {
-        for owner in self.shared(partition, |partition| partition.load_owners()) {
+    /// Ends what processes had in hand that died without giving it back.
+    pub fn end_claims_of_all_dead(&self) {
+        (0..self.partition_count()).for_each(|index| self.end_claims_of_the_dead(index));
+    }
+
+    fn end_claims_of_the_dead(&self, index: usize) {
+        let mut owners = self.shared(index, |partition| partition.claim_owners());
+        owners.dedup();
+        for owner in owners {
             if !is_alive(owner) {
-                self.exclusive(partition, |partition| partition.forget_loads_of(owner));
+                self.exclusive(index, |partition| partition.end_claims_of(owner));
+                self.locks.wake(index);
             }
         }
     }
 
-    /// Entries being written back, entries pinned, and loads in flight, of the whole cache. Costs a walk over it.
+    /// What is under way in the whole cache. Costs a walk over it.
     pub fn under_way(&self) -> UnderWay {
         let mut sum = UnderWay::default();
         for index in 0..self.partition_count() {
             self.shared(index, |partition| {
-                sum.tickets += u64::from(partition.tickets());
-                sum.loads += u64::from(partition.loading());
+                let (loads, writes) = partition.claim_counts();
+                sum.loads += u64::from(loads);
+                sum.writes += u64::from(writes);
                 sum.pins += u64::from(partition.pinned_count());
             });
         }
         sum
     }
 
-    /// The value of the entry with this id, and whether it is dirty; `None` if the entry is gone. No use of the entry.
-    pub fn value_of(&self, id: EntryId, out: &mut Vec<u8>) -> Option<bool> {
+    /// Times that each partition was found left half-way by a process that died, and emptied.
+    pub fn resets(&self) -> Vec<u64> {
+        (0..self.partition_count()).map(|index| self.shared(index, |partition| partition.resets())).collect()
+    }
+
+    /// The value of the entry with this id, its version, and whether it is dirty; `None` if the entry is gone. No use of
+    /// the entry.
+    pub fn value_of(&self, id: EntryId, out: &mut Vec<u8>) -> Option<(Version, bool)> {
         let (index, entry) = self.place_of(id);
         self.shared(index, |partition| {
             let entry = partition.resolve(entry, id.generation().get())?;
             partition.copy_value(entry, out);
-            Some(partition.is_dirty(entry))
+            let (_, key) = self.key(partition.key(entry));
+            Some((partition.version_of(key, entry), partition.is_dirty(entry)))
         })
     }
 
-    /// Removes the entry with this id; `false` if it is gone.
-    pub fn take_out(&self, id: EntryId) -> bool {
+    /// Removes the entry with this id if it has this version; `false` if not.
+    pub fn take_out(&self, id: EntryId, version: Version) -> bool {
         let (index, entry) = self.place_of(id);
-        self.exclusive(index, |partition| match partition.resolve(entry, id.generation().get()) {
-            Some(entry) => {
-                partition.take_out(entry);
-                true
-            }
-            None => false,
+        self.exclusive(index, |partition| {
+            let found: Option<EntryIndex> = partition.resolve(entry, id.generation().get());
+            found.is_some_and(|entry| partition.take_out(entry, version))
         })
     }
 
@@ -268,24 +301,24 @@ impl<L: Locks> SharedCache<L> {
     pub(super) fn release(&self, held: Held) {
         match held {
             Held::Pin(pin) => self.release_pin(pin),
-            Held::Ticket { partition, key } => {
-                let key = Key { bytes: &key, hash: hash_key(&key, self.hash_seed) };
-                self.clean_up(partition, |partition| partition.cancel_ticket(key));
-                self.locks.wake(partition);
-            }
-            Held::Load { partition, claim } => {
-                self.clean_up(partition, |partition| partition.release_load(claim, std::process::id()));
+            Held::Claim { partition, claim } => {
+                self.clean_up(partition, |partition| partition.end_claim(claim));
                 self.locks.wake(partition);
             }
         }
     }
 }
 
+/// Whether the calling thread holds a pin, a ticket or a load of any cache: then it must not wait for others.
+pub fn may_wait() -> bool {
+    !thread_holds_something()
+}
+
 /// What workers have under way in a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnderWay {
     /// Entries being written back.
-    pub tickets: u64,
+    pub writes: u64,
     /// Keys being loaded.
     pub loads: u64,
     /// Entries that readers have pinned.
@@ -295,7 +328,7 @@ pub struct UnderWay {
 impl UnderWay {
     /// All together.
     pub fn total(self) -> u64 {
-        self.tickets + self.loads + self.pins
+        self.writes + self.loads + self.pins
     }
 }
 

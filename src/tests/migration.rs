@@ -235,9 +235,6 @@ fn workers_that_share_a_cache_lose_no_back_pointer() {
     let handles: Vec<Builder> = (0..WORKERS).map(|_| BuilderCache::over(memory.attach_again().unwrap())).collect();
     let leader: Builder = BuilderCache::over(memory);
     let pages = Mutex::new(BTreeMap::new());
-    for number in 0..NODES {
-        leader.push(&pointer(number), &NeighborCacheEntry::new(None, vec![]), &mut IndexPages(&pages)).unwrap();
-    }
     std::thread::scope(|scope| {
         for (worker, neighbors) in handles.into_iter().enumerate() {
             let pages = &pages;
@@ -247,8 +244,10 @@ fn workers_that_share_a_cache_lose_no_back_pointer() {
                     for other in (1..=40).map(|step| (number + step * step) % NODES) {
                         let of = pointer(other);
                         loop {
-                            let (mut entry, version) = neighbors.get_or_load(&of, &mut pages).unwrap().unwrap();
-                            entry.neighbors.push(neighbor(of, number));
+                            let (entry, version) = neighbors.fetch(&of, &mut pages).unwrap();
+                            let mut list = entry.map_or_else(Vec::new, |entry| entry.neighbors);
+                            list.push(neighbor(of, number));
+                            let entry = NeighborCacheEntry::new(None, list);
                             if neighbors.compare_push(&of, version, entry, &mut pages).unwrap().is_none() {
                                 break;
                             }
