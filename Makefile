@@ -6,6 +6,8 @@
 # who may sudo. Set PG_CONFIG to build for a PostgreSQL 15 outside Debian's folder.
 
 PGRX_VERSION := 0.18.1
+# An extension with the oldest pgrx that the library works with: it has to compile.
+PGRX_0_16 := src/tests/pgrx_0_16/Cargo.toml
 
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export PGRX_HOME := $(CARGO_TARGET_DIR)/pgrx
@@ -52,11 +54,14 @@ demo: install ## replay a recorded index build through one shared cache
 test: install ## run every test, and count them
 	@bash src/tests/run.sh
 
-lint: setup ## formatting, and clippy with and without PostgreSQL
-	cargo fmt --check
+lint: setup ## formatting, and clippy with and without PostgreSQL, and with the oldest pgrx
+	cargo fmt --all --check
 	cargo clippy --no-default-features --features cluster_tests --all-targets -- -D warnings
 	cargo clippy --no-default-features --features pg15,cluster_tests --all-targets -- -D warnings
 	cargo clippy --features cluster_tests --all-targets -- -D warnings
+	cargo clippy --package parallel_extension -- -D warnings
+	cargo fmt --manifest-path $(PGRX_0_16) --check
+	cargo clippy --manifest-path $(PGRX_0_16) -- -D warnings
 
 clean: ## remove all that was built, the tools too
 	cargo clean

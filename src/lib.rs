@@ -9,7 +9,7 @@ pub mod pg;
 pub mod shared;
 
 pub use adapters::builder::{BuilderCache, BuilderError, BuilderStats, DrainError, SpillStore};
-pub use adapters::codec::{Bytes, Codec, DecodeError, Pod, Postcard, Text};
+pub use adapters::codec::{type_tag, Bytes, Codec, DecodeError, Pod, Postcard, Text};
 pub use adapters::item::{CacheItem, CacheValue};
 pub use adapters::lru_with_stats::{CacheStats, LruCacheWithStats, LruParts};
 pub use adapters::typed::{TypedCache, TypedEvicted, TypedParts};

@@ -84,6 +84,20 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
         Ok(TypedCache { encoded, types: PhantomData })
     }
 
+    /// Types for a cache that was created with their tag, [`type_tag`].
+    ///
+    /// # Errors
+    ///
+    /// If it was created with another.
+    pub fn over(encoded: SharedCache<L>) -> Result<Self, AttachError> {
+        let (found, expected) = (encoded.type_tag(), type_tag::<K, V>());
+        if found == expected {
+            Ok(TypedCache { encoded, types: PhantomData })
+        } else {
+            Err(AttachError::TypeTag { found, expected })
+        }
+    }
+
     /// The cache of encoded keys and values behind.
     pub fn encoded(&self) -> &SharedCache<L> {
         &self.encoded

@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::lwlock;
+use super::lwlock::{self, Held};
 use crate::core::layout::{Stripe, MAX_PARTITIONS, STRIPE_COUNT};
 use crate::core::region::{RegionType, Word32, Word64};
 use crate::shared::lock::LockMode;
@@ -165,12 +165,10 @@ unsafe extern "C-unwind" fn startup_hook() {
     let area = requested();
     let offsets = Offsets::new(area.max_caches);
     let total_bytes = offsets.total_bytes(area.bytes);
-    // SAFETY: PostgreSQL calls the hook once shared memory exists; the lock is the one it provides for this (number 21
-    // of the main array in every version so far, as pgrx itself relies on).
+    // SAFETY: PostgreSQL calls the hook once shared memory exists.
     unsafe {
         call_previous(&PREVIOUS_STARTUP_HOOK);
-        let init_lock = &raw mut (*pg_sys::MainLWLockArray.add(21)).lock;
-        lwlock::acquire(init_lock, LockMode::Exclusive);
+        let _held = Held::acquire(lwlock::addin_shmem_init_lock(), LockMode::Exclusive);
         let mut found = false;
         let base: *mut u8 = pg_sys::ShmemInitStruct(area.name.as_ptr(), total_bytes, &mut found).cast();
         if !found {
@@ -187,7 +185,6 @@ unsafe extern "C-unwind" fn startup_hook() {
             }
         }
         AREA.store(base, Ordering::Release);
-        lwlock::release(init_lock);
     }
 }
 
@@ -283,16 +280,9 @@ impl Area {
 
     /// Runs `work` under the catalog's lock. `work` must not raise errors.
     pub(super) fn with_catalog<R>(self, mode: LockMode, work: impl FnOnce() -> R) -> R {
-        struct Unlock(*mut pg_sys::LWLock);
-        impl Drop for Unlock {
-            fn drop(&mut self) {
-                lwlock::release(self.0);
-            }
-        }
         // SAFETY: the tranche was requested with the area and has one lock.
         let lock = unsafe { &raw mut (*pg_sys::GetNamedLWLockTranche(requested().name.as_ptr())).lock };
-        lwlock::acquire(lock, mode);
-        let _unlock = Unlock(lock);
+        let _held = Held::acquire(lock, mode);
         work()
     }
 }

@@ -120,6 +120,12 @@ impl CacheError {
     }
 }
 
+/// Raises an error that has no more than a message. Must not be called under a lock.
+pub(super) fn raise(code: PgSqlErrorCode, message: String) -> ! {
+    ErrorReport::new(code, message, function_name!()).report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
 /// The value, or the error raised.
 #[cfg(feature = "extension")]
 pub(super) fn or_report<T>(result: Result<T, impl Into<CacheError>>) -> T {

@@ -1,6 +1,6 @@
-//! PostgreSQL's LWLocks as the locks of a cache's partitions.
+//! PostgreSQL's LWLocks as the locks of a cache's partitions: those of named caches, and what all have in common.
 //!
-//! The locks of all caches lie side by side in the area, outside the memory of the caches: a backend that
+//! The locks of all named caches lie side by side in the area, outside the memory of the caches: a backend that
 //! still waits for a lock of a dropped cache waits on memory that stays a lock. Having got it, it sees by the
 //! cache's generation that the cache is gone, lets go and reports an error, before anything was touched.
 //!
@@ -39,7 +39,8 @@ pub(super) fn acquire(lock: *mut pg_sys::LWLock, mode: LockMode) {
         LockMode::Shared => pg_sys::LWLockMode::LW_SHARED,
         LockMode::Exclusive => pg_sys::LWLockMode::LW_EXCLUSIVE,
     };
-    // SAFETY: `lock` was initialised by `Area` and lives as long as the postmaster's shared memory.
+    // SAFETY: `lock` was initialised by `Area`, `DsmLocks` or PostgreSQL, and its memory stays mapped while somebody may
+    // take it (that of `DsmLocks` until these are marked as detached).
     unsafe { pg_sys::LWLockAcquire(lock, mode) };
 }
 
@@ -55,6 +56,29 @@ pub(super) fn release(lock: *mut pg_sys::LWLock) {
         }
         pg_sys::LWLockRelease(lock);
     }
+}
+
+/// Holds an LWLock until dropped.
+pub(super) struct Held(*mut pg_sys::LWLock);
+
+impl Held {
+    pub(super) fn acquire(lock: *mut pg_sys::LWLock, mode: LockMode) -> Self {
+        acquire(lock, mode);
+        Held(lock)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
+/// The lock that PostgreSQL provides for the making of structures in main shared memory: number 21 of the main array in
+/// every version so far, as pgrx itself relies on.
+pub(super) fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
+    // SAFETY: the array exists before any library is loaded, and has many more locks than that.
+    unsafe { &raw mut (*pg_sys::MainLWLockArray.add(21)).lock }
 }
 
 // SAFETY: LWLocks exclude writers from everybody and order memory. `acquire` returns with the lock or unwinds without.

@@ -69,10 +69,11 @@ pub struct SharedCache<L: Locks = NoLocks> {
     /// The same partitions, for what needs no lock.
     unlocked: Vec<Partition>,
     pub(super) locks: L,
-    pub(super) held: HeldRegistry,
+    pub(super) held: Arc<HeldRegistry>,
     region: Region,
     layout: Arc<Layout>,
     pub(super) hash_seed: u64,
+    type_tag: u64,
     backing: Backing,
 }
 
@@ -170,7 +171,7 @@ impl<L: Locks> SharedCache<L> {
         region.zero(0, Layout::REGION_HEAD_BYTES);
         let hash_seed = fresh_seed();
         layout.write_header(&region, type_tag, hash_seed);
-        let cache = Self::over(region, layout, hash_seed, locks);
+        let cache = Self::over(region, layout, hash_seed, type_tag, locks);
         for (index, partition) in cache.partitions.iter().enumerate() {
             // SAFETY: nobody else can have attached yet.
             unsafe { &mut *partition.get() }.format(cache.layout.partition_max_entries(index as u32));
@@ -194,17 +195,44 @@ impl<L: Locks> SharedCache<L> {
         let region = unsafe { Region::new(memory, bytes) };
         let layout = Layout::read_header(&region, type_tag)?;
         let hash_seed = region.at::<RegionHeader>(0).hash_seed.get();
-        Ok(Self::over(region, layout, hash_seed, locks))
+        Ok(Self::over(region, layout, hash_seed, type_tag, locks))
     }
 
-    fn over(region: Region, layout: Layout, hash_seed: u64, locks: L) -> Self {
+    fn over(region: Region, layout: Layout, hash_seed: u64, type_tag: u64, locks: L) -> Self {
         let layout = Arc::new(layout);
         let handles =
             || (0..layout.partition_count).map(|index| Partition::new(&region, layout.clone(), index, hash_seed));
         let partitions = handles().map(UnsafeCell::new).collect();
         let unlocked = handles().collect();
-        let held = HeldRegistry::default();
-        SharedCache { partitions, unlocked, locks, held, region, layout, hash_seed, backing: Backing::External }
+        let held = Arc::default();
+        SharedCache {
+            partitions,
+            unlocked,
+            locks,
+            held,
+            region,
+            layout,
+            hash_seed,
+            type_tag,
+            backing: Backing::External,
+        }
+    }
+
+    /// A second handle of this process on the same memory, with the same registry: whoever has it can undo all that
+    /// this handle holds. Keeps no memory mapped.
+    #[cfg(feature = "pg15")]
+    pub(crate) fn twin(&self) -> Self
+    where
+        L: Clone,
+    {
+        let layout = Layout::clone(&self.layout);
+        let twin = Self::over(self.region, layout, self.hash_seed, self.type_tag, self.locks.clone());
+        SharedCache { held: self.held.clone(), ..twin }
+    }
+
+    /// The tag of the types of keys and values that the cache was created with; 0 for plain bytes.
+    pub fn type_tag(&self) -> u64 {
+        self.type_tag
     }
 
     /// The resolved configuration.

@@ -57,6 +57,13 @@ pub unsafe trait Locks {
         }
     }
 
+    /// Whether the memory can be read at all. Where it may have been unmapped, a read without a lock asks first, and
+    /// leaves it to `acquire` to say so.
+    #[inline]
+    fn is_mapped(&self) -> bool {
+        true
+    }
+
     /// Whether the memory is still that of this cache: where caches can be dropped, a reader that took no lock asks
     /// when it is done reading. Once the memory serves something else, whoever has read a word of that is told so.
     #[inline]

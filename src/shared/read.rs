@@ -58,7 +58,7 @@ impl<L: Locks> SharedCache<L> {
     /// Whether the key was seen without the lock; what `read` was given last is its value then.
     #[inline]
     fn glance(&self, index: usize, key: Key<'_>, wanted: Wanted, mut read: impl FnMut(&[Word64], usize)) -> bool {
-        if L::ONE_USER {
+        if L::ONE_USER || !self.locks().is_mapped() {
             return false;
         }
         let partition = self.unlocked(index);

@@ -9,6 +9,7 @@
 //! - `sharing`     Backends of one database share a cache, those of two never; nothing is lost or made up between them.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
+//! - `parallel`    Leader and workers of a parallel operation share a cache; no end of one leaves anything behind.
 //!
 //! Each test has a server of its own (see `support::cluster`) and speaks to it as any client does. The extension has to
 //! be installed: `make test` does that.
@@ -27,6 +28,8 @@ mod lifecycle;
 mod memory;
 #[path = "postgres/operations.rs"]
 mod operations;
+#[path = "postgres/parallel.rs"]
+mod parallel;
 #[path = "postgres/privileges.rs"]
 mod privileges;
 #[path = "postgres/settings.rs"]

@@ -12,7 +12,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Seek, Write as _};
-use std::os::unix::fs::{chown, MetadataExt};
+use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -144,6 +144,18 @@ impl Cluster {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Copies a library into the cluster's folder, where the server can load it whoever it runs as.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be copied.
+    pub fn take_in(&self, library: &Path) -> Result<PathBuf> {
+        let copy = self.server.folder.join(library.file_name().context("a file has a name")?);
+        fs::copy(library, &copy)?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        Ok(copy)
     }
 
     /// All that the server has logged.
