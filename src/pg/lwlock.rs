@@ -100,12 +100,27 @@ unsafe impl Locks for LwLocks {
         Some(self.area.stripes(self.slot))
     }
 
-    /// The cache cannot be gone: a removed entry that still has to be freed keeps it from being dropped.
+    /// The cache cannot be gone: what this process holds of it keeps it from being dropped.
     fn acquire_for_cleanup(&self, partition: usize) {
         acquire(self.area.partition_lock(self.slot, partition), LockMode::Exclusive);
     }
 
     fn release(&self, partition: usize, _mode: LockMode) {
         release(self.area.partition_lock(self.slot, partition));
+    }
+
+    /// The area has no condition variables, which named caches hardly ever need: asks every millisecond.
+    fn wait(&self, _partition: usize, done: &mut dyn FnMut() -> bool) {
+        use pg_sys::{WL_EXIT_ON_PM_DEATH, WL_LATCH_SET, WL_TIMEOUT};
+        pgrx::check_for_interrupts!();
+        while !done() {
+            let events = (WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH) as i32;
+            // SAFETY: this process's own latch, from its one thread.
+            unsafe {
+                pg_sys::WaitLatch(pg_sys::MyLatch, events, 1, pg_sys::PG_WAIT_EXTENSION);
+                pg_sys::ResetLatch(pg_sys::MyLatch);
+            }
+            pgrx::check_for_interrupts!();
+        }
     }
 }
