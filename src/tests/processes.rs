@@ -13,7 +13,8 @@
 //!   value and range.
 //! - `capacity`  N entries are N entries, whatever their sizes; what is not pinned can always make room.
 //! - `compact`   Compaction does bounded work and works around pins.
-//! - `builder`   Workers over one cache in front of one store lose no update and never wait for each other in a circle.
+//! - `builder`   Workers over one cache in front of one store lose no update, never wait for each other in a circle
+//!   (`builder_waits`), and leave nothing behind when they fail (`builder_faults`).
 //! - `edge`      Lengths of 0 and the longest, many pins, panics, odd numbers.
 //!
 //! Each scenario runs in a process of its own, forked from one without threads (see `support::runner`); numbers are
@@ -30,6 +31,10 @@ mod address;
 mod beside;
 #[path = "processes/builder.rs"]
 mod builder;
+#[path = "processes/builder_faults.rs"]
+mod builder_faults;
+#[path = "processes/builder_waits.rs"]
+mod builder_waits;
 #[path = "processes/capacity.rs"]
 mod capacity;
 #[path = "processes/compact.rs"]
@@ -55,6 +60,8 @@ fn main() -> std::process::ExitCode {
         compact::SCENARIOS,
         edge::SCENARIOS,
         builder::SCENARIOS,
+        builder_waits::SCENARIOS,
+        builder_faults::SCENARIOS,
     ];
     support::runner::run(&scenarios.concat())
 }

@@ -3,5 +3,6 @@
 
 pub mod content;
 pub mod fork;
+pub mod history;
 pub mod memory;
 pub mod runner;
