@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pg_shared_lru::pg::dsm_locks::DsmLocks;
 use pg_shared_lru::pg::parallel::{self, ParallelCache};
-use pg_shared_lru::shared::write_back::{Condition, Load, LoadStep, Step};
+use pg_shared_lru::shared::write_back::{Load, LoadStep};
 use pg_shared_lru::{type_tag, Config, Locks, Pod, SharedCache, Text, TypedCache};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -166,10 +166,7 @@ pub fn exercise(request: &Request) -> Outcome {
         outcome.workers_launched = (*operation.context).nworkers_launched;
     }
     outcome.wrong += work(&cache, 0, request.keys, request.rounds);
-    let load = (request.trouble != Trouble::None).then(|| claim_awaited(&cache));
-    if let Some(load) = &load {
-        make_trouble(request.trouble, &cache, load, control, &mut outcome);
-    }
+    let load = make_trouble(request.trouble, &cache, control, &mut outcome);
     outcome.errors = operation.wait_for_exit();
     drop(load);
     outcome.held_after = cache.under_way().total();
@@ -181,20 +178,24 @@ pub fn exercise(request: &Request) -> Outcome {
 }
 
 fn claim_awaited(cache: &ParallelCache) -> Load<'_, DsmLocks> {
-    match cache.claim_load(AWAITED) {
+    match cache.claim_load(AWAITED, false) {
         LoadStep::Yours(load) => load,
-        LoadStep::Taken | LoadStep::Present => unreachable!("nobody else loads this key"),
+        _ => unreachable!("nobody else loads this key"),
     }
 }
 
-/// Waits until all workers are in place, and does to them what is to be done.
-fn make_trouble(
+/// Waits until all workers are in place, and does to them what is to be done. Returns the load that they wait for, where
+/// it does not end.
+fn make_trouble<'a>(
     trouble: Trouble,
-    cache: &ParallelCache,
-    load: &Load<'_, DsmLocks>,
+    cache: &'a ParallelCache,
     control: &Control,
     outcome: &mut Outcome,
-) {
+) -> Option<Load<'a, DsmLocks>> {
+    if trouble == Trouble::None {
+        return None;
+    }
+    let load = claim_awaited(cache);
     while (control.in_place.load(SeqCst) as i32) < outcome.workers_launched {
         pgrx::check_for_interrupts!();
         std::thread::sleep(Duration::from_millis(1));
@@ -214,14 +215,11 @@ fn make_trouble(
             }
         }
         Trouble::ErrorWhileHolding => control.happened.store(1, SeqCst),
-        Trouble::Woken => {
-            let stored = cache.store_if(AWAITED, b"value", &Condition::Loaded(load), &mut 0);
-            assert!(matches!(stored, Ok(Step::Done(..))));
-        }
-        Trouble::NotWoken => {
+        Trouble::Woken | Trouble::NotWoken => {
             cache.put(AWAITED, b"value").expect("there is room");
         }
     }
+    (trouble != Trouble::Woken).then_some(load)
 }
 
 /// Walks over all that is there, checks it, takes it out, and counts.

@@ -89,9 +89,9 @@ fn trouble(cache: &ParallelCache, control: &Control, number: u32) {
             let key = format!("pinned by worker {number}");
             cache.put(key.as_bytes(), b"value").expect("there is room");
             cache.with(key.as_bytes(), |_| {
-                let _load = match cache.claim_load(format!("loaded by worker {number}").as_bytes()) {
-                    LoadStep::Yours(load) => load,
-                    LoadStep::Taken | LoadStep::Present => unreachable!("nobody else has this key"),
+                let LoadStep::Yours(_load) = cache.claim_load(format!("loaded by worker {number}").as_bytes(), false)
+                else {
+                    unreachable!("nobody else has this key");
                 };
                 control.in_place.fetch_add(1, SeqCst);
                 while control.happened.load(SeqCst) == 0 {
