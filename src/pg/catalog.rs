@@ -75,6 +75,21 @@ pub(super) fn attach(area: Area, listing: &Listing) -> Result<SharedCache<LwLock
     })
 }
 
+/// Reads a cache that was listed, unless it was dropped since; it cannot be dropped meanwhile. For reports: creating
+/// and dropping caches waits for `read`, which must not raise errors.
+pub(super) fn report<R>(
+    area: Area,
+    listing: &Listing,
+    read: impl FnOnce(&SharedCache<LwLocks>) -> R,
+) -> Result<Option<R>, CacheError> {
+    area.with_catalog(LockMode::Shared, || {
+        if area.slot(listing.slot).generation() != listing.generation {
+            return Ok(None);
+        }
+        open(area, listing, listing.generation).map(|cache| Some(read(&cache)))
+    })
+}
+
 /// A handle that works while the slot has this generation. Under the catalog's lock.
 #[allow(unsafe_code)] // the area's memory and locks become a cache
 fn open(area: Area, listing: &Listing, generation: u64) -> Result<SharedCache<LwLocks>, CacheError> {

@@ -11,6 +11,7 @@ use super::area::{self, AreaRequest};
 use super::attached::{self, AttachedCache};
 use super::catalog;
 use super::error::{or_report, CacheError};
+use super::lwlock::LwLocks;
 use super::settings;
 use crate::core::config::{Config, Policy};
 use crate::core::evicted::Evicted;
@@ -18,6 +19,7 @@ use crate::core::layout::BUCKET_CELLS;
 use crate::core::partition::Put;
 use crate::core::report::{ClassReport, MemoryReport};
 use crate::core::room::{CompactBudget, CompactReport};
+use crate::shared::cache::SharedCache;
 use crate::shared::walk::Entries;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -296,17 +298,14 @@ fn validate(cache: &str) {
     }
 }
 
-/// Every cache of the current database, attached, with its name. One that is dropped before it is attached is left out.
-fn my_caches() -> impl Iterator<Item = (String, AttachedCache)> {
+/// What `read` says of every cache of the current database, with the cache's name. One that is dropped before its turn
+/// is left out.
+fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item = (String, R)> {
     let area = or_report(catalog::area());
     let mine = catalog::list(area).into_iter().filter(|cache| cache.database == attached::my_database());
     mine.filter_map(move |listing| {
-        let name = listing.name;
-        match attached::cache(&name) {
-            Ok(cache) => Some((name, cache)),
-            Err(CacheError::Unknown(_) | CacheError::Dropped) => None,
-            Err(error) => error.report(),
-        }
+        let found = or_report(catalog::report(area, &listing, &read));
+        found.map(|found| (listing.name, found))
     })
 }
 
@@ -336,8 +335,7 @@ fn list_configurations() -> TableIterator<
         name!(max_key_bytes, i32),
     ),
 > {
-    TableIterator::new(my_caches().map(|(name, cache)| {
-        let layout = cache.layout();
+    TableIterator::new(my_caches(|cache| cache.layout().clone()).map(|(name, layout)| {
         (
             name,
             layout.policy.name().to_owned(),
@@ -372,12 +370,12 @@ fn list_stats() -> TableIterator<
         name!(resets, i64),
     ),
 > {
-    TableIterator::new(my_caches().map(|(name, cache)| {
-        let stats = cache.stats();
+    let read = |cache: &SharedCache<LwLocks>| (cache.len(), cache.bytes(), cache.stats());
+    TableIterator::new(my_caches(read).map(|(name, (entries, bytes, stats))| {
         (
             name,
-            cache.len() as i64,
-            cache.bytes() as i64,
+            entries as i64,
+            bytes as i64,
             stats.hits as i64,
             stats.misses as i64,
             stats.inserts as i64,
@@ -420,10 +418,10 @@ fn list_slab_classes() -> TableIterator<
             class.internal_waste_bytes() as i64,
         )
     };
-    TableIterator::new(my_caches().flat_map(move |(name, cache)| {
-        let classes = cache.memory_report().classes;
-        classes.into_iter().map(move |class| row(&name, &class))
-    }))
+    TableIterator::new(
+        my_caches(|cache| cache.memory_report().classes)
+            .flat_map(move |(name, classes)| classes.into_iter().map(move |class| row(&name, &class))),
+    )
 }
 
 #[pg_extern(volatile, parallel_restricted)]
@@ -463,5 +461,6 @@ fn list_memory() -> TableIterator<
             report.longest_chain as i64,
         )
     };
-    TableIterator::new(my_caches().map(move |(name, cache)| row(name, &cache.memory_report_with_chains())))
+    let reports = my_caches(SharedCache::memory_report_with_chains);
+    TableIterator::new(reports.map(move |(name, report)| row(name, &report)))
 }
