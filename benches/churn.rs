@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo bench --no-default-features --bench churn -- \
-//!     --bytes B --sizes SIZES --then SIZES --ops N [--cache slab,bump,lru] [--policy lru|clock] [--json]
+//!     --bytes B --sizes SIZES --then SIZES --ops N [--cache slab,bump,lru] [--policy lru|clock|s3-fifo] [--json]
 //! ```
 //!
 //! SIZES is `uniform:LO-HI`, a cachebench `FILE.json`, or `spread:FILE.json` (`support/sizes.rs` says what each means).

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! cargo bench --no-default-features --bench replay -- \
-//!     --trace FILE --format diskann|arc|be32|be64|lirs|oracle|sized --policy lru|clock \
-//!     (--entries N | --bytes B | --payload-bytes B) [--cache slab,bump,lru,clock] [--json]
+//!     --trace FILE --format diskann|arc|be32|be64|lirs|oracle|sized --policy lru|clock|s3-fifo \
+//!     (--entries N | --bytes B | --payload-bytes B) [--cache slab,bump,lru,clock,s3-fifo] [--json]
 //! ```
 //!
 //! One access is a get, followed by a put of the same key when it missed. In a `diskann` trace a `g` record is such an
@@ -57,7 +57,7 @@ struct Args {
     /// How its records are laid out.
     #[arg(long, value_enum)]
     format: Format,
-    /// Policy of the slab cache; bump, lru and clock have their own.
+    /// Policy of the slab cache; bump, lru, clock and s3-fifo have their own.
     #[arg(long, value_enum, default_value = "lru")]
     policy: PolicyName,
     /// Capacity in entries, exact with one partition.
@@ -66,7 +66,7 @@ struct Args {
     /// Capacity in bytes of memory, metadata included.
     #[arg(long)]
     bytes: Option<u64>,
-    /// Capacity in bytes of values alone, as trace simulators count; lru only.
+    /// Capacity in bytes of values alone, as trace simulators count; lru and s3-fifo only.
     #[arg(long)]
     payload_bytes: Option<u64>,
     /// The caches to run, one after another.
@@ -297,7 +297,7 @@ impl Report<'_> {
                 self.trace, self.format, self.records, self.ops
             ))?;
             cli::print_line(&format!(
-                "{:<6}{:<7}{:>10}{:>10}{:>8}{:>11}{:>9}{:>9}{:>12}{:>12}{:>12}{:>9}{:>8}{:>7}",
+                "{:<8}{:<8}{:>10}{:>10}{:>8}{:>11}{:>9}{:>9}{:>12}{:>12}{:>12}{:>9}{:>8}{:>7}",
                 "cache",
                 "policy",
                 "hits",
@@ -315,7 +315,7 @@ impl Report<'_> {
             ))?;
         }
         cli::print_line(&format!(
-            "{:<6}{:<7}{:>10}{:>10}{:>8.2}{:>11}{:>9}{:>9}{:>12}{:>12}{:>12}{:>9}{:>8}{:>7.0}",
+            "{:<8}{:<8}{:>10}{:>10}{:>8.2}{:>11}{:>9}{:>9}{:>12}{:>12}{:>12}{:>9}{:>8}{:>7.0}",
             self.cache,
             self.policy,
             self.hits,

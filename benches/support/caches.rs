@@ -3,12 +3,13 @@
 //! Purpose: [`Cache`] is what a replay or a churn needs; [`build`] makes one from a [`Kind`] and [`Settings`]. The
 //! caches themselves live elsewhere: the engine in the library, `bump.rs` and `reference.rs` beside this file.
 //!
-//! | kind  | what                                    | policy            | bounds                      |
-//! |-------|-----------------------------------------|-------------------|-----------------------------|
-//! | slab  | the library's engine, in private memory | the one asked for | entries, bytes              |
-//! | bump  | the predecessor's design                | wipes when full   | entries, bytes              |
-//! | lru   | the `lru` crate over the process's heap | exact LRU         | entries, bytes, value bytes |
-//! | clock | textbook CLOCK over the process's heap  | CLOCK             | entries                     |
+//! | kind    | what                                    | policy            | bounds                      |
+//! |---------|-----------------------------------------|-------------------|-----------------------------|
+//! | slab    | the library's engine, in private memory | the one asked for | entries, bytes              |
+//! | bump    | the predecessor's design                | wipes when full   | entries, bytes              |
+//! | lru     | the `lru` crate over the process's heap | exact LRU         | entries, bytes, value bytes |
+//! | clock   | textbook CLOCK over the process's heap  | CLOCK             | entries                     |
+//! | s3-fifo | S3-FIFO as in the paper, on the heap    | S3-FIFO           | entries, value bytes        |
 //!
 //! What *bytes* means differs, and cannot but: for slab and bump it is the whole region, with all metadata in it; for
 //! lru the real cost as `reference.rs` counts it; *value bytes* counts values alone, which is how trace simulators
@@ -24,7 +25,7 @@ use std::num::NonZeroUsize;
 use pg_shared_lru::{Config, NoLocks, Policy, SharedCache};
 
 use super::bump::Bump;
-use super::reference::{ClockReference, LruBound, LruReference};
+use super::reference::{ClockReference, LruBound, LruReference, S3FifoBound, S3FifoReference};
 
 /// Which cache to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -37,6 +38,8 @@ pub enum Kind {
     Lru,
     /// A textbook CLOCK.
     Clock,
+    /// S3-FIFO as in the paper.
+    S3Fifo,
 }
 
 /// Replacement policy of the slab cache; the other kinds have their own.
@@ -46,6 +49,18 @@ pub enum PolicyName {
     Lru,
     /// Second chance by a reference bit.
     Clock,
+    /// A small queue for what is new, a main queue for what was used again.
+    S3Fifo,
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Policy {
+        match name {
+            PolicyName::Lru => Policy::Lru,
+            PolicyName::Clock => Policy::Clock,
+            PolicyName::S3Fifo => Policy::S3Fifo,
+        }
+    }
 }
 
 /// When the cache is full.
@@ -160,6 +175,14 @@ pub fn build<const KEY_BYTES: usize>(kind: Kind, settings: &Settings) -> Result<
                 Err("clock: this reference bounds entries only; give a number of entries".into())
             }
         },
+        Kind::S3Fifo => {
+            let bound = match settings.bound {
+                Bound::Entries { count, .. } => S3FifoBound::Entries(entry_count("s3-fifo", count)?),
+                Bound::ValueBytes(bytes) => S3FifoBound::ValueBytes(bytes),
+                Bound::Bytes(_) => return Err("s3-fifo: this reference bounds entries or values alone".into()),
+            };
+            Ok(Box::new(S3Fifo { cache: S3FifoReference::new(bound), refused: 0 }))
+        }
     }
 }
 
@@ -184,12 +207,11 @@ fn build_slab(settings: &Settings) -> Result<SlabCache, String> {
         Bound::Bytes(bytes) => {
             Config::bytes(usize::try_from(bytes).map_err(|_| "slab: the region is larger than memory can be")?)
         }
-        Bound::ValueBytes(_) => return Err("slab: only lru can count values alone; give bytes or entries".into()),
+        Bound::ValueBytes(_) => {
+            return Err("slab: only lru and s3-fifo can count values alone; give bytes or entries".into())
+        }
     };
-    config = config.policy(match settings.policy {
-        PolicyName::Lru => Policy::Lru,
-        PolicyName::Clock => Policy::Clock,
-    });
+    config = config.policy(settings.policy.into());
     if let Some(partitions) = settings.partitions {
         config = config.partitions(partitions);
     }
@@ -206,7 +228,9 @@ fn build_bump(settings: &Settings) -> Result<BumpCache, String> {
         Bound::Entries { count, entry_bytes } => {
             (Bump::region_bytes_for(count, entry_bytes, settings.bump_buckets), Some(u64::from(count)))
         }
-        Bound::ValueBytes(_) => return Err("bump: only lru can count values alone; give bytes or entries".into()),
+        Bound::ValueBytes(_) => {
+            return Err("bump: only lru and s3-fifo can count values alone; give bytes or entries".into())
+        }
     };
     let region_bytes = region_bytes.ok_or("bump: the region is larger than memory can be")?;
     let cache =
@@ -225,10 +249,7 @@ impl Cache for SlabCache {
     }
 
     fn policy(&self) -> &'static str {
-        match self.policy {
-            PolicyName::Lru => "lru",
-            PolicyName::Clock => "clock",
-        }
+        Policy::from(self.policy).name()
     }
 
     fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
@@ -389,6 +410,46 @@ impl Cache for ClockReference {
 
     fn lost(&self) -> u64 {
         self.evictions()
+    }
+}
+
+struct S3Fifo {
+    cache: S3FifoReference,
+    refused: u64,
+}
+
+impl Cache for S3Fifo {
+    fn name(&self) -> &'static str {
+        "s3-fifo"
+    }
+
+    fn policy(&self) -> &'static str {
+        "s3-fifo"
+    }
+
+    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        copy(self.cache.get(key), out)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+        outcome(self.cache.put(key, value), &mut self.refused)
+    }
+
+    /// The reference counts no metadata; its memory is that of its keys and values.
+    fn figures(&self) -> Figures {
+        let payload_bytes = self.cache.payload_bytes();
+        Figures {
+            region_bytes: payload_bytes,
+            payload_bytes,
+            entries: self.cache.entries(),
+            evictions: self.cache.evictions(),
+            refused: self.refused,
+            ..Figures::default()
+        }
+    }
+
+    fn lost(&self) -> u64 {
+        self.cache.evictions()
     }
 }
 

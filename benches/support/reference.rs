@@ -1,9 +1,11 @@
-//! Caches to hold the engine against: exact LRU by the `lru` crate, and a textbook CLOCK.
+//! Caches to hold the engine against: exact LRU by the `lru` crate, a textbook CLOCK, and S3-FIFO as in the paper.
 //!
 //! Purpose: [`LruReference`] is what a process would use for itself, a hash table and a list over the process's heap;
 //! its hits, misses and evictions are the yardstick for exact LRU, and its cost in bytes (below) for memory.
 //! [`ClockReference`] is the yardstick for the CLOCK policy: a ring of entries, one reference bit each, set by a hit,
-//! cleared once by the hand before it evicts; a new entry comes with its bit clear.
+//! cleared once by the hand before it evicts; a new entry comes with its bit clear. [`S3FifoReference`] is the yardstick
+//! for S3-FIFO (Yang et al., SOSP 2023): a small queue of a tenth, a main queue, and the keys of nine tenths in an exact
+//! queue of ghosts; two uses in the small queue lead to main, three uses are counted at most.
 //!
 //! What an entry of [`LruReference`] costs ([`lru_entry_bytes`], [`lru_table_bytes`]):
 //!
@@ -18,9 +20,9 @@
 //! table may double once more from tombstones, old and new table live together while it grows, and holes between
 //! allocations of the heap are not seen at all.
 //!
-//! Neither cache locks or can be shared. CLOCK bounds entries only.
+//! None of the caches locks or can be shared. CLOCK bounds entries only, S3-FIFO entries or bytes of values.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
@@ -249,6 +251,194 @@ impl ClockReference {
     pub fn payload_bytes(&self) -> u64 {
         let entries = self.ring.iter();
         entries.map(|entry| (entry.key.len() + entry.value.len()) as u64).sum()
+    }
+
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+}
+
+/// When an [`S3FifoReference`] is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum S3FifoBound {
+    /// At this many entries.
+    Entries(NonZeroUsize),
+    /// At this many bytes of values alone, as trace simulators count.
+    ValueBytes(u64),
+}
+
+struct S3FifoEntry {
+    value: Vec<u8>,
+    uses: u8,
+    small: bool,
+}
+
+/// S3-FIFO with exact ghosts. The sizes of the queues are in entries or in bytes, as the bound is.
+pub struct S3FifoReference {
+    entries: HashMap<Vec<u8>, S3FifoEntry>,
+    /// Keys and their number among the ghosts; a key whose number is another is a ghost no longer.
+    ghosts: HashMap<Vec<u8>, (u64, u64)>,
+    small: VecDeque<Vec<u8>>,
+    main: VecDeque<Vec<u8>>,
+    ghost_order: VecDeque<(u64, Vec<u8>)>,
+    bound: S3FifoBound,
+    limit: u64,
+    small_size: u64,
+    main_size: u64,
+    ghost_size: u64,
+    ghosts_remembered: u64,
+    payload_bytes: u64,
+    evictions: u64,
+}
+
+impl S3FifoReference {
+    pub fn new(bound: S3FifoBound) -> Self {
+        let limit = match bound {
+            S3FifoBound::Entries(count) => count.get() as u64,
+            S3FifoBound::ValueBytes(bytes) => bytes,
+        };
+        S3FifoReference {
+            entries: HashMap::new(),
+            ghosts: HashMap::new(),
+            small: VecDeque::new(),
+            main: VecDeque::new(),
+            ghost_order: VecDeque::new(),
+            bound,
+            limit,
+            small_size: 0,
+            main_size: 0,
+            ghost_size: 0,
+            ghosts_remembered: 0,
+            payload_bytes: 0,
+            evictions: 0,
+        }
+    }
+
+    fn size(&self, value: &[u8]) -> u64 {
+        match self.bound {
+            S3FifoBound::Entries(_) => 1,
+            S3FifoBound::ValueBytes(_) => value.len() as u64,
+        }
+    }
+
+    /// The value of `key`, of which one more use is counted.
+    pub fn get(&mut self, key: &[u8]) -> Option<&[u8]> {
+        let entry = self.entries.get_mut(key)?;
+        entry.uses = (entry.uses + 1).min(3);
+        Some(&entry.value)
+    }
+
+    /// Stores `value` and evicts until the bound holds. A replaced value counts as a use.
+    ///
+    /// # Errors
+    /// [`TooLarge`] when the entry alone exceeds the bound.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TooLarge> {
+        let size = self.size(value);
+        if size > self.limit {
+            return Err(TooLarge);
+        }
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.uses = (entry.uses + 1).min(3);
+            let old = std::mem::replace(&mut entry.value, value.to_vec());
+            let small = entry.small;
+            let before = self.size(&old);
+            let queue_size = if small { &mut self.small_size } else { &mut self.main_size };
+            *queue_size = *queue_size - before + size;
+            self.payload_bytes = self.payload_bytes - old.len() as u64 + value.len() as u64;
+            self.evict_to(self.limit);
+            return Ok(());
+        }
+        let small = match self.ghosts.remove(key) {
+            Some((_, size)) => {
+                self.ghost_size -= size;
+                false
+            }
+            None => true,
+        };
+        self.evict_to(self.limit - size);
+        let (queue, queue_size) = match small {
+            true => (&mut self.small, &mut self.small_size),
+            false => (&mut self.main, &mut self.main_size),
+        };
+        queue.push_back(key.to_vec());
+        *queue_size += size;
+        self.payload_bytes += (key.len() + value.len()) as u64;
+        self.entries.insert(key.to_vec(), S3FifoEntry { value: value.to_vec(), uses: 0, small });
+        Ok(())
+    }
+
+    /// Whether `key` is there; no use.
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    fn evict_to(&mut self, limit: u64) {
+        while self.small_size + self.main_size > limit {
+            if self.main.is_empty() || !self.small.is_empty() && self.main_size <= self.limit - self.limit / 10 {
+                self.turn_of_small();
+            } else {
+                self.turn_of_main();
+            }
+        }
+    }
+
+    /// The oldest entry of the small queue goes on to main or out.
+    fn turn_of_small(&mut self) {
+        let Some(key) = self.small.pop_front() else { return };
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let uses = std::mem::take(&mut entry.uses);
+        entry.small = false;
+        let value_bytes = entry.value.len();
+        let size = self.size(&self.entries[&key].value);
+        self.small_size -= size;
+        if uses >= 2 {
+            self.main_size += size;
+            self.main.push_back(key);
+            return;
+        }
+        self.evicted(&key, value_bytes);
+        self.ghosts_remembered += 1;
+        self.ghosts.insert(key.clone(), (self.ghosts_remembered, size));
+        self.ghost_order.push_back((self.ghosts_remembered, key));
+        self.ghost_size += size;
+        while self.ghost_size > self.limit - self.limit / 10 {
+            let Some((number, key)) = self.ghost_order.pop_front() else { return };
+            if let Some(&(latest, size)) = self.ghosts.get(&key) {
+                if latest == number {
+                    self.ghosts.remove(&key);
+                    self.ghost_size -= size;
+                }
+            }
+        }
+    }
+
+    /// The oldest entry of main goes round again or out.
+    fn turn_of_main(&mut self) {
+        let Some(key) = self.main.pop_front() else { return };
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        if entry.uses > 0 {
+            entry.uses -= 1;
+            self.main.push_back(key);
+            return;
+        }
+        let value_bytes = entry.value.len();
+        self.main_size -= self.size(&self.entries[&key].value);
+        self.evicted(&key, value_bytes);
+    }
+
+    fn evicted(&mut self, key: &[u8], value_bytes: usize) {
+        self.entries.remove(key);
+        self.payload_bytes -= (key.len() + value_bytes) as u64;
+        self.evictions += 1;
+    }
+
+    pub fn entries(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    /// Keys and values.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
     }
 
     pub fn evictions(&self) -> u64 {

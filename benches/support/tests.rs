@@ -6,7 +6,8 @@
 //! - sizes: sizes drawn stay in their ranges, both readings of a cachebench file are told apart, nonsense is refused.
 //! - content: a value checks against itself and against no other write, key or length.
 //! - bump: it answers as a plain map does that is emptied when the region is used up.
-//! - reference: LRU and CLOCK evict in the order of their definitions; byte bounds hold.
+//! - reference: LRU, CLOCK and S3-FIFO evict in the order of their definitions; byte bounds hold; the engine's S3-FIFO
+//!   hits as often as the reference.
 
 #[path = "mod.rs"]
 #[allow(dead_code, reason = "what only the programs use is not tested here")]
@@ -22,8 +23,11 @@ use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
 use support::bump::{Bump, BumpError, TooLarge, HEADER_BYTES};
+use support::caches::{build, Bound, Kind, PolicyName, Settings};
 use support::content::{Content, Written};
-use support::reference::{lru_entry_bytes, lru_table_bytes, ClockReference, LruBound, LruReference};
+use support::reference::{
+    lru_entry_bytes, lru_table_bytes, ClockReference, LruBound, LruReference, S3FifoBound, S3FifoReference,
+};
 use support::sizes::Sizes;
 use support::traces::{Access, Format, Op, TraceReader};
 
@@ -436,5 +440,76 @@ mod reference {
         assert!(cache.get(b"a").is_none(), "the bit saved it only once");
         assert_eq!((cache.entries(), cache.evictions()), (3, 3));
         assert_eq!(cache.payload_bytes(), 6);
+    }
+    #[test]
+    fn s3_fifo_keeps_what_is_used_twice_and_remembers_what_it_let_go() {
+        let mut cache = S3FifoReference::new(S3FifoBound::Entries(NonZeroUsize::new(10).unwrap()));
+        let put = |cache: &mut S3FifoReference, keys: std::ops::Range<u8>| {
+            keys.for_each(|key| cache.put(&[key], b"1").unwrap());
+        };
+        let has = |cache: &S3FifoReference, key: u8| cache.has(&[key]);
+        put(&mut cache, 0..10);
+        for _ in 0..2 {
+            assert!(cache.get(&[0]).is_some());
+        }
+        assert!(cache.get(&[1]).is_some());
+        // 1 was used only once; 0 goes to main.
+        put(&mut cache, 10..11);
+        assert!(has(&cache, 0) && !has(&cache, 1));
+        // As a ghost 1 goes to main at once, and stays there while what is new comes and goes.
+        put(&mut cache, 1..2);
+        put(&mut cache, 20..60);
+        assert!(has(&cache, 0) && has(&cache, 1));
+        assert_eq!((cache.entries(), cache.evictions(), cache.payload_bytes()), (10, 42, 20));
+    }
+
+    #[test]
+    fn s3_fifo_stays_within_its_bytes_and_adds_up() {
+        let mut cache = S3FifoReference::new(S3FifoBound::ValueBytes(20_000));
+        let mut rng = SmallRng::seed_from_u64(5);
+        for _ in 0..20_000 {
+            let key = rng.random_range(..500u64).to_le_bytes();
+            if cache.get(&key).is_none() || rng.random_bool(0.1) {
+                cache.put(&key, &vec![0; rng.random_range(..400)]).unwrap();
+            }
+            let value_bytes = cache.payload_bytes() - 8 * cache.entries();
+            assert!(value_bytes <= 20_000, "{value_bytes}");
+        }
+        assert!(cache.evictions() > 1000);
+        assert!(cache.put(&[0; 8], &[0; 20_001]).is_err());
+    }
+
+    /// Accesses such as S3-FIFO is for: some keys far more often than others, beside many that come once.
+    fn skewed(rng: &mut SmallRng, step: u64) -> u64 {
+        match rng.random_range(..3u32) {
+            0 => 1_000_000 + step,
+            _ => (20_000.0_f64).powf(rng.random_range(0.0..1.0)) as u64,
+        }
+    }
+
+    #[test]
+    fn the_engine_s_s3_fifo_hits_as_often_as_the_reference() {
+        for bound in [Bound::Entries { count: 300, entry_bytes: 108 }, Bound::Entries { count: 3000, entry_bytes: 108 }]
+        {
+            let settings =
+                Settings { policy: PolicyName::S3Fifo, bound, partitions: Some(1), slab_bytes: None, bump_buckets: 1 };
+            let hit_ratio = |kind: Kind| {
+                let mut cache = build::<8>(kind, &settings).unwrap();
+                let (mut rng, mut out, mut hits) = (SmallRng::seed_from_u64(9), Vec::new(), 0);
+                for step in 0..100_000 {
+                    let key = skewed(&mut rng, step).to_le_bytes();
+                    if cache.get(&key, &mut out) {
+                        hits += 1;
+                    } else {
+                        cache.put(&key, &[1; 100]);
+                    }
+                }
+                cache.validate().unwrap();
+                f64::from(hits) / 100_000.0
+            };
+            let (engine, reference, lru) = (hit_ratio(Kind::Slab), hit_ratio(Kind::S3Fifo), hit_ratio(Kind::Lru));
+            assert!((engine - reference).abs() < 0.005, "{bound:?}: {engine}, reference {reference}");
+            assert!(reference > lru + 0.01, "the accesses tell the policies apart: {reference}, LRU {lru}");
+        }
     }
 }

@@ -180,8 +180,7 @@ impl Partition {
         self.mutate(|partition| {
             let entry = partition.remove_claim(id.index as usize);
             let Some(entry) = entry.filter(|&entry| partition.has_version(entry, version)) else { return false };
-            partition.discard(entry);
-            partition.header().evictions.add(1);
+            partition.let_go(entry);
             true
         })
     }

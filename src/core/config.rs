@@ -33,14 +33,23 @@ pub enum Policy {
     /// CLOCK, also called second chance (Corbató 1968): a hit sets a bit, under the shared lock; an entry whose bit is
     /// set is passed over once.
     Clock,
+    /// S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023): new entries wait in a small
+    /// queue, and those used there more than once go on to the main one; keys that did not get that far are remembered
+    /// for a while. Entries that are used once do not push out the others. A hit counts uses up to three, under the
+    /// shared lock.
+    S3Fifo,
 }
 
 impl Policy {
+    /// Every policy; the position is the number by which a region's header names it.
+    pub const ALL: [Policy; 3] = [Policy::Lru, Policy::Clock, Policy::S3Fifo];
+
     /// The name used in settings, SQL and on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Policy::Lru => "lru",
             Policy::Clock => "clock",
+            Policy::S3Fifo => "s3-fifo",
         }
     }
 }
@@ -55,11 +64,8 @@ impl std::str::FromStr for Policy {
     type Err = ConfigError;
 
     fn from_str(name: &str) -> Result<Self, ConfigError> {
-        match name {
-            "lru" => Ok(Policy::Lru),
-            "clock" => Ok(Policy::Clock),
-            _ => Err(ConfigError::Policy(name.to_owned())),
-        }
+        let known = Policy::ALL.into_iter().find(|policy| policy.name() == name);
+        known.ok_or_else(|| ConfigError::Policy(name.to_owned()))
     }
 }
 
@@ -78,7 +84,7 @@ pub enum Classes {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The policy's name is not known.
-    #[error("unknown policy \"{0}\": use \"lru\" or \"clock\"")]
+    #[error("unknown policy \"{0}\": use \"lru\", \"clock\" or \"s3-fifo\"")]
     Policy(String),
     /// The slab size is out of range or no power of two.
     #[error("slab size of {0} bytes: must be a power of two from {min} to {max}", min = Config::MIN_SLAB_BYTES, max = Config::MAX_SLAB_BYTES)]
@@ -240,7 +246,7 @@ impl Config {
         let slot_bytes = self.checked_slot_bytes(slab_bytes)?;
         let classes = ClassTable::new(&slot_bytes, slab_bytes);
         let buckets_per_partition = (self.checked_buckets()? / u64::from(partitions)).max(1) as u32;
-        let fixed = |slab_count| Layout::fixed_bytes(slab_count, classes.count(), buckets_per_partition);
+        let fixed = |slab_count| Layout::fixed_bytes(slab_count, classes.count(), buckets_per_partition, self.policy);
         let min_slabs = Layout::MIN_SLABS;
 
         let (partition_bytes, max_entries, max_entry_bytes) = match self.capacity {

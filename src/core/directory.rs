@@ -7,6 +7,7 @@
 //!          └────────┴──────────┴─────────┴───────┴──────────┴──────┴───────────────┘
 //! stamp    generation (bits 0-31), changing (bit 32), version (bits 33-63): one load tells whether an entry is the
 //!          same and unchanged
+//! touched  the partition's tick at the last use (bits 0-29), uses counted by policy `s3-fifo` (bits 30-31)
 //! state    pins (bits 0-7), flags (bits 8-15), key length in bytes (bits 16-31)
 //! ```
 //!
@@ -26,7 +27,8 @@
 //! stand on that (`optimistic`): a stamp is whole after the last write to what the record names, changing before the
 //! next.
 //!
-//! Locking: everything but the pins and the reference bit is written under the partition's exclusive lock.
+//! Locking: everything but the pins, the reference bit and `touched` is written under the partition's exclusive lock. A
+//! hit writes `touched` under the shared lock without regard to other hits: one of two at the same moment may be lost.
 
 use std::sync::atomic::{fence, Ordering};
 
@@ -39,8 +41,7 @@ use super::region::{RegionType, Word32, Word64};
 pub struct Record {
     stamp: Word64,
     location: Word32,
-    /// The partition's tick at the last insertion or promotion.
-    pub touched: Word32,
+    touched: Word32,
     /// Next entry of the bucket's overflow chain; in a continuation, the head.
     pub chain: Word32,
     /// Towards the most recently used entry; in a continuation, the slot before.
@@ -60,6 +61,8 @@ pub mod flag {
     pub const PINS: u32 = 0xff;
     /// CLOCK's reference bit.
     pub const REFERENCED: u32 = 1 << 8;
+    /// In the small queue. The same bit as `REFERENCED`: it belongs to the policy, and this one is `s3-fifo`'s.
+    pub const SMALL: u32 = 1 << 8;
     /// The value spans several slots.
     pub const CHAINED: u32 = 1 << 9;
     /// No entry, but a further slot of one.
@@ -76,10 +79,16 @@ pub mod flag {
     pub const DIRTY: u32 = 1 << 15;
     /// What may be set while a value lies in one slot and anybody may read it. Readers without a lock leave an entry
     /// with any other flag to those with one.
-    pub const PLAIN: u32 = PINS | REFERENCED | OVERFLOWED | PROTECTED | CLAIMED | DIRTY;
+    pub const PLAIN: u32 = PINS | REFERENCED | SMALL | OVERFLOWED | PROTECTED | CLAIMED | DIRTY;
     /// All flags, without the length of the key.
     pub const ALL: u32 = 0xffff;
 }
+
+/// Ticks that can be told apart: an age is counted modulo this.
+const TICK_BITS: u32 = 30;
+const TICK_MASK: u32 = (1 << TICK_BITS) - 1;
+/// The most uses that a record counts.
+pub const MAX_USES: u32 = (1 << (32 - TICK_BITS)) - 1;
 
 const RETIRED_GENERATION: u32 = u32::MAX - 1;
 
@@ -141,6 +150,36 @@ impl Record {
     pub fn mark_changing(&self) {
         self.stamp.set(self.stamp.get() | Stamp::CHANGING);
         fence(Ordering::Release);
+    }
+
+    /// Uses counted, up to [`MAX_USES`].
+    #[inline]
+    pub fn uses(&self) -> u32 {
+        self.touched.get() >> TICK_BITS
+    }
+
+    /// The tick at the last use, without its highest bits.
+    #[inline]
+    pub fn last_use(&self) -> u32 {
+        self.touched.get() & TICK_MASK
+    }
+
+    /// How many ticks the last use lies back.
+    #[inline]
+    pub fn age(&self, tick: u32) -> u32 {
+        tick.wrapping_sub(self.last_use()) & TICK_MASK
+    }
+
+    /// Notes a use at `tick`, and how many there were.
+    #[inline]
+    pub fn touch(&self, tick: u32, uses: u32) {
+        debug_assert!(uses <= MAX_USES);
+        self.touched.set(uses << TICK_BITS | tick & TICK_MASK);
+    }
+
+    /// Takes over another record's last use and number of uses.
+    pub fn touch_as(&self, other: &Record) {
+        self.touched.set(other.touched.get());
     }
 
     /// The entry is complete and about to be findable.
@@ -257,7 +296,7 @@ impl Partition {
         debug_assert!(generation % 2 == 0 && generation < RETIRED_GENERATION);
         record.stamp.set(Stamp::changing(generation + 1).0);
         record.set_location(Location::NONE);
-        record.touched.set(tick);
+        record.touch(tick, 0);
         for link in [&record.chain, &record.previous, &record.next] {
             link.set(EntryIndex::NONE.0);
         }

@@ -4,10 +4,12 @@
 //! region     ┌──────────────┬─────────────────┬─────────────┬─────────────┬─ …
 //!            │ RegionHeader │ reader counters │ partition 0 │ partition 1 │
 //!            └──────────────┴─────────────────┴─────────────┴─────────────┴─ …
-//! partition  ┌─────────────────┬────────────────┬─────────────┬─────────────────┬─────────┬────────┬────────┬─ …
-//!            │ PartitionHeader │ WriteBackState │ ClassState… │ SlabDescriptor… │ Bucket… │ slab 0 │ slab 1 │
-//!            └─────────────────┴────────────────┴─────────────┴─────────────────┴─────────┴────────┴────────┴─ …
+//! partition  ┌─────────────────┬────────────────┬─────────────┬─────────────────┬─────────┬────────────┬────────┬─ …
+//!            │ PartitionHeader │ WriteBackState │ ClassState… │ SlabDescriptor… │ Bucket… │ GhostLine… │ slab 0 │
+//!            └─────────────────┴────────────────┴─────────────┴─────────────────┴─────────┴────────────┴────────┴─ …
 //! ```
+//!
+//! There are ghost lines, one for each bucket, with policy `s3-fifo` only.
 //!
 //! Partitions are independent: each has its own slabs, directory, buckets and recency list, so an operation
 //! needs one lock. A slab holds slots of one class; class 0 is the directory itself, so that memory for
@@ -18,6 +20,7 @@
 
 use super::class::{ClassTable, MAX_CLASSES};
 use super::config::{Config, Policy};
+use super::ghost::GhostLine;
 use super::ids::{BucketIndex, ClassIndex, EntryIndex, Location, SlabIndex};
 use super::region::{Region, RegionType, Word32, Word64};
 use super::write_back::WriteBackState;
@@ -86,9 +89,9 @@ pub struct PartitionHeader {
     pub len: Word32,
     /// The most entries, 0 for no such limit.
     pub max_entries: Word32,
-    /// Most recently used entry.
+    /// Most recently used entry; with `s3-fifo`, of the main queue.
     pub head: Word32,
-    /// Least recently used entry.
+    /// Least recently used entry; with `s3-fifo`, of the main queue.
     pub tail: Word32,
     /// First slab of the pool, linked through the descriptors.
     pub pool_head: Word32,
@@ -128,13 +131,25 @@ pub struct PartitionHeader {
     pub resets: Word64,
     /// Slabs kept out of use because a reader had entries in them pinned when the partition was reset.
     pub quarantined: Word64,
+    /// Newest entry of `s3-fifo`'s small queue.
+    pub small_head: Word32,
+    /// Oldest entry of the small queue.
+    pub small_tail: Word32,
+    /// Entries of the small queue.
+    pub small_len: Word32,
+    _pad: Word32,
+    /// Keys and values of the small queue's entries, in bytes.
+    pub small_bytes: Word64,
+    /// Ghosts remembered so far: what their age is measured in.
+    pub ghosts: Word64,
+    _more_pad: [Word64; 4],
     /// Raised after entries were moved, records went away or the partition was reset, and before the memory that they
     /// left is used again. In a cache line of its own, which readers without a lock share: it changes with a slab, not
     /// with an entry.
     pub placement_epoch: Word64,
     _read_mostly: [Word64; 7],
 }
-const _: () = assert!(size_of::<PartitionHeader>() == 256);
+const _: () = assert!(size_of::<PartitionHeader>() == 320);
 const _: () = assert!(std::mem::offset_of!(PartitionHeader, placement_epoch) % 64 == 0);
 // SAFETY: repr(C), words only, padded explicitly to its alignment.
 #[allow(unsafe_code)]
@@ -259,6 +274,7 @@ pub struct Layout {
     configured_entry_bytes: u32,
     descriptors_offset: usize,
     buckets_offset: usize,
+    ghosts_offset: usize,
     slabs_offset: usize,
 }
 
@@ -272,9 +288,17 @@ impl Layout {
     const BUCKET_BYTES: usize = 64;
 
     /// Bytes of a partition before its slabs.
-    pub fn fixed_bytes(slab_count: u32, class_count: usize, buckets: u32) -> usize {
+    pub fn fixed_bytes(slab_count: u32, class_count: usize, buckets: u32, policy: Policy) -> usize {
         (Self::descriptors_offset(class_count) + slab_count as usize * size_of::<SlabDescriptor>()).next_multiple_of(64)
             + buckets as usize * Self::BUCKET_BYTES
+            + Self::ghost_lines(buckets, policy) as usize * size_of::<GhostLine>()
+    }
+
+    fn ghost_lines(buckets: u32, policy: Policy) -> u32 {
+        match policy {
+            Policy::Lru | Policy::Clock => 0,
+            Policy::S3Fifo => buckets,
+        }
     }
 
     fn descriptors_offset(class_count: usize) -> usize {
@@ -294,7 +318,7 @@ impl Layout {
         configured_entry_bytes: u32,
     ) -> Layout {
         let classes = ClassTable::new(&slot_bytes, slab_bytes);
-        let fixed_bytes = |slab_count| Self::fixed_bytes(slab_count, classes.count(), buckets_per_partition);
+        let fixed_bytes = |slab_count| Self::fixed_bytes(slab_count, classes.count(), buckets_per_partition, policy);
         let without_slabs = fixed_bytes(0) + 64;
         let per_slab = slab_bytes as usize + size_of::<SlabDescriptor>();
         let mut slab_count = (partition_bytes.saturating_sub(without_slabs) / per_slab) as u32;
@@ -309,6 +333,8 @@ impl Layout {
             configured => configured as usize,
         };
         let slabs_offset = fixed_bytes(slab_count);
+        let ghost_lines = Self::ghost_lines(buckets_per_partition, policy);
+        let ghosts_offset = slabs_offset - ghost_lines as usize * size_of::<GhostLine>();
         Layout {
             region_bytes,
             partition_count,
@@ -324,7 +350,8 @@ impl Layout {
             classes,
             slot_bytes,
             configured_entry_bytes,
-            buckets_offset: slabs_offset - buckets_per_partition as usize * Self::BUCKET_BYTES,
+            buckets_offset: ghosts_offset - buckets_per_partition as usize * Self::BUCKET_BYTES,
+            ghosts_offset,
             slabs_offset,
         }
     }
@@ -374,10 +401,8 @@ impl Layout {
             return Err(AttachError::TypeTag { found: header.type_tag.get(), expected: type_tag });
         }
         let damaged = |what| Err(AttachError::Damaged(what));
-        let policy = match header.policy.get() {
-            0 => Policy::Lru,
-            1 => Policy::Clock,
-            _ => return damaged("unknown policy"),
+        let Some(&policy) = Policy::ALL.get(header.policy.get() as usize) else {
+            return damaged("unknown policy");
         };
         let partition_count = header.partition_count.get();
         let partition_bytes = header.partition_bytes.get() as usize;
@@ -406,8 +431,8 @@ impl Layout {
         if super::config::check_slot_bytes(&slot_bytes, slab_bytes).is_err() {
             return damaged("impossible slot sizes");
         }
-        let least =
-            Self::fixed_bytes(Self::MIN_SLABS, class_count + 1, buckets) + (Self::MIN_SLABS * slab_bytes) as usize;
+        let least = Self::fixed_bytes(Self::MIN_SLABS, class_count + 1, buckets, policy)
+            + (Self::MIN_SLABS * slab_bytes) as usize;
         if partition_bytes < least {
             return damaged("the partitions are too small for their slabs");
         }
@@ -455,6 +480,12 @@ impl Layout {
     #[inline]
     pub fn bucket_offset(&self, bucket: BucketIndex) -> usize {
         self.buckets_offset + bucket.usize() * Self::BUCKET_BYTES
+    }
+
+    /// Offset of a bucket's ghosts in the partition, where the policy has any.
+    #[inline]
+    pub fn ghost_offset(&self, bucket: BucketIndex) -> usize {
+        self.ghosts_offset + bucket.usize() * size_of::<GhostLine>()
     }
 
     /// Offset of a slab in the partition.

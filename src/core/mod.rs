@@ -13,7 +13,9 @@
 //! directory  records, generations
 //! payload    keys and values in slots
 //! bucket     the hash table
-//! recency    the order of eviction
+//! recency    the order of eviction: lists, `lru`, `clock`
+//! ghost      keys that were evicted, for `s3-fifo`
+//! s3fifo     the order of eviction with `s3-fifo`
 //! quarantine pins across the reset of a damaged partition
 //! room       pool, compaction, eviction
 //! write_back dirty entries, versions, conditional stores ─┐ for a cache
@@ -30,6 +32,7 @@ pub mod class;
 pub mod config;
 pub mod directory;
 pub mod evicted;
+pub mod ghost;
 pub mod ids;
 pub mod layout;
 pub mod optimistic;
@@ -40,6 +43,7 @@ pub mod recency;
 pub mod region;
 pub mod report;
 pub mod room;
+pub mod s3fifo;
 pub mod slab;
 pub mod validate;
 pub mod write_back;

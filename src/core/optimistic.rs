@@ -149,9 +149,7 @@ impl Partition {
         let value_len = self.slot_word(slot, 1).get() as usize;
         let value_end = value_start + value_len.div_ceil(8);
         match words.get(value_start..value_end) {
-            Some(value) => {
-                Seen::Same(Candidate { record, stamp, value, value_len, referenced: flags & flag::REFERENCED != 0 })
-            }
+            Some(value) => Seen::Same(Candidate { record, stamp, value, value_len }),
             None => Seen::Torn,
         }
     }
@@ -164,7 +162,7 @@ impl Partition {
         wanted: Wanted,
         read: impl FnOnce(&[Word64], usize),
     ) -> Glance {
-        if wanted == Wanted::Referenced && !candidate.referenced {
+        if wanted == Wanted::Referenced && self.needs_reference(candidate.record) {
             return Glance::Unclear;
         }
         read(candidate.value, candidate.value_len);
@@ -194,7 +192,6 @@ struct Candidate<'a> {
     stamp: Stamp,
     value: &'a [Word64],
     value_len: usize,
-    referenced: bool,
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! partition of a key and takes its lock. `&self` needs the lock in any mode, `&mut self` the exclusive one.
 //!
 //! Invariants:
-//! - An entry that can be found is in its key's bucket once, in the recency list once, and owns its record and slots.
+//! - An entry that can be found is in its key's bucket once, in a recency list once, and owns its record and slots.
 //! - `sequence` is odd from the first write of a change to the last. A change cannot fail half-way except by a
 //!   defect or a killed process; whoever finds the number odd calls [`Partition::reset`], which empties the
 //!   partition: its entries are lost, never wrong.
@@ -105,7 +105,7 @@ pub struct RecordInfo {
     pub value_len: usize,
     /// Insertions and promotions in the partition since the entry was last used.
     pub age: u32,
-    /// CLOCK's reference bit.
+    /// `clock`: the reference bit. `s3-fifo`: whether a use is counted. `lru`: always false.
     pub referenced: bool,
     /// Whether a reader uses the entry without a lock at this moment.
     pub pinned: bool,
@@ -161,13 +161,17 @@ impl Partition {
         for bucket in (0..self.layout.buckets_per_partition).map(super::ids::BucketIndex) {
             self.bucket(bucket).clear();
         }
+        self.forget_ghosts();
         let header = self.header();
         for word in
             [&header.head, &header.tail, &header.len, &header.zombies, &header.continuations, &header.overflowed]
         {
             word.set(0);
         }
-        for word in std::iter::once(&header.live_bytes).chain(&header.compactable) {
+        for word in [&header.small_head, &header.small_tail, &header.small_len] {
+            word.set(0);
+        }
+        for word in [&header.live_bytes, &header.small_bytes].into_iter().chain(&header.compactable) {
             word.set(0);
         }
         header.resets.add(1);
@@ -289,7 +293,7 @@ impl Partition {
             }
         }
         let entry = self.build(key, value, evicted)?;
-        self.link_front(entry);
+        self.admit(key, entry);
         self.enlist(key, entry, value.len());
         Some(entry)
     }
@@ -305,10 +309,9 @@ impl Partition {
 
     /// Gives an entry another value; returns the entry that has it, which is a new one if readers had the old pinned.
     fn replace(&mut self, entry: EntryIndex, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Option<EntryIndex> {
-        let value_len_before = self.value_len(entry) as u64;
+        let value_len_before = self.value_len(entry);
         if self.record(entry).pins() == 0 && self.overwrite(entry, key, value) {
-            let live_bytes = &self.header().live_bytes;
-            live_bytes.set(live_bytes.get() - value_len_before + value.len() as u64);
+            self.resized(entry, value_len_before);
             self.use_again(entry);
             return Some(entry);
         }
@@ -326,10 +329,9 @@ impl Partition {
             self.use_again(built);
             Some(built)
         } else {
-            let live_bytes = &self.header().live_bytes;
-            live_bytes.set(live_bytes.get() - value_len_before + value.len() as u64);
             self.exchange(entry, built);
             self.dispose(built);
+            self.resized(entry, value_len_before);
             self.use_again(entry);
             Some(entry)
         }
@@ -344,15 +346,12 @@ impl Partition {
         true
     }
 
-    /// Removes the entry that is next to be evicted (or, if all are pinned, the least recently used), and returns its
-    /// age; `None` if the partition is empty.
+    /// Removes the entry that is next to be evicted (or, if all are pinned, the one that would be next without the
+    /// pins), and returns its age; `None` if the partition is empty.
     pub fn pop(&mut self, sink: &mut Sink<'_>) -> Option<u32> {
-        if self.is_empty() {
-            return None;
-        }
+        let oldest = self.oldest()?;
         let age = self.mutate(|partition| {
-            let tail = EntryIndex(partition.header().tail.get());
-            let entry = partition.victim().unwrap_or(tail);
+            let entry = partition.victim().unwrap_or(oldest);
             let age = partition.age(entry);
             if let Sink::Keep(popped) = sink {
                 popped.append(partition.key_bytes(entry), |out| partition.append_value(entry, out));
@@ -370,13 +369,13 @@ impl Partition {
         self.header().sequence.add(1);
     }
 
-    /// The age of the least recently used entry.
+    /// The age of the entry at the end of the list from which the next one is evicted.
     pub fn oldest_age(&self) -> Option<u32> {
-        EntryIndex(self.header().tail.get()).some().map(|tail| self.age(tail))
+        self.oldest().map(|entry| self.age(entry))
     }
 
     fn age(&self, entry: EntryIndex) -> u32 {
-        self.header().tick.get().wrapping_sub(self.record(entry).touched.get())
+        self.record(entry).age(self.header().tick.get())
     }
 
     /// Pins an entry whose value lies in one piece; `None` if it is chained or has too many pins.
@@ -429,7 +428,7 @@ impl Partition {
             version: record.version(),
             value_len: self.value_len(entry),
             age: self.age(entry),
-            referenced: record.has(flag::REFERENCED),
+            referenced: self.is_referenced(entry),
             pinned: record.pins() > 0,
         }
     }

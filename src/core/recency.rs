@@ -1,70 +1,107 @@
 //! Recency: the order in which entries are evicted.
 //!
-//! A doubly linked list through the records, from the most recently used (`head`) to the least (`tail`).
-//! - `lru`: a hit moves the entry to the head, the victim is the tail. Exact.
-//! - `clock`: a hit sets the entry's reference bit; a victim search from the tail moves referenced entries to
+//! Doubly linked lists through the records, each from the entry that came last (`head`) to the first to go (`tail`).
+//! - `lru`: one list; a hit moves the entry to the head, the victim is the tail. Exact.
+//! - `clock`: one list; a hit sets the entry's reference bit; a victim search from the tail moves referenced entries to
 //!   the head, their bit cleared, until it meets one without (second chance).
+//! - `s3-fifo`: two lists, told apart by a bit of the record; see `s3fifo`.
 //!
 //! Pinned entries are passed over. Costs: constant, but for a search past pinned or referenced entries.
-//! Locking: the list is changed under the exclusive lock; the reference bit is set under any.
+//! Locking: the lists are changed under the exclusive lock; uses are noted under any.
 
 use super::config::Policy;
-use super::directory::flag;
+use super::directory::{flag, Record, MAX_USES};
 use super::ids::EntryIndex;
-use super::partition::Partition;
+use super::partition::{Key, Partition};
+use super::region::Word32;
 
 impl Partition {
-    /// Puts an entry at the most recently used end.
+    /// Head and tail of the list that an entry is in, or would be.
+    fn ends(&self, entry: EntryIndex) -> (&Word32, &Word32) {
+        let header = self.header();
+        if self.is_small(entry) {
+            (&header.small_head, &header.small_tail)
+        } else {
+            (&header.head, &header.tail)
+        }
+    }
+
+    /// Puts a new entry into the list that its policy has for it.
+    pub(super) fn admit(&mut self, key: Key<'_>, entry: EntryIndex) {
+        if self.layout.policy == Policy::S3Fifo && !self.recall(key.hash) {
+            self.record(entry).set_flags(flag::SMALL);
+        }
+        self.link_front(entry);
+    }
+
+    /// Puts an entry at the head of its list.
     pub(super) fn link_front(&mut self, entry: EntryIndex) {
         let header = self.header();
         let record = self.record(entry);
-        let head = header.head.get();
+        let (head, tail) = self.ends(entry);
+        let first = head.get();
         record.previous.set(EntryIndex::NONE.0);
-        record.next.set(head);
-        match EntryIndex(head).some() {
-            Some(head) => self.record(head).previous.set(entry.0),
-            None => header.tail.set(entry.0),
+        record.next.set(first);
+        match EntryIndex(first).some() {
+            Some(first) => self.record(first).previous.set(entry.0),
+            None => tail.set(entry.0),
         }
-        header.head.set(entry.0);
+        head.set(entry.0);
         let tick = header.tick.get().wrapping_add(1);
         header.tick.set(tick);
-        record.touched.set(tick);
+        record.touch(tick, 0);
+        self.small_gains(entry);
     }
 
-    /// Whether an entry is in the list: one that is still being built is not.
+    /// Whether an entry is in a list: one that is still being built is not.
     pub(super) fn is_listed(&self, entry: EntryIndex) -> bool {
-        self.record(entry).previous.get() != EntryIndex::NONE.0 || self.header().head.get() == entry.0
+        self.record(entry).previous.get() != EntryIndex::NONE.0 || self.ends(entry).0.get() == entry.0
     }
 
-    /// Takes an entry out of the list.
+    /// Takes an entry out of its list.
     pub(super) fn unlink(&mut self, entry: EntryIndex) {
-        let header = self.header();
         let record = self.record(entry);
+        let (head, tail) = self.ends(entry);
         let (previous, next) = (record.previous.get(), record.next.get());
         match EntryIndex(previous).some() {
             Some(previous) => self.record(previous).next.set(next),
-            None => header.head.set(next),
+            None => head.set(next),
         }
         match EntryIndex(next).some() {
             Some(next) => self.record(next).previous.set(previous),
-            None => header.tail.set(previous),
+            None => tail.set(previous),
         }
+        self.small_loses(entry);
     }
 
-    /// Puts an entry where another one is, which leaves the list.
+    /// Moves an entry to the head of its list, which is no use: its age goes on counting from the last one.
+    pub(super) fn requeue(&mut self, entry: EntryIndex, uses: u32) {
+        let last_use = self.record(entry).last_use();
+        self.unlink(entry);
+        self.link_front(entry);
+        self.record(entry).touch(last_use, uses);
+    }
+
+    /// Puts an entry where another one is, which leaves its list.
     pub(super) fn take_place(&mut self, entry: EntryIndex, of: EntryIndex) {
         let (record, old) = (self.record(entry), self.record(of));
+        if self.is_small(of) {
+            record.set_flags(flag::SMALL);
+        }
+        let (head, tail) = self.ends(of);
         record.previous.set(old.previous.get());
         record.next.set(old.next.get());
-        record.touched.set(old.touched.get());
+        record.touch_as(old);
         match EntryIndex(old.previous.get()).some() {
             Some(previous) => self.record(previous).next.set(entry.0),
-            None => self.header().head.set(entry.0),
+            None => head.set(entry.0),
         }
         match EntryIndex(old.next.get()).some() {
             Some(next) => self.record(next).previous.set(entry.0),
-            None => self.header().tail.set(entry.0),
+            None => tail.set(entry.0),
         }
+        self.small_loses(of);
+        self.small_gains(entry);
     }
 
     /// Whether [`Partition::promote`] has anything to do for a hit.
@@ -83,13 +120,40 @@ impl Partition {
         }
     }
 
-    /// Notes a hit under the shared lock (policy `clock`): writes only if the reference bit was not set.
+    /// Whether [`Partition::reference`] has anything to write for a hit: policy `clock` until the reference bit is set,
+    /// `s3-fifo` until [`MAX_USES`] are counted. Safe beside writers; the answer may be of another entry then.
+    #[inline]
+    pub(super) fn needs_reference(&self, record: &Record) -> bool {
+        match self.layout.policy {
+            Policy::Lru => true,
+            Policy::Clock => !record.has(flag::REFERENCED),
+            Policy::S3Fifo => record.uses() < MAX_USES,
+        }
+    }
+
+    /// Notes a hit under the shared lock (policies `clock` and `s3-fifo`), unless that needs no note any more.
     #[inline]
     pub fn reference(&self, entry: EntryIndex) {
         let record = self.record(entry);
-        if !record.has(flag::REFERENCED) {
+        if !self.needs_reference(record) {
+            return;
+        }
+        let tick = self.header().tick.get();
+        if self.layout.policy == Policy::S3Fifo {
+            // Another hit may have come first.
+            record.touch(tick, MAX_USES.min(record.uses() + 1));
+        } else {
             record.set_flags(flag::REFERENCED);
-            record.touched.set(self.header().tick.get());
+            record.touch(tick, 0);
+        }
+    }
+
+    /// Whether a hit since the victim search last passed is noted.
+    pub(super) fn is_referenced(&self, entry: EntryIndex) -> bool {
+        match self.layout.policy {
+            Policy::Lru => false,
+            Policy::Clock => self.record(entry).has(flag::REFERENCED),
+            Policy::S3Fifo => self.record(entry).uses() > 0,
         }
     }
 
@@ -100,8 +164,14 @@ impl Partition {
                 self.unlink(entry);
                 self.link_front(entry);
             }
-            Policy::Clock => self.reference(entry),
+            Policy::Clock | Policy::S3Fifo => self.reference(entry),
         }
+    }
+
+    /// The entry at the end of the list from which the next one is evicted.
+    pub(super) fn oldest(&self) -> Option<EntryIndex> {
+        let header = self.header();
+        EntryIndex(if self.small_is_next() { header.small_tail.get() } else { header.tail.get() }).some()
     }
 
     /// The entry to evict next; `None` if every entry is pinned.
@@ -121,14 +191,11 @@ impl Partition {
                         return Some(entry);
                     }
                     record.clear_flags(flag::REFERENCED);
-                    let touched = record.touched.get();
-                    self.unlink(entry);
-                    self.link_front(entry);
-                    // A second chance is no use: the age goes on counting from the last hit.
-                    self.record(entry).touched.set(touched);
+                    self.requeue(entry, 0);
                 }
                 None
             }
+            Policy::S3Fifo => self.s3_fifo_victim(),
         }
     }
 }

@@ -163,6 +163,14 @@ impl Partition {
             Sink::Clean(clean) => clean.dropped += 1,
             Sink::Drop | Sink::Refuse => (),
         }
+        self.let_go(victim);
+    }
+
+    /// Removes an entry as evicted: it is counted, and what the policy wants to know of it remembered.
+    pub(super) fn let_go(&mut self, victim: EntryIndex) {
+        if self.is_small(victim) {
+            self.remember(self.hash(self.key_bytes(victim)));
+        }
         self.discard(victim);
         self.header().evictions.add(1);
     }
@@ -173,7 +181,7 @@ impl Partition {
         self.discard_unlinked(entry);
     }
 
-    /// As [`Partition::discard`], for an entry that is not in the recency list.
+    /// As [`Partition::discard`], for an entry that is in no recency list.
     pub(super) fn discard_unlinked(&mut self, entry: EntryIndex) {
         self.record(entry).mark_changing();
         self.remove_from_bucket(entry);

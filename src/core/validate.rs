@@ -2,15 +2,17 @@
 //!
 //! What is checked: every slab is in the pool or in one class, once; bitmaps, counts and bins agree; every used slot of
 //! a data class is owned by exactly one record that points back to it; every live record is an entry, a continuation or
-//! a zombie; every entry is in its bucket once and in the recency list once; counts and byte sums are right. Cost:
-//! proportional to the partition. Under the exclusive lock; it changes nothing.
+//! a zombie; every entry is in its bucket once and in its recency list once; no line of ghosts has a fingerprint twice;
+//! counts and byte sums are right. Cost: proportional to the partition. Under the exclusive lock; it changes nothing.
 
 use std::collections::{HashMap, HashSet};
 
+use super::config::Policy;
 use super::directory::flag;
 use super::ids::{BucketIndex, ClassIndex, EntryIndex, Location, SlabIndex};
 use super::layout::SlabDescriptor;
 use super::partition::{Key, Partition};
+use super::region::Word32;
 
 /// What a validation found wrong; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +40,7 @@ impl Partition {
             self.check_records(&mut findings);
             self.check_buckets(&mut findings);
             self.check_recency(&mut findings);
+            self.check_ghosts(&mut findings);
             let (loads, writes) = self.claim_counts();
             findings.expect(|| "claims in use".into(), self.write_back().in_use.get(), loads + writes);
         }
@@ -257,24 +260,51 @@ impl Partition {
         findings.expect(|| "overflowed entries".into(), overflowed, self.header().overflowed.get());
     }
 
+    fn check_ghosts(&self, findings: &mut Findings) {
+        if self.layout.policy != Policy::S3Fifo {
+            return;
+        }
+        for bucket in (0..self.layout.buckets_per_partition).map(BucketIndex) {
+            let ghosts = self.ghosts_of(bucket);
+            let distinct: HashSet<u32> = ghosts.iter().copied().collect();
+            findings.expect(|| format!("distinct ghosts of bucket {}", bucket.0), distinct.len(), ghosts.len());
+        }
+    }
+
     fn check_recency(&self, findings: &mut Findings) {
         let header = self.header();
+        let main = self.check_list("recency list", (&header.head, &header.tail), false, findings);
+        let small = self.check_list("small queue", (&header.small_head, &header.small_tail), true, findings);
+        findings.expect(|| "entries in recency lists".into(), (main.len() + small.len()) as u32, header.len.get());
+        findings.expect(|| "entries of the small queue".into(), small.len() as u32, header.small_len.get());
+        let bytes = small.iter().map(|&entry| (self.record(entry).key_len() + self.value_len(entry)) as u64).sum();
+        findings.expect(|| "bytes of the small queue".into(), header.small_bytes.get(), bytes);
+    }
+
+    fn check_list(
+        &self,
+        name: &str,
+        (head, tail): (&Word32, &Word32),
+        small: bool,
+        findings: &mut Findings,
+    ) -> HashSet<EntryIndex> {
         let mut seen = HashSet::new();
         let mut previous = EntryIndex::NONE;
-        let mut entry = EntryIndex(header.head.get());
+        let mut entry = EntryIndex(head.get());
         while !entry.is_none() && seen.insert(entry) {
             findings.expect(
-                || format!("previous of record {}", entry.0),
+                || format!("previous of record {} in the {name}", entry.0),
                 self.record(entry).previous.get(),
                 previous.0,
             );
+            findings.expect(|| format!("record {} being small", entry.0), self.is_small(entry), small);
             if !self.record(entry).is_entry() {
-                findings.0.push(format!("the recency list has {}, which is no live entry", entry.0));
+                findings.0.push(format!("the {name} has {}, which is no live entry", entry.0));
             }
             previous = entry;
             entry = EntryIndex(self.record(entry).next.get());
         }
-        findings.expect(|| "end of the recency list".into(), header.tail.get(), previous.0);
-        findings.expect(|| "entries in the recency list".into(), seen.len() as u32, header.len.get());
+        findings.expect(|| format!("end of the {name}"), tail.get(), previous.0);
+        seen
     }
 }

@@ -21,6 +21,8 @@ enum PolicySetting {
     Lru,
     #[name = c"clock"]
     Clock,
+    #[name = c"s3-fifo"]
+    S3Fifo,
 }
 
 /// Defines the settings that are fixed at server start, and reserves the prefix. After [`define`], and only while the
@@ -89,7 +91,8 @@ pub(super) fn define() {
     GucRegistry::define_enum_guc(
         c"pg_shared_lru.policy",
         c"Default eviction policy of new caches.",
-        c"\"lru\" is exact and locks a partition for each hit; \"clock\" lets readers share the lock.",
+        c"\"lru\" is exact and locks a partition for each hit; \"clock\" lets readers share the lock; so does \"s3-fifo\", \
+          in which values used once do not push out the others.",
         &POLICY,
         GucContext::Suset,
         GucFlags::default(),
@@ -125,5 +128,6 @@ pub(super) fn default_policy() -> Policy {
     match POLICY.get() {
         PolicySetting::Lru => Policy::Lru,
         PolicySetting::Clock => Policy::Clock,
+        PolicySetting::S3Fifo => Policy::S3Fifo,
     }
 }

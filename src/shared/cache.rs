@@ -1,8 +1,8 @@
 //! One cache for many users: partitions of the engine under their locks.
 //!
 //! A key's hash picks its partition; an operation takes that partition's lock, once, and no other. Reads take it in
-//! shared mode under policy `clock`; under `lru` a hit moves its entry to the front, so reads take it in exclusive
-//! mode. Hits and misses under a shared lock are counted by processor, so no counter is written by all.
+//! shared mode under the policies `clock` and `s3-fifo`; under `lru` a hit moves its entry to the front, so reads take
+//! it in exclusive mode. Hits and misses under a shared lock are counted by processor, so no counter is written by all.
 //!
 //! Not here: reads that take no lock at all (`read`), what keys and values mean (`adapters`), where PostgreSQL's memory
 //! and locks come from (`pg`).
@@ -285,7 +285,7 @@ impl<L: Locks> SharedCache<L> {
                 partition.promote(entry);
                 Some(read(partition, entry))
             }),
-            Policy::Clock => self.shared(partition, |partition| {
+            Policy::Clock | Policy::S3Fifo => self.shared(partition, |partition| {
                 let found = partition.find(key);
                 self.count_shared_read(found.is_some());
                 let entry = found?;

@@ -1,6 +1,7 @@
 //! Reads without a lock: `get`, `peek` and `contains` look first and take the lock only where that does not do.
 //!
-//! A hit whose reference bit is set writes nothing but a counter of its processor. The lock is taken for a key that was
+//! A hit whose use needs no note any more (policy `clock`: the reference bit is set, `s3-fifo`: as many uses as there can
+//! be are counted) writes nothing but a counter of its processor. The lock is taken for a key that was
 //! not seen (only the lock tells that it is not there), for a hit whose use has to be noted, for a chained value, and
 //! after [`TRIES`] attempts that a writer of the same entry, or a compaction, has disturbed.
 //!

@@ -58,7 +58,8 @@ pub struct EntrySnapshot {
     pub version: u32,
     /// Insertions and promotions in the entry's partition since it was last used.
     pub age: u32,
-    /// CLOCK's reference bit: used since the hand last passed.
+    /// Policy `clock`: used since the hand last passed. Policy `s3-fifo`: used since it came, came to the main queue or
+    /// was put back for its uses. Policy `lru`: always false.
     pub referenced: bool,
     /// Whether a reader was using it without a lock.
     pub pinned: bool,

@@ -63,7 +63,7 @@ fn disturb_workers(world: &World, count: usize, disturb: impl Fn(&mut Backend, i
 
 #[test]
 fn terminated_backends_leave_nothing_behind() {
-    for policy in ["lru", "clock"] {
+    for policy in ["lru", "clock", "s3-fifo"] {
         let world = world_with_workload(policy);
         for round in 0..8 {
             let ends = disturb_workers(&world, 3, |judge, pid| {

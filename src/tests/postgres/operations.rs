@@ -157,7 +157,7 @@ fn a_wrong_parameter_is_named_with_its_range() {
         ("'c', NULL, 0, 100", "22023", &["0 entries", "from 1"]),
         ("'c', NULL, 100, -1", "22023", &["max_entry_bytes", "-1"]),
         ("'c', NULL, 5000000000, 100", "22023", &["5000000000"]),
-        ("'c', 1048576, policy => 'fifo'", "22023", &["fifo", "lru", "clock"]),
+        ("'c', 1048576, policy => 'fifo'", "22023", &["\"fifo\"", "\"lru\"", "\"clock\"", "\"s3-fifo\""]),
         ("'c', 1048576, partitions => 0", "22023", &["partitions", "0"]),
         ("'c', 1048576, partitions => 3", "22023", &["3 partitions", "power of two", "64"]),
         ("'c', 1048576, partitions => 128", "22023", &["128", "64"]),
@@ -244,7 +244,7 @@ fn get_many_returns_the_hits_and_counts_the_misses() {
 fn a_capacity_in_entries_is_kept_to_the_last_one() {
     let world = World::new();
     let mut backend = world.backend();
-    for (policy, count) in [("lru", 1_i64), ("lru", 777), ("clock", 777)] {
+    for (policy, count) in [("lru", 1_i64), ("lru", 777), ("clock", 777), ("s3-fifo", 777)] {
         backend.run(&format!(
             "SELECT shared_lru.create_cache('c', NULL, max_entries => {count}, max_entry_bytes => 300,
                                             policy => '{policy}', partitions => 1)"

@@ -49,10 +49,11 @@ fn settings_are_the_defaults_of_new_caches_and_arguments_win() {
     backend.run(
         "SELECT shared_lru.create_cache('b', 8388608, policy => 'clock', partitions => 2, slab_bytes => 65536, buckets => 300)",
     );
+    backend.run("SET pg_shared_lru.policy = 's3-fifo'; SELECT shared_lru.create_cache('c', 8388608)");
     let row = backend.all::<String>(
         "SELECT concat_ws(' ', cache, policy, partitions, slab_bytes, buckets) FROM shared_lru.caches ORDER BY cache",
     );
-    assert_eq!(row, ["a lru 4 32768 1024", "b clock 2 65536 512"]);
+    assert_eq!(row, ["a lru 4 32768 1024", "b clock 2 65536 512", "c s3-fifo 4 32768 1024"]);
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn a_rollback_takes_nothing_back_and_leaks_nothing() {
 
 #[test]
 fn backends_at_work_lose_nothing_and_make_nothing_up() {
-    for policy in ["lru", "clock"] {
+    for policy in ["lru", "clock", "s3-fifo"] {
         let world = World::new();
         let mut judge = world.backend();
         judge.run(WORKLOAD);

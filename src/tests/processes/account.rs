@@ -14,6 +14,8 @@ crate::scenarios![account:
     four_processes_lru_8_partitions,
     four_processes_clock_1_partition,
     four_processes_clock_8_partitions,
+    four_processes_s3_fifo_1_partition,
+    four_processes_s3_fifo_8_partitions,
     four_threads,
     capacity_in_entries_holds_for_all_processes_at_every_moment,
     a_drain_takes_each_entry_once_while_others_insert,
@@ -217,8 +219,16 @@ fn four_processes_clock_8_partitions() {
     four_processes(Policy::Clock, 8);
 }
 
+fn four_processes_s3_fifo_1_partition() {
+    four_processes(Policy::S3Fifo, 1);
+}
+
+fn four_processes_s3_fifo_8_partitions() {
+    four_processes(Policy::S3Fifo, 8);
+}
+
 fn four_threads() {
-    for (policy, partitions) in [(Policy::Lru, 1), (Policy::Clock, 4)] {
+    for (policy, partitions) in [(Policy::Lru, 1), (Policy::Clock, 4), (Policy::S3Fifo, 4)] {
         let cache = Arc::new(SharedCache::<RobustLocks>::shared_mapping(&small_config(policy, partitions)).unwrap());
         let tally = Tally::new();
         let threads: Vec<_> = (0..4)
@@ -235,7 +245,9 @@ fn four_threads() {
 
 fn capacity_in_entries_holds_for_all_processes_at_every_moment() {
     const CAPACITY: u32 = 100;
-    for (policy, partitions) in [(Policy::Lru, 1), (Policy::Clock, 1), (Policy::Lru, 8), (Policy::Clock, 8)] {
+    for (policy, partitions) in
+        [(Policy::Lru, 1), (Policy::Clock, 1), (Policy::S3Fifo, 1), (Policy::Lru, 8), (Policy::S3Fifo, 8)]
+    {
         let config = Config::entries(CAPACITY, 6040).policy(policy).partitions(partitions).slab_bytes(16 << 10);
         let cache = SharedCache::shared_mapping(&config).unwrap();
         let children = (0..3u32).map(|child| {
@@ -299,7 +311,7 @@ fn a_drain_takes_each_entry_once_while_others_insert() {
 }
 
 fn a_pinned_value_stays_while_other_processes_evict_compact_and_clear() {
-    for policy in [Policy::Lru, Policy::Clock] {
+    for policy in Policy::ALL {
         let config = Config::bytes(700_000).policy(policy).partitions(1).slab_bytes(16 << 10);
         let cache = SharedCache::shared_mapping(&config).unwrap();
         for number in 0..8 {

@@ -60,7 +60,9 @@ fn change<L: Locks>(cache: &Cache<L>, disk: &mut Disk<'_>, key: u32, mark: u64) 
 fn no_update_is_lost_whoever_makes_it() {
     const KEYS: u32 = 600;
     const CHANGES: u64 = 4000;
-    for (policy, partitions, workers) in [(Policy::Lru, 1, 4), (Policy::Clock, 1, 3), (Policy::Lru, 4, 4)] {
+    for (policy, partitions, workers) in
+        [(Policy::Lru, 1, 4), (Policy::Clock, 1, 3), (Policy::S3Fifo, 1, 3), (Policy::Lru, 4, 4)]
+    {
         let config = small(policy, partitions);
         let arena = Arena::for_config(&config);
         let leader = Cache::over(arena.create(&config).unwrap());

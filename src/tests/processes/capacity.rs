@@ -18,8 +18,6 @@ crate::scenarios![capacity:
     a_refusal_costs_the_same_however_many_entries_there_are,
 ];
 
-const POLICIES: [Policy; 2] = [Policy::Lru, Policy::Clock];
-
 /// Lengths of values in an order that tries to leave every class a partial slab at the worst time.
 fn orders(max_value: usize) -> Vec<Vec<usize>> {
     let steps = |count: usize| (0..=count).map(|step| max_value * step / count).collect::<Vec<_>>();
@@ -85,7 +83,7 @@ fn n_entries_are_n_entries_whatever_their_sizes() {
         (20_000, &[1, 2, 3, 33]),
     ] {
         for &capacity in capacities {
-            for policy in POLICIES {
+            for policy in Policy::ALL {
                 let config = Config::entries(capacity, max_entry_bytes).policy(policy).partitions(1);
                 assert_exact(&config.slab_bytes(16 << 10), u64::from(capacity), max_entry_bytes as usize);
             }
@@ -103,7 +101,7 @@ fn n_entries_are_n_entries_whatever_their_sizes() {
 }
 
 fn with_partitions_the_sum_stays_below_n() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         for (capacity, partitions) in [(8, 8), (9, 8), (100, 4), (127, 64), (1000, 2)] {
             let config = Config::entries(capacity, 600).policy(policy).partitions(partitions).slab_bytes(16 << 10);
             let cache = SharedCache::private(&config).unwrap();
@@ -121,7 +119,9 @@ fn with_partitions_the_sum_stays_below_n() {
 fn the_largest_entry_always_finds_room_when_nothing_is_pinned() {
     // The smallest region, and one of an odd size. Entries of all sizes are stored, used and replaced in random phases
     // of small and large ones, so that the directory is as large as it gets when the large ones come.
-    for (bytes, policy) in [(152_000, Policy::Lru), (152_000, Policy::Clock), (420_000, Policy::Lru)] {
+    for (bytes, policy) in
+        [(152_000, Policy::Lru), (152_000, Policy::Clock), (153_000, Policy::S3Fifo), (420_000, Policy::Lru)]
+    {
         let config = Config::bytes(bytes).partitions(1).slab_bytes(16 << 10).buckets(8).policy(policy);
         let cache = SharedCache::private(&config).unwrap();
         let max = cache.layout().max_entry_bytes - 32;
@@ -202,10 +202,13 @@ fn one_small_entry_in_fourteen_does_not_keep_the_directory_s_memory() {
 
 fn every_slab_size_works_at_its_smallest() {
     for slab_bytes in (14..=22).map(|bits| 1u32 << bits) {
-        for (partitions, policy) in [(1, Policy::Lru), (2, Policy::Clock)] {
-            let base = |bytes| Config::bytes(bytes).slab_bytes(slab_bytes).partitions(partitions).buckets(64);
+        for (partitions, policy) in [(1, Policy::Lru), (2, Policy::Clock), (1, Policy::S3Fifo)] {
+            let base = |bytes| {
+                let config = Config::bytes(bytes).slab_bytes(slab_bytes).partitions(partitions).buckets(64);
+                config.policy(policy)
+            };
             let Err(pg_shared_lru::ConfigError::TooSmall { needed, .. }) = base(0).region_bytes() else { panic!() };
-            let cache = SharedCache::private(&base(needed).policy(policy)).unwrap();
+            let cache = SharedCache::private(&base(needed)).unwrap();
             assert_eq!(cache.layout().slab_count, 8);
             let max = cache.layout().max_entry_bytes - 32;
             let mut random = Random(u64::from(slab_bytes));
@@ -279,7 +282,7 @@ fn a_refused_push_of_types_loses_nothing() {
 }
 
 fn put_if_room_never_evicts() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let by_bytes = Config::bytes(300_000).partitions(1).slab_bytes(16 << 10);
         for config in [by_bytes, Config::entries(150, 1000).partitions(1)] {
             let cache = SharedCache::private(&config.policy(policy)).unwrap();

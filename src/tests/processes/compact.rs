@@ -106,7 +106,7 @@ fn many_small_budgets_do_what_one_large_one_does() {
 }
 
 fn nothing_to_gain_is_nothing_done() {
-    for policy in [Policy::Lru, Policy::Clock] {
+    for policy in Policy::ALL {
         let config = Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10).policy(policy);
         let cache = SharedCache::private(&config).unwrap();
         assert_eq!(cache.compact(CompactBudget::unlimited()), Default::default());

@@ -18,8 +18,6 @@ crate::scenarios![edge:
     counters_say_what_was_done,
 ];
 
-const POLICIES: [Policy; 2] = [Policy::Lru, Policy::Clock];
-
 fn small(policy: Policy) -> SharedCache<NoLocks> {
     SharedCache::private(&Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10).policy(policy)).unwrap()
 }
@@ -35,7 +33,7 @@ fn panics_in(cache: &SharedCache<NoLocks>, key: &[u8], before: impl Fn()) {
 }
 
 fn a_panic_in_a_closure_leaves_no_pin() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let cache = small(policy);
         cache.put(b"stays", &[1; 500]).unwrap();
         cache.put(b"goes", &[2; 500]).unwrap();
@@ -57,7 +55,7 @@ fn a_panic_in_a_closure_leaves_no_pin() {
 }
 
 fn keys_of_every_length_and_empty_values() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let cache = small(policy);
         let longest = cache.layout().max_key_bytes;
         let key_of = |len: usize| (0..len).map(|index| (index * 7 + len) as u8).collect::<Vec<u8>>();
@@ -113,7 +111,7 @@ fn nested(cache: &SharedCache<NoLocks>, depth: u32, then: &mut dyn FnMut()) {
 }
 
 fn the_256th_reader_of_an_entry_reads_a_copy() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let cache = small(policy);
         cache.put(b"key", &[7; 100]).unwrap();
         for depth in [254, 255, 256, 300] {
@@ -133,7 +131,7 @@ fn the_256th_reader_of_an_entry_reads_a_copy() {
 }
 
 fn clear_and_pop_take_pinned_entries_and_free_them_later() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let cache = small(policy);
         (0..20).for_each(|number| _ = cache.put(&key(number), &value(number, 1, 300)).unwrap());
         cache.with(&key(3), |bytes| {
@@ -178,7 +176,7 @@ fn a_value_can_be_copied_within_the_cache() {
 }
 
 fn a_drain_that_puts_entries_back_comes_to_an_end() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let cache = small(policy);
         (0..100).for_each(|number| _ = cache.put(&key(number), &value(number, 1, 100)).unwrap());
         let mut taken = 0;
@@ -213,7 +211,7 @@ fn a_panic_while_draining_loses_what_was_taken_and_nothing_else() {
 }
 
 fn one_bucket_is_enough() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let config = Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10).buckets(1).policy(policy);
         let cache = SharedCache::private(&config).unwrap();
         (0..300).for_each(|number| _ = cache.put(&key(number), &value(number, 1, 60)).unwrap());
@@ -227,7 +225,7 @@ fn one_bucket_is_enough() {
 }
 
 fn counters_say_what_was_done() {
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         let cache = SharedCache::private(&Config::entries(3, 100).partitions(1).policy(policy)).unwrap();
         let mut out = Vec::new();
         (0..4u8).for_each(|number| _ = cache.put(&[number], &[number; 10]).unwrap());

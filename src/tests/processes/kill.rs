@@ -67,7 +67,9 @@ fn check_all<L: Locks>(cache: &SharedCache<L>) -> u64 {
 fn a_writer_killed_anywhere_costs_at_most_its_partition() {
     const ROUNDS: u64 = 60;
     let mut damaged_total = 0;
-    for (policy, partitions) in [(Policy::Lru, 1), (Policy::Clock, 1), (Policy::Lru, 8), (Policy::Clock, 8)] {
+    for (policy, partitions) in
+        [(Policy::Lru, 1), (Policy::Clock, 1), (Policy::S3Fifo, 1), (Policy::Lru, 8), (Policy::S3Fifo, 8)]
+    {
         let config = config(policy, partitions);
         let arena = Arena::for_config(&config);
         let cache = arena.create(&config).unwrap();
@@ -105,7 +107,7 @@ fn survivors_that_pin_go_on_while_others_are_killed() {
 
 fn survivors_go_on(readers: Readers) {
     const KILLS: u64 = 60;
-    for (policy, partitions) in [(Policy::Lru, 1), (Policy::Clock, 4)] {
+    for (policy, partitions) in [(Policy::Lru, 1), (Policy::Clock, 4), (Policy::S3Fifo, 2)] {
         let cache = SharedCache::shared_mapping(&config(policy, partitions)).unwrap();
         let (stop, steps) = (&shared_words(1)[0], shared_words(3));
         let tally = Tally::new();
@@ -150,7 +152,7 @@ fn survivors_go_on(readers: Readers) {
 }
 
 fn a_reader_killed_in_its_closure_leaves_one_pin_and_nothing_else() {
-    for policy in [Policy::Lru, Policy::Clock] {
+    for policy in Policy::ALL {
         let cache = SharedCache::shared_mapping(&config(policy, 1)).unwrap();
         for number in 0..10 {
             cache.put(&key(number), &value(number, 1, 200)).unwrap();
@@ -199,7 +201,7 @@ fn a_reader_killed_in_its_closure_leaves_one_pin_and_nothing_else() {
 }
 
 fn a_damaged_partition_is_emptied_once_and_the_others_stay() {
-    for policy in [Policy::Lru, Policy::Clock] {
+    for policy in Policy::ALL {
         let config = config(policy, 4);
         let arena = Arena::for_config(&config);
         let cache = arena.create(&config).unwrap();

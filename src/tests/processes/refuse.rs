@@ -190,16 +190,17 @@ fn wrong_values_are_refused_with_value_and_range() {
         assert!(matches!(SharedCache::private(&config), Err(CreateError::Config(same)) if same == error));
         assert!(matches!(SharedCache::shared_mapping(&config), Err(CreateError::Config(same)) if same == error));
     }
-    assert_says("fifo".parse::<Policy>().unwrap_err(), &["\"fifo\"", "lru", "clock"]);
+    assert_says("fifo".parse::<Policy>().unwrap_err(), &["\"fifo\"", "\"lru\"", "\"clock\"", "\"s3-fifo\""]);
 }
 
 fn the_memory_that_a_refusal_asks_for_is_enough() {
-    let configs: [fn(usize) -> Config; 5] = [
+    let configs: [fn(usize) -> Config; 6] = [
         Config::bytes,
         |bytes| Config::bytes(bytes).partitions(1).buckets(100),
         |bytes| Config::bytes(bytes).partitions(8),
         |bytes| Config::bytes(bytes).partitions(64).slab_bytes(64 << 10),
         |bytes| Config::bytes(bytes).slab_bytes(1 << 20),
+        |bytes| Config::bytes(bytes).policy(Policy::S3Fifo),
     ];
     for config in configs {
         for given in [0, 1000, 100_000] {

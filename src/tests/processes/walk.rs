@@ -37,7 +37,7 @@ fn churn(cache: &SharedCache<pg_shared_lru::RobustLocks>, seed: u32, go_on: impl
 }
 
 fn entries_that_stay_are_seen_exactly_once_beside_three_writers() {
-    for policy in [Policy::Lru, Policy::Clock] {
+    for policy in Policy::ALL {
         let config = Config::bytes(12 << 20).policy(policy).partitions(4).slab_bytes(16 << 10);
         let cache = SharedCache::shared_mapping(&config).unwrap();
         for number in 0..PERMANENT {
