@@ -315,6 +315,20 @@ pub fn append_words(words: &[Word64], len_bytes: usize, out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
+impl Region {
+    /// Zeroed memory for a test, never freed.
+    pub fn leaked(len_bytes: usize) -> Region {
+        #[derive(Clone)]
+        #[repr(align(64))]
+        struct Line([u8; 64]);
+        let lines = vec![Line([0; 64]); len_bytes.div_ceil(64)].leak();
+        debug_assert!(lines.iter().all(|line| line.0 == [0; 64]));
+        // SAFETY: new and initialised, aligned by `Line`, never freed, and no other reference to it is kept.
+        unsafe { Region::new(NonNull::from(lines).cast(), len_bytes) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -344,19 +358,5 @@ mod tests {
         assert!(!words_equal(region.slice(8, 2), b"key of b length"));
         assert!(!words_equal(region.slice(8, 2), b"key of a lengtH"));
         assert!(!words_equal(region.slice(8, 2), b"key of a lengt"));
-    }
-}
-
-#[cfg(test)]
-impl Region {
-    /// Zeroed memory for a test, never freed.
-    pub fn leaked(len_bytes: usize) -> Region {
-        #[derive(Clone)]
-        #[repr(align(64))]
-        struct Line([u8; 64]);
-        let lines = vec![Line([0; 64]); len_bytes.div_ceil(64)].leak();
-        debug_assert!(lines.iter().all(|line| line.0 == [0; 64]));
-        // SAFETY: new and initialised, aligned by `Line`, never freed, and no other reference to it is kept.
-        unsafe { Region::new(NonNull::from(lines).cast(), len_bytes) }
     }
 }
