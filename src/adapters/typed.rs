@@ -298,7 +298,7 @@ impl<K: Codec, V: Codec> TypedParts<K, V> {
         self.encoded.get(&bytes).map(V::decode).transpose()
     }
 
-    /// Keys and values, least recently used first.
+    /// Keys and values in the order of eviction (policy `lru`: least recently used first).
     ///
     /// # Errors
     ///

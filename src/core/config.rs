@@ -224,7 +224,8 @@ impl Config {
     }
 
     /// Sets the number of buckets (of twelve entries, one cache line each), rounded up to a power of two. Default: from
-    /// the capacity: one per 4 KiB, or one per eight entries.
+    /// the capacity: one per 4 KiB, or one per eight entries. With [`Policy::S3Fifo`] there is another line for each,
+    /// which remembers up to sixteen keys that were evicted.
     pub fn buckets(mut self, buckets: u64) -> Config {
         self.buckets = Some(buckets);
         self

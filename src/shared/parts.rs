@@ -8,7 +8,8 @@ use crate::core::evicted::Evicted;
 use crate::core::partition::hash_key;
 use crate::core::report::Stats;
 
-/// The entries of a drained cache, least recently used first, with the cache's counters.
+/// The entries of a drained cache in the order of eviction (policy `lru`: least recently used first), with the cache's
+/// counters.
 ///
 /// A table (`hashbrown`) over one buffer: lookups by key and iteration in order need no second copy.
 pub struct Parts {
@@ -31,7 +32,7 @@ impl Parts {
         self.order.is_empty()
     }
 
-    /// Keys and values, least recently used first.
+    /// Keys and values in the order of eviction.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + '_ {
         self.order.iter().map(|&position| self.entries.get(position as usize))
     }
@@ -46,8 +47,9 @@ impl Parts {
 impl<L: Locks> SharedCache<L> {
     /// Takes every live entry out, exactly once, and leaves the memory empty and usable for whoever is still attached.
     ///
-    /// The order is that of eviction: exact with one partition; with several, each partition's order is kept and the
-    /// partitions are merged by age. Memory: keys and values once, and about 30 bytes an entry.
+    /// The order is that of eviction, as if one entry after the other had to make way: exact with one partition; with
+    /// several, each partition's order is kept and the partitions are merged by age. With policy `s3-fifo` that is: the
+    /// small queue's entries until less than a tenth of what is left is theirs, then main's and theirs in turn. Memory: keys and values once, and about 30 bytes an entry.
     pub fn into_parts(self) -> Parts {
         let stats = self.stats();
         let mut entries = Evicted::default();
