@@ -14,8 +14,9 @@
 //! key in some 4,000 is taken for a ghost that it is not, and goes to main without having been there before: that costs
 //! a little room, no more. A full line forgets its oldest ghost.
 //!
-//! Time is counted in ghosts remembered, in units so large that a turn of the 16 bits takes four times as many ghosts as
-//! there are cells: by then a cell has been used again. Up to 16,384 cells a unit is one ghost, and age is exact.
+//! Time is counted in ghosts, but for those that take the room of one that came again; a queue of ghosts would get on as
+//! little by these. The units are so large that a turn of the 16 bits takes four times as many ghosts as there are cells:
+//! by then a cell has been used again. Up to 16,384 cells a unit is one ghost, and age is exact.
 //!
 //! Everything is found by a key's hash, whose seed lies in the region: the same for every process. Locking: the
 //! partition's exclusive lock. A lookup costs one cache line, and so does an eviction.
@@ -58,6 +59,7 @@ impl Partition {
     /// No key is a ghost any more.
     pub(super) fn forget_ghosts(&mut self) {
         if self.layout.policy == Policy::S3Fifo {
+            self.header().ghosts_recalled.set(0);
             for bucket in (0..self.layout.buckets_per_partition).map(BucketIndex) {
                 self.ghost_line(bucket).cells.iter().for_each(|cell| cell.set(0));
             }
@@ -70,19 +72,23 @@ impl Partition {
         fingerprints.filter(|&fingerprint| fingerprint != 0).collect()
     }
 
-    /// Bits of the number of ghosts remembered that a cell's time leaves out.
+    /// Bits of the time that a cell leaves out.
     fn time_shift(&self) -> u32 {
         let cells = u64::from(self.layout.buckets_per_partition) * GHOST_CELLS as u64;
         (4 * cells).ilog2().saturating_sub(TIME_BITS)
     }
 
     fn time(&self) -> u16 {
-        (self.header().ghosts.get() >> self.time_shift()) as u16
+        (self.header().ghost_time.get() >> self.time_shift()) as u16
     }
 
     /// Makes a ghost of the key with this hash.
     pub(super) fn remember(&mut self, hash: u64) {
-        self.header().ghosts.add(1);
+        let header = self.header();
+        match header.ghosts_recalled.get() {
+            0 => header.ghost_time.add(1),
+            _ => header.ghosts_recalled.sub(1),
+        }
         let time = self.time();
         let rank = |cell: &&Word32| match cell.get() {
             cell if fingerprint_in(cell) == fingerprint(hash) => u32::MAX,
@@ -101,7 +107,9 @@ impl Partition {
         let Some(cell) = cell else { return false };
         let age = u64::from(self.time().wrapping_sub(cell.get() as u16)) << self.time_shift();
         cell.set(0);
-        age < remembered
+        let is_ghost = age < remembered;
+        self.header().ghosts_recalled.add(u32::from(is_ghost));
+        is_ghost
     }
 }
 
@@ -142,11 +150,23 @@ mod tests {
     fn nine_tenths_of_the_entries_are_remembered() {
         for turn in [0, (1 << 16) - 95, (1 << 32) - 50] {
             let mut partition = partition(1 << 10, 100);
-            partition.header().ghosts.set(turn);
+            partition.header().ghost_time.set(turn);
             (0..=90).for_each(|number| partition.remember(hash(number + 1, number)));
             assert!(!partition.recall(hash(1, 0)), "90 have been evicted since");
             assert!((1..=90).all(|number| partition.recall(hash(number + 1, number))));
         }
+    }
+
+    #[test]
+    fn a_ghost_that_comes_again_makes_room_for_another() {
+        let mut partition = partition(1 << 10, 10);
+        (0..9).for_each(|number| partition.remember(hash(number + 1, number)));
+        assert!(partition.recall(hash(9, 8)));
+        partition.remember(hash(10, 9));
+        assert!(partition.recall(hash(1, 0)), "the tenth has the room of the ninth");
+        partition.remember(hash(11, 10));
+        (11..13).for_each(|number| partition.remember(hash(number + 1, number)));
+        assert!(!partition.recall(hash(2, 1)), "these two took the room of the first and the second");
     }
 
     #[test]
@@ -180,11 +200,11 @@ mod tests {
 
     #[test]
     fn with_many_cells_the_age_is_right_to_the_unit() {
-        // 2^18 cells: a unit of 16 ghosts. Old cells do not come to life again while time turns.
-        let mut partition = partition(1 << 14, 20_000);
-        assert_eq!(partition.time_shift(), 4);
+        // 2^18 cells: a unit of 16 ghosts.
         for start in [0, (1 << 20) - 18_010, (1 << 32) - 5] {
-            partition.header().ghosts.set(start);
+            let mut partition = partition(1 << 14, 20_000);
+            assert_eq!(partition.time_shift(), 4);
+            partition.header().ghost_time.set(start);
             (0..18_020).for_each(|number| partition.remember(hash(1 + number / 16_384, number % 16_384)));
             let mut is_ghost = |number: u64| partition.recall(hash(1 + number / 16_384, number % 16_384));
             assert!(!is_ghost(0) && !is_ghost(3), "more than 18,000 have been evicted since");

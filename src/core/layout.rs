@@ -137,11 +137,12 @@ pub struct PartitionHeader {
     pub small_tail: Word32,
     /// Entries of the small queue.
     pub small_len: Word32,
-    _pad: Word32,
+    /// Ghosts that came again, and whose room no other has taken yet.
+    pub ghosts_recalled: Word32,
     /// Keys and values of the small queue's entries, in bytes.
     pub small_bytes: Word64,
-    /// Ghosts remembered so far: what their age is measured in.
-    pub ghosts: Word64,
+    /// The time that ghosts grow old by: one for each that takes no other's room.
+    pub ghost_time: Word64,
     _more_pad: [Word64; 4],
     /// Raised after entries were moved, records went away or the partition was reset, and before the memory that they
     /// left is used again. In a cache line of its own, which readers without a lock share: it changes with a slab, not

@@ -170,7 +170,8 @@ mod tests {
         small: VecDeque<u16>,
         main: VecDeque<u16>,
         ghosts: HashMap<u16, u64>,
-        evicted_from_small: u64,
+        ghost_time: u64,
+        ghosts_recalled: u32,
         pinned: HashSet<u16>,
     }
 
@@ -226,8 +227,11 @@ mod tests {
         fn evict(&mut self, spared: Option<u16>) -> Option<u16> {
             let key = self.victim(spared)?;
             if self.small.contains(&key) {
-                self.evicted_from_small += 1;
-                self.ghosts.insert(key, self.evicted_from_small);
+                match self.ghosts_recalled {
+                    0 => self.ghost_time += 1,
+                    _ => self.ghosts_recalled -= 1,
+                }
+                self.ghosts.insert(key, self.ghost_time);
             }
             self.remove(key);
             Some(key)
@@ -250,7 +254,8 @@ mod tests {
         fn insert(&mut self, key: u16, value_len: usize) {
             let remembered = (self.entries.len() - self.entries.len() / 10) as u64;
             let evicted = self.ghosts.remove(&key);
-            let is_ghost = evicted.is_some_and(|number| self.evicted_from_small - number < remembered);
+            let is_ghost = evicted.is_some_and(|time| self.ghost_time - time < remembered);
+            self.ghosts_recalled += u32::from(is_ghost);
             queue_of(!is_ghost, self).push_back(key);
             self.entries.insert(key, Entry { value_len, uses: 0 });
         }
