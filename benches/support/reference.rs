@@ -178,7 +178,8 @@ pub fn lru_table_bytes(entries: usize) -> u64 {
     buckets as u64 * TABLE_SLOT_BYTES
 }
 
-fn malloc_bytes(bytes: usize) -> u64 {
+/// What the heap takes for an allocation of this size.
+pub fn malloc_bytes(bytes: usize) -> u64 {
     match bytes {
         0 => 0,
         _ => (bytes as u64 + MALLOC_HEADER_BYTES).next_multiple_of(MALLOC_ALIGN_BYTES).max(MALLOC_MIN_BYTES),

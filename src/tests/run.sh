@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test and closes with one line that counts them all. `make test` calls it once the extension is installed.
 #
-# Fails if a test failed, if a test program crashed or did not build, or if one of the two runs ran no test.
+# Fails if a test failed, if a test program crashed or did not build, or if one of the runs ran no test.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -26,6 +26,7 @@ run() {
 
 run cargo test --no-default-features --no-fail-fast
 run cargo test --no-default-features --features cluster_tests --test postgres
+run cargo test --package graph_build
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

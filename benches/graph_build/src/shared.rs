@@ -1,0 +1,130 @@
+//! Lists in one builder cache for all workers: mode `shared`.
+
+use std::convert::Infallible;
+
+use pg_shared_lru::adapters::builder::{BuilderCache, BuilderError, SpillStore};
+use pg_shared_lru::adapters::neighbors::{decode_list, NodePointer};
+use pg_shared_lru::{Config, Locks, Policy};
+
+use crate::graph::{Change, Ledger, Lists};
+use crate::neighbor::NeighborCacheEntry;
+use crate::pages::{number_of, pointer_of, Pages};
+use crate::records::Records;
+use crate::request::{Counters, Request};
+use crate::search::Adjacency;
+
+/// The cache. Each worker has a handle of its own.
+pub type Cache<L> = BuilderCache<NodePointer, NeighborCacheEntry, L>;
+
+impl SpillStore<NodePointer, NeighborCacheEntry> for Records<'_> {
+    /// What fails in here raises an error.
+    type Error = Infallible;
+
+    fn load(&mut self, node: &NodePointer) -> Result<Option<NeighborCacheEntry>, Infallible> {
+        Ok(Some(Records::load(self, *node).into()))
+    }
+
+    fn spill(&mut self, node: &NodePointer, entry: NeighborCacheEntry) -> Result<(), Infallible> {
+        Records::spill(self, *node, entry.neighbors);
+        Ok(())
+    }
+}
+
+/// How the cache is made. Readers share a partition's lock, as is right for several workers.
+pub fn config(request: &Request) -> Config {
+    let bytes = request.bytes.expect("mode shared is given a number of bytes");
+    Config::bytes(bytes as usize).policy(Policy::Clock)
+}
+
+/// Lists in a cache that all workers share.
+pub struct Shared<'a, L: Locks> {
+    cache: Cache<L>,
+    records: Records<'a>,
+}
+
+impl<'a, L: Locks> Shared<'a, L> {
+    pub fn new(cache: Cache<L>, records: Records<'a>) -> Self {
+        Shared { cache, records }
+    }
+
+    /// Notes how full the cache is, for the report. One of the workers does.
+    pub fn measure(&mut self) {
+        let memory = self.cache.encoded().memory_report();
+        let counters = &mut self.records.counters;
+        counters.entries = memory.entries;
+        counters.entry_bytes = memory.region_bytes - memory.free_bytes;
+    }
+
+    /// What this worker has counted. Its lists stay in the cache, for the leader.
+    pub fn into_counters(self) -> Counters {
+        let stats = self.cache.stats();
+        Counters {
+            clean_evictions: stats.clean_evictions,
+            conflicts: stats.conflicts,
+            waits: stats.waits,
+            ..self.records.counters
+        }
+    }
+}
+
+/// Writes every list that its record does not have. For the leader, when the workers are done. Returns what it has
+/// counted.
+pub fn store_all<L: Locks>(cache: &Cache<L>, request: &Request) -> Counters {
+    let (vectors, pages) = (crate::open_vectors(request), Pages::open(request.relation));
+    let mut records = Records::new(&vectors, &pages, false);
+    let stored = cache.drain_sorted(|node, entry, dirty| {
+        if dirty {
+            records.store(node, entry.neighbors);
+        }
+        Ok::<_, Infallible>(())
+    });
+    if let Err(error) = stored {
+        pgrx::error!("{error}");
+    }
+    records.counters
+}
+
+fn or_report<T>(result: Result<T, BuilderError<Infallible>>) -> T {
+    result.unwrap_or_else(|error| pgrx::error!("{error}"))
+}
+
+impl<L: Locks> Adjacency for Shared<'_, L> {
+    fn neighbors(&mut self, node: u32, out: &mut Vec<u32>) {
+        let node = pointer_of(node);
+        let cached = self.cache.with(&node, |bytes| {
+            decode_list(node, bytes)
+                .map(|list| out.extend(list.neighbors().map(|neighbor| number_of(neighbor.pointer))))
+        });
+        match cached {
+            Some(Ok(())) => {}
+            Some(Err(error)) => pgrx::error!("{error}"),
+            None => {
+                let loaded = or_report(self.cache.get_or_load(&node, &mut self.records));
+                let neighbors = loaded.iter().flat_map(|(entry, _)| &entry.neighbors);
+                out.extend(neighbors.map(|neighbor| number_of(neighbor.pointer)));
+            }
+        }
+    }
+}
+
+impl<L: Locks> Lists for Shared<'_, L> {
+    fn change(&mut self, node: NodePointer, change: &mut Change<'_>) {
+        loop {
+            let loaded = or_report(self.cache.get_or_load(&node, &mut self.records));
+            let (entry, version) = loaded.expect("every node has a record");
+            let mut ledger = Ledger::default();
+            let Some(list) = change(entry.neighbors, &mut ledger) else {
+                return;
+            };
+            let stale = or_report(self.cache.compare_push(&node, version, list.into(), &mut self.records));
+            if stale.is_none() {
+                ledger.count_in(&mut self.records.counters);
+                return;
+            }
+        }
+    }
+
+    fn counters(&mut self) -> &mut Counters {
+        &mut self.records.counters
+    }
+}
