@@ -19,9 +19,9 @@ use crate::search::{Adjacency, Search};
 use crate::vectors::Vectors;
 
 /// Neighbours of a node of the finished graph, at most.
-const MAX_NEIGHBORS: usize = 50;
+pub const MAX_NEIGHBORS: usize = 50;
 /// Above this a list is pruned during the build: 1.3 times the final number.
-pub const MAX_BUILD_NEIGHBORS: usize = RECORD_NEIGHBORS;
+const MAX_BUILD_NEIGHBORS: usize = RECORD_NEIGHBORS;
 /// Nodes that a search keeps.
 pub const SEARCH_LIST: usize = 100;
 /// How much farther than by way of another neighbour a neighbour may be.

@@ -70,19 +70,22 @@ impl Pages {
         out.extend(neighbors(page.record(node)));
     }
 
-    /// Writes a node's neighbours, at most [`RECORD_NEIGHBORS`], and returns how many of those that this replaces were
-    /// neither among them nor among `seen`: what others wrote since the caller looked.
+    /// Writes a node's neighbours, at most [`RECORD_NEIGHBORS`]. If it is told what the caller has seen of the record,
+    /// it returns how many of the neighbours that this replaces were neither seen nor are written: what others wrote
+    /// meanwhile.
     pub fn write(
         &self,
         node: NodePointer,
         written: impl ExactSizeIterator<Item = NodePointer> + Clone,
-        seen: &[NodePointer],
+        seen: Option<&[NodePointer]>,
     ) -> u64 {
         let count = u16::try_from(written.len()).ok().filter(|&count| usize::from(count) <= RECORD_NEIGHBORS);
         let count = count.expect("no list of a build is longer");
         let mut page = Page::lock(self.relation, node.block, pg_sys::BUFFER_LOCK_EXCLUSIVE);
-        let unseen = |old: &NodePointer| !seen.contains(old) && !written.clone().any(|new| new == *old);
-        let overwritten = neighbors(page.record(node)).filter(unseen).count() as u64;
+        let overwritten = seen.map_or(0, |seen| {
+            let unseen = |old: &NodePointer| !seen.contains(old) && !written.clone().any(|new| new == *old);
+            neighbors(page.record(node)).filter(unseen).count() as u64
+        });
         let (head, pointers) = page.record_mut(node).split_at_mut(COUNT_BYTES);
         head.copy_from_slice(&count.to_le_bytes());
         for (place, pointer) in pointers.chunks_exact_mut(POINTER_BYTES).zip(written) {

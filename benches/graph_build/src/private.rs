@@ -101,7 +101,8 @@ impl<'a, C: Cache> Private<'a, C> {
     /// Writes every list and forgets it, so that others see it and what others wrote is seen.
     pub fn flush(&mut self) {
         while let Some((node, entry)) = self.cache.pop_lru() {
-            self.records.spill(node, entry.neighbors);
+            self.records.counters.spills += 1;
+            self.records.store(node, entry.neighbors);
         }
     }
 

@@ -1,13 +1,15 @@
 //! Lists between the cache and their records: what a mode loads when it misses and writes when it must make room.
 //!
-//! Where one process has a list, or all have the same copy, it is written as it is. Where workers have copies of their
-//! own (mode `private`), what is written is merged with what the record has by then, as pgvectorscale does, and pruned
-//! if that makes it too long. (pgvectorscale 0.9 merges and prunes whatever it evicts, in serial builds too. Here an
-//! eviction costs less, and a cache that evicts more looks better for it.)
+//! Where there is one copy of a list, it is written as it is. Where workers have copies of their own (mode `private`
+//! with several), this does what pgvectorscale 0.9 does: what is written is merged with what the record has by then, and
+//! pruned to the final length; always if it was evicted, and if it is too long if the cache is written out.
+//!
+//! (pgvectorscale does so in serial builds, too. Here an eviction costs less, and a cache that evicts more looks better
+//! for it.)
 
 use pg_shared_lru::adapters::neighbors::NodePointer;
 
-use crate::graph::{pruned, Ledger, MAX_BUILD_NEIGHBORS};
+use crate::graph::{pruned, Ledger, MAX_NEIGHBORS};
 use crate::neighbor::{DistanceWithTieBreak, NeighborWithDistance};
 use crate::pages::{number_of, Pages};
 use crate::request::Counters;
@@ -51,30 +53,42 @@ impl<'a> Records<'a> {
     /// Writes a list that is evicted.
     pub fn spill(&mut self, node: NodePointer, list: Vec<NeighborWithDistance>) {
         self.counters.spills += 1;
-        self.store(node, list);
+        if self.merges {
+            self.merge(node, list, 0);
+        } else {
+            self.write(node, &list, None);
+        }
     }
 
-    /// Writes a list.
-    pub fn store(&mut self, node: NodePointer, mut list: Vec<NeighborWithDistance>) {
-        let mut ledger = Ledger::default();
-        let mut seen = Vec::new();
+    /// Writes a list that is not cached any longer because the cache is written out.
+    pub fn store(&mut self, node: NodePointer, list: Vec<NeighborWithDistance>) {
         if self.merges {
-            let cached = list.len();
-            for neighbor in self.read(node) {
-                if !list[..cached].iter().any(|cached| cached.pointer == neighbor.pointer) {
-                    ledger.add(node, neighbor.pointer);
-                    list.push(neighbor);
-                }
-            }
-            seen.append(&mut self.pointers);
+            self.merge(node, list, MAX_NEIGHBORS);
+        } else {
+            self.write(node, &list, None);
         }
-        if list.len() > MAX_BUILD_NEIGHBORS {
+    }
+
+    /// Writes what a list and its record have, pruned if that are more than `untouched`.
+    fn merge(&mut self, node: NodePointer, mut list: Vec<NeighborWithDistance>, untouched: usize) {
+        let mut ledger = Ledger::default();
+        let cached = list.len();
+        for neighbor in self.read(node) {
+            if !list[..cached].iter().any(|cached| cached.pointer == neighbor.pointer) {
+                ledger.add(node, neighbor.pointer);
+                list.push(neighbor);
+            }
+        }
+        let seen = std::mem::take(&mut self.pointers);
+        if list.len() > untouched {
             list = pruned(self.vectors, node, list, &mut ledger);
         }
-        let overwritten = self.pages.write(node, list.iter().map(|neighbor| neighbor.pointer), &seen);
-        if self.merges {
-            self.counters.edges_overwritten += overwritten;
-        }
+        self.counters.edges_overwritten += self.write(node, &list, Some(&seen));
+        self.pointers = seen;
         ledger.count_in(&mut self.counters);
+    }
+
+    fn write(&self, node: NodePointer, list: &[NeighborWithDistance], seen: Option<&[NodePointer]>) -> u64 {
+        self.pages.write(node, list.iter().map(|neighbor| neighbor.pointer), seen)
     }
 }
