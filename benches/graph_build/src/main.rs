@@ -111,16 +111,12 @@ fn main() -> Result<()> {
     for &percent in &args.memory {
         let bytes = all_bytes * u64::from(percent) / 100;
         for &mode in &args.modes {
-            match mode {
-                Mode::Lru if percent == 100 => {}
-                Mode::Lru | Mode::DropIn => drop(run(mode, percent, Some(bytes), 0)?),
-                Mode::Private | Mode::Shared => {
-                    // One worker with a private cache is mode lru.
-                    let fewest = if mode == Mode::Private { 2 } else { 1 };
-                    for &workers in args.workers.iter().filter(|&&workers| workers >= fewest) {
-                        run(mode, percent, Some(bytes), workers)?;
-                    }
+            if mode.is_parallel() {
+                for &workers in &args.workers {
+                    run(mode, percent, Some(bytes), workers)?;
                 }
+            } else if (mode, percent) != (Mode::Lru, 100) {
+                run(mode, percent, Some(bytes), 0)?;
             }
         }
     }

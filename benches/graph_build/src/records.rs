@@ -1,11 +1,11 @@
 //! Lists between the cache and their records: what a mode loads when it misses and writes when it must make room.
 //!
-//! Where there is one copy of a list, it is written as it is. Where workers have copies of their own (mode `private`
-//! with several), this does what pgvectorscale 0.9 does: what is written is merged with what the record has by then, and
-//! pruned to the final length; always if it was evicted, and if it is too long if the cache is written out.
+//! Where there is one copy of a list, it is written as it is. Mode `private`, where workers have copies of their own,
+//! does what pgvectorscale 0.9 does: what is written is merged with what the record has by then, and pruned to the final
+//! length; always if it was evicted, and if it is too long if the cache is written out.
 //!
-//! (pgvectorscale does so in serial builds, too. Here an eviction costs less, and a cache that evicts more looks better
-//! for it.)
+//! pgvectorscale does so in serial builds, too: that is mode `private` with one worker. It costs time and changes the
+//! graph, so the other modes, without it, tell what a cache is worth for itself.
 
 use pg_shared_lru::adapters::neighbors::NodePointer;
 
@@ -19,7 +19,7 @@ use crate::vectors::Vectors;
 pub struct Records<'a> {
     vectors: &'a Vectors,
     pages: &'a Pages,
-    /// Whether others write the same records.
+    /// Whether others may have written a record meanwhile.
     merges: bool,
     /// What this process has done.
     pub counters: Counters,
@@ -27,7 +27,7 @@ pub struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// `merges` says whether other processes write lists of the same nodes.
+    /// `merges` says whether other processes may write lists of the same nodes.
     pub fn new(vectors: &'a Vectors, pages: &'a Pages, merges: bool) -> Self {
         Records { vectors, pages, merges, counters: Counters::default(), pointers: Vec::new() }
     }

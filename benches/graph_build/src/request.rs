@@ -10,7 +10,8 @@ pub enum Mode {
     Lru,
     /// One process, this project's drop-in for that wrapper.
     DropIn,
-    /// Workers, each with its part of the memory in an `lru` cache of its own; they meet in the relation.
+    /// Workers, each with its part of the memory in an `lru` cache of its own; they meet in the relation, in
+    /// pgvectorscale's way.
     Private,
     /// Workers over one builder cache in memory that they share.
     Shared,

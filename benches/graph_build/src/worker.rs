@@ -3,7 +3,7 @@
 //! As pgvectorscale does: the first worker inserts the first [`FIRST_NODES`] alone, so that the others find a graph;
 //! then each takes the next node that nobody has. Workers with private caches write them out after the first nodes,
 //! then whenever they have inserted a twentieth of all nodes, and at the end: else no worker would see what another
-//! does. When all nodes are inserted, the workers divide them again, to prune their lists to the final length.
+//! does (one that is alone writes it out at the end only). When all nodes are inserted, the workers divide them again, to prune their lists to the final length.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -65,8 +65,7 @@ impl Part<'_> {
         let started = processor_time();
         let vectors = crate::open_vectors(self.request);
         let pages = Pages::open(self.request.relation);
-        let alone = self.request.workers <= 1;
-        let records = Records::new(&vectors, &pages, self.request.mode == Mode::Private && !alone);
+        let records = Records::new(&vectors, &pages, self.request.mode == Mode::Private);
         let bytes = self.request.bytes.map(|bytes| bytes / u64::from(self.request.workers.max(1)));
         let counters = match self.request.mode {
             Mode::Lru | Mode::Private => {
@@ -89,16 +88,16 @@ impl Part<'_> {
     }
 
     fn run_private<C: private::Cache>(&mut self, vectors: &Vectors, lists: Private<'_, C>) -> Counters {
-        let many = self.request.workers > 1;
+        let has_others = self.request.workers > 1;
         let flush_after = u64::from((self.request.nodes / FLUSHES).max(1));
         let mut builder = Builder::new(vectors, self.request.nodes, lists);
         self.insert_all(&mut builder, |inserts, lists| {
-            if many && (inserts == u64::from(FIRST_NODES) || inserts % flush_after == 0) {
+            if has_others && (inserts == u64::from(FIRST_NODES) || inserts % flush_after == 0) {
                 lists.flush();
             }
         });
         builder.lists.measure();
-        if many {
+        if self.request.mode == Mode::Private {
             builder.lists.flush();
         }
         self.finish_all(&mut builder);
