@@ -77,6 +77,7 @@ pub(super) fn attach(area: Area, listing: &Listing) -> Result<SharedCache<LwLock
 
 /// Reads a cache that was listed, unless it was dropped since; it cannot be dropped meanwhile. For reports: creating
 /// and dropping caches waits for `read`, which must not raise errors.
+#[cfg(feature = "extension")]
 pub(super) fn report<R>(
     area: Area,
     listing: &Listing,
