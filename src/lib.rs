@@ -12,6 +12,7 @@ pub use adapters::builder::{BuilderCache, BuilderError, BuilderStats, DrainError
 pub use adapters::codec::{type_tag, Bytes, Codec, DecodeError, Pod, Postcard, Text};
 pub use adapters::item::{CacheItem, CacheValue};
 pub use adapters::lru_with_stats::{CacheStats, LruCacheWithStats, LruParts};
+pub use adapters::near::{NearCache, NearStats};
 pub use adapters::typed::{TypedCache, TypedEvicted, TypedParts};
 pub use core::config::{Capacity, Classes, Config, ConfigError, Policy};
 pub use core::evicted::Evicted;
@@ -25,5 +26,7 @@ pub use core::write_back::Version;
 pub use shared::backing::Backing;
 pub use shared::cache::{CreateError, SharedCache};
 pub use shared::lock::{LockMode, Locks, NoLocks, RobustLocks};
+pub use shared::many::Found;
 pub use shared::parts::Parts;
+pub use shared::read::Sight;
 pub use shared::walk::{Cursor, Entries, EntrySnapshot};

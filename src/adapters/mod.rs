@@ -7,6 +7,7 @@ mod fit;
 pub mod item;
 mod lru_store;
 pub mod lru_with_stats;
+pub mod near;
 mod neighbor_encoding;
 pub mod neighbors;
 pub mod typed;

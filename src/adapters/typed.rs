@@ -12,7 +12,8 @@ use crate::core::report::{MemoryReport, Stats};
 use crate::core::room::{CompactBudget, CompactReport};
 use crate::core::validate::Inconsistencies;
 use crate::shared::cache::{CreateError, SharedCache};
-use crate::shared::lock::{Locks, NoLocks};
+use crate::shared::lock::{Locks, NoLocks, RobustLocks};
+use crate::shared::many::Found;
 use crate::shared::parts::Parts;
 
 /// A key and a value.
@@ -31,6 +32,7 @@ pub type Pair<K, V> = (<K as Codec>::Item, <V as Codec>::Item);
 /// cache.push(&3, &vec![30], &mut evicted).unwrap();
 /// assert_eq!(evicted.decode().unwrap(), [(1, vec![10, 11])]);
 /// assert_eq!(cache.get(&2).unwrap(), Some(vec![]));
+/// assert_eq!(cache.get_many(&[2, 7]).unwrap(), [Some(vec![]), None]);
 /// assert_eq!((cache.len(), cache.iter().count()), (2, 2));
 /// let parts = cache.into_parts();
 /// assert_eq!(parts.decode().unwrap(), [(3, vec![30]), (2, vec![])]);
@@ -48,6 +50,17 @@ impl<K: Codec, V: Codec> TypedCache<K, V, NoLocks> {
     /// A wrong configuration, or no memory.
     pub fn private(config: &Config) -> Result<Self, CreateError> {
         Ok(TypedCache { encoded: SharedCache::private(config)?, types: PhantomData })
+    }
+}
+
+impl<K: Codec, V: Codec> TypedCache<K, V, RobustLocks> {
+    /// A cache in memory that children inherit over `fork`; see [`SharedCache::shared_mapping`].
+    ///
+    /// # Errors
+    ///
+    /// A wrong configuration, or no memory.
+    pub fn shared_mapping(config: &Config) -> Result<Self, CreateError> {
+        Ok(TypedCache { encoded: SharedCache::shared_mapping(config)?, types: PhantomData })
     }
 }
 
@@ -117,6 +130,25 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     pub fn get(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
         let mut value = Vec::new();
         self.encoded.get(&Self::encode_key(key), &mut value).then(|| V::decode(&value)).transpose()
+    }
+
+    /// The values of many keys, in their order, as [`TypedCache::get`] says of each; see [`SharedCache::get_many`].
+    ///
+    /// # Errors
+    ///
+    /// If the bytes of one do not decode.
+    pub fn get_many<'k>(&self, keys: impl IntoIterator<Item = &'k K::Item>) -> Result<Vec<Option<V::Item>>, DecodeError>
+    where
+        K::Item: 'k,
+    {
+        let (mut encoded, mut ends) = (Vec::new(), vec![0]);
+        for key in keys {
+            K::encode(key, &mut encoded);
+            ends.push(encoded.len());
+        }
+        let mut found = Found::default();
+        self.encoded.get_many(ends.windows(2).map(|ends| &encoded[ends[0]..ends[1]]), &mut found);
+        found.iter().map(|value| value.map(V::decode).transpose()).collect()
     }
 
     /// Runs `read` on the encoded value without copying it. Counts as a use; see [`SharedCache::with`].

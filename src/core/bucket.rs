@@ -37,15 +37,32 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 #[allow(unsafe_code)]
 unsafe impl RegionType for Bucket {}
 
+/// Cells of a bucket that have a tag, one bit (at 8·cell + 7) for each; iterates over their numbers.
+struct Matches(u128);
+
+impl Iterator for Matches {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let cell = self.0.trailing_zeros() as usize / 8;
+        self.0 &= self.0 - 1;
+        Some(cell)
+    }
+}
+
 impl Bucket {
-    /// One bit (at 8·cell + 7) for each cell with this tag: exact, there are no false positives among tags.
-    #[inline]
-    fn matches(&self, tag: u8) -> u128 {
+    /// The cells with this tag: exact, there are no false positives among tags.
+    #[inline(always)]
+    fn matches(&self, tag: u8) -> Matches {
         const ONES: u128 = 0x0101_0101_0101_0101_0101_0101;
         const LOW: u128 = 0x7f * ONES;
         let tags = u128::from(self.tags.get()) | u128::from(self.more_tags.get()) << 64;
         let differing = tags ^ (u128::from(tag) * ONES);
-        !(((differing & LOW) + LOW) | differing | LOW) & (0x80 * ONES)
+        Matches(!(((differing & LOW) + LOW) | differing | LOW) & (0x80 * ONES))
     }
 
     fn set_cell(&self, cell: usize, tag: u8, entry: EntryIndex) {
@@ -68,17 +85,17 @@ impl Bucket {
     }
 
     /// The entries that a key with this tag may have, in the line; safe beside writers.
-    #[inline]
+    #[inline(always)]
     pub(super) fn candidates(&self, tag: u8) -> impl Iterator<Item = EntryIndex> + '_ {
-        let mut matches = self.matches(tag);
-        std::iter::from_fn(move || {
-            (matches != 0).then(|| {
-                let cell = matches.trailing_zeros() as usize / 8;
-                matches &= matches - 1;
-                EntryIndex(self.entries[cell].observe())
-            })
-        })
-        .filter(|entry| !entry.is_none())
+        let cells = self.matches(tag).map(|cell| EntryIndex(self.entries[cell].observe()));
+        cells.filter(|entry| !entry.is_none())
+    }
+
+    /// Those of them, or else the first one chained beyond the line.
+    #[inline]
+    pub(super) fn likely(&self, tag: u8) -> impl Iterator<Item = EntryIndex> + '_ {
+        let chained = if self.matches(tag).next().is_none() { self.first_overflowed() } else { None };
+        self.candidates(tag).chain(chained)
     }
 
     /// The first entry chained beyond the line, if any; safe beside writers.
@@ -118,8 +135,12 @@ impl Partition {
     #[inline]
     pub fn find(&self, key: Key<'_>) -> Option<EntryIndex> {
         let bucket = self.bucket(self.bucket_of(key));
-        let has_key = |&entry: &EntryIndex| self.key_equals(entry, key.bytes);
-        bucket.candidates(key.tag()).find(has_key).or_else(|| self.overflow_chain(bucket).find(has_key))
+        for entry in bucket.candidates(key.tag()) {
+            if self.key_equals(entry, key.bytes) {
+                return Some(entry);
+            }
+        }
+        self.overflow_chain(bucket).find(|&entry| self.key_equals(entry, key.bytes))
     }
 
     /// The entries chained from a bucket.
@@ -195,10 +216,9 @@ mod tests {
             bucket.set_cell(cell, tag, EntryIndex(cell as u32 + 1));
         }
         for tag in 0..=255u8 {
-            let found: Vec<usize> = (0..12).filter(|cell| bucket.matches(tag) >> (8 * cell + 7) & 1 == 1).collect();
+            let found: Vec<usize> = bucket.matches(tag).collect();
             let expected: Vec<usize> = (0..12).filter(|&cell| tags[cell] == tag).collect();
             assert_eq!(found, expected, "tag {tag:#x}");
-            assert_eq!(bucket.matches(tag).count_ones() as usize, expected.len());
         }
     }
 }

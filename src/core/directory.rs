@@ -206,6 +206,12 @@ impl Record {
         self.location.publish(location.0)
     }
 
+    /// The entry behind this one in a bucket's chain.
+    #[inline]
+    pub fn next_in_chain(&self) -> Option<EntryIndex> {
+        EntryIndex(self.chain.observe()).some()
+    }
+
     /// Flags and length of the key in one load.
     #[inline]
     pub fn flags_and_key_len(&self) -> (u32, usize) {
@@ -370,12 +376,13 @@ impl Partition {
         None
     }
 
-    /// Whether `entry` names a record at all: an id may be old, and its slab may hold values now.
+    /// Whether `entry` names a record at all: an id may be old, and its slab may hold values now. Without the lock: whoever is
+    /// told so sees no bytes from before the slab was prepared for records.
     pub(super) fn is_record(&self, entry: EntryIndex) -> bool {
         let class = self.layout.classes.get(ClassIndex::DIRECTORY);
         match self.layout.slab_of(self.layout.record_offset(entry)) {
             Some((slab, within)) => {
-                self.descriptor(slab).class.get() == ClassIndex::DIRECTORY.0
+                self.descriptor(slab).class.observe() == ClassIndex::DIRECTORY.0
                     && within >= class.first_slot_bytes
                     && (within - class.first_slot_bytes) / class.slot_bytes < class.slots_per_slab
             }

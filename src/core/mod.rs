@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! ids        newtypes for indexes and addresses
-//! region     offsets to references; the only unsafe code of the engine
+//! words      words copied and compared beside others ─┐ the only unsafe code
+//! region     offsets to references                   ─┘ of the engine
 //! bitmap     free bitmaps as views over words
 //! class      slab classes
 //! config     what a user asks for  ─┐ each other's types
@@ -22,6 +23,7 @@
 //! claims     who is loading or writing back which key     ─┘ before a store
 //! partition  the cache's operations
 //! optimistic lookups beside a writer, without the lock
+//! prefetch   what a lookup will touch, fetched ahead
 //! report, validate   read everything
 //! ```
 
@@ -38,6 +40,7 @@ pub mod layout;
 pub mod optimistic;
 pub mod partition;
 pub mod payload;
+pub mod prefetch;
 pub mod quarantine;
 pub mod recency;
 pub mod region;
@@ -46,4 +49,5 @@ pub mod room;
 pub mod s3fifo;
 pub mod slab;
 pub mod validate;
+pub mod words;
 pub mod write_back;

@@ -54,16 +54,32 @@ use super::directory::{flag, Record, Stamp};
 use super::ids::{EntryIndex, Location};
 use super::partition::{Key, Partition};
 use super::payload::{padded, HEADER_BYTES};
-use super::region::{words_equal, Word64};
+use super::region::Word64;
+use super::words::words_equal;
 
 /// Entries that are followed beyond a bucket's line, at most.
 const LONGEST_CHAIN: usize = 32;
 
-/// How one lookup without the lock ended.
+/// An entry's value as it was seen: whoever keeps something that was made of it can tell whether it is still the entry's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Glance {
-    /// The key has a value, and `read` was given it.
-    Found,
+pub struct Sighting {
+    stamp: Stamp,
+    epoch: u64,
+    entry: EntryIndex,
+    partition: u32,
+}
+
+impl Sighting {
+    /// The partition that the entry is in.
+    #[inline]
+    pub fn partition(&self) -> usize {
+        self.partition as usize
+    }
+}
+
+/// Why a lookup without the lock has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
     /// A writer came in between: what `read` was given, if anything, is worth nothing. Another try may do.
     Disturbed,
     /// To be decided under the lock: no such key was seen, or its value is chained, or this use must be noted.
@@ -81,30 +97,83 @@ pub enum Wanted {
 
 impl Partition {
     /// Looks a key up without the lock; `read` is given the words of its value and their length in bytes.
-    #[inline]
-    pub fn glance(&self, key: Key<'_>, wanted: Wanted, read: impl FnOnce(&[Word64], usize)) -> Glance {
+    ///
+    /// # Errors
+    ///
+    /// See [`Unread`].
+    #[inline(always)]
+    pub fn glance(
+        &self,
+        key: Key<'_>,
+        wanted: Wanted,
+        read: impl FnOnce(&[Word64], usize),
+    ) -> Result<Sighting, Unread> {
         let epoch = self.placement_epoch();
         let bucket = self.bucket(self.bucket_of(key));
-        for entry in bucket.candidates(key.tag()) {
-            match self.inspect(entry, key) {
-                Seen::Other => {}
-                Seen::Same(candidate) => return self.take(candidate, epoch, wanted, read),
-                Seen::Torn => return Glance::Disturbed,
-                Seen::Special => return Glance::Unclear,
+        let mut in_line = bucket.candidates(key.tag());
+        let mut chain = bucket.first_overflowed();
+        let mut left = LONGEST_CHAIN;
+        loop {
+            let entry = match in_line.next() {
+                Some(entry) => entry,
+                None => match chain {
+                    Some(entry) if left > 0 => {
+                        left -= 1;
+                        chain = self.record_if_any(entry).and_then(Record::next_in_chain);
+                        entry
+                    }
+                    _ => return Err(Unread::Unclear),
+                },
+            };
+            if let Some(candidate) = self.inspect(entry, key)? {
+                return self.take(candidate, epoch, wanted, read);
             }
         }
-        let mut next = bucket.first_overflowed();
-        for _ in 0..LONGEST_CHAIN {
-            let Some(entry) = next else { return Glance::Unclear };
-            match self.inspect(entry, key) {
-                Seen::Other => {}
-                Seen::Same(candidate) => return self.take(candidate, epoch, wanted, read),
-                Seen::Torn => return Glance::Disturbed,
-                Seen::Special => return Glance::Unclear,
-            }
-            next = self.record_if_any(entry).and_then(|record| EntryIndex(record.chain.observe()).some());
+    }
+
+    /// An entry's value as it is now. Under the lock, in any mode.
+    pub fn sighting(&self, entry: EntryIndex) -> Sighting {
+        Sighting { stamp: self.record(entry).stamp(), epoch: self.placement_epoch(), entry, partition: self.index }
+    }
+
+    /// Whether the value is still that of its entry, at this moment; without the lock. Two loads, as long as the epoch is
+    /// the same.
+    ///
+    /// A stamp is compared with what is in the record's place. In another epoch that may be bytes of a value, which its
+    /// owner could have chosen to look like the stamp; so the slab must be one of records before, and the epoch the same
+    /// before and after: a slab has left the directory before an epoch begins, and its memory is used after. A slab that
+    /// left it and came back holds higher generations.
+    #[inline(always)]
+    pub fn confirms(&self, sighting: &mut Sighting) -> bool {
+        self.has_stamp(sighting)
+            && (self.placement_epoch() == sighting.epoch || self.confirms_in_another_epoch(sighting))
+    }
+
+    #[inline(always)]
+    fn has_stamp(&self, sighting: &Sighting) -> bool {
+        self.record(sighting.entry).stamp() == sighting.stamp
+    }
+
+    #[cold]
+    fn confirms_in_another_epoch(&self, sighting: &mut Sighting) -> bool {
+        let epoch = self.placement_epoch();
+        let confirmed = self.is_record(sighting.entry) && self.has_stamp(sighting) && self.placement_epoch() == epoch;
+        if confirmed {
+            sighting.epoch = epoch;
         }
-        Glance::Unclear
+        confirmed
+    }
+
+    /// Whether a use of this value is noted already; without the lock, and for what [`Partition::confirms`] affirms
+    /// afterwards.
+    pub fn is_use_noted(&self, sighting: &Sighting) -> bool {
+        !self.needs_reference(self.record(sighting.entry))
+    }
+
+    /// The entry of a sighting, if its value is the same. Under the lock, in any mode.
+    pub fn recognise(&self, sighting: &Sighting) -> Option<EntryIndex> {
+        let Sighting { entry, stamp, .. } = *sighting;
+        (self.is_record(entry) && self.record(entry).stamp() == stamp).then_some(entry)
     }
 
     /// Names the present placement of all entries; see the head of this file.
@@ -114,80 +183,66 @@ impl Partition {
     }
 
     /// The record that an index names, if it lies in a slab at all.
-    #[inline]
-    fn record_if_any(&self, entry: EntryIndex) -> Option<&Record> {
+    #[inline(always)]
+    pub(super) fn record_if_any(&self, entry: EntryIndex) -> Option<&Record> {
         self.layout.slab_of(self.layout.record_offset(entry))?;
         Some(self.record(entry))
     }
 
-    #[inline]
-    fn inspect(&self, entry: EntryIndex, key: Key<'_>) -> Seen<'_> {
-        let Some(record) = self.record_if_any(entry) else { return Seen::Torn };
+    /// What a record shows beside a writer; `None` if it is another key's.
+    #[inline(always)]
+    fn inspect(&self, entry: EntryIndex, key: Key<'_>) -> Result<Option<Candidate<'_>>, Unread> {
+        let record = self.record_if_any(entry).ok_or(Unread::Disturbed)?;
         let stamp = record.stamp();
         if !stamp.is_whole() {
-            return Seen::Torn;
+            return Err(Unread::Disturbed);
         }
         let (flags, key_len) = record.flags_and_key_len();
         if key_len != key.bytes.len() {
-            return Seen::Other;
+            return Ok(None);
         }
         if flags & !flag::PLAIN != 0 {
-            return Seen::Special;
+            return Err(Unread::Unclear);
         }
         let slot = record.location().usize() * Location::UNIT_BYTES;
-        let Some((_, within)) = self.layout.slab_of(slot) else { return Seen::Torn };
+        let (_, within) = self.layout.slab_of(slot).ok_or(Unread::Disturbed)?;
         // An entry in one slot ends with the slab, at the latest.
-        let words: &[Word64] =
-            self.region.slice(slot, (self.layout.slab_bytes - within) as usize / size_of::<Word64>());
-        let key_words = HEADER_BYTES / 8..(HEADER_BYTES + padded(key_len)) / 8;
-        let value_start = key_words.end;
-        match words.get(key_words) {
-            Some(key_words) if words_equal(key_words, key.bytes) => {}
-            Some(_) => return Seen::Other,
-            None => return Seen::Torn,
+        let words: &[Word64] = self.region.slice(slot, (self.layout.slab_bytes - within) as usize / 8);
+        let value_start = (HEADER_BYTES + padded(key_len)) / 8;
+        let key_words = words.get(HEADER_BYTES / 8..value_start).ok_or(Unread::Disturbed)?;
+        if !words_equal(key_words, key.bytes) {
+            return Ok(None);
         }
         let value_len = self.slot_word(slot, 1).get() as usize;
-        let value_end = value_start + value_len.div_ceil(8);
-        match words.get(value_start..value_end) {
-            Some(value) => Seen::Same(Candidate { record, stamp, value, value_len }),
-            None => Seen::Torn,
-        }
+        let value = words.get(value_start..value_start + value_len.div_ceil(8)).ok_or(Unread::Disturbed)?;
+        Ok(Some(Candidate { entry, record, stamp, value, value_len }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(
         &self,
         candidate: Candidate<'_>,
         epoch: u64,
         wanted: Wanted,
         read: impl FnOnce(&[Word64], usize),
-    ) -> Glance {
-        if wanted == Wanted::Referenced && self.needs_reference(candidate.record) {
-            return Glance::Unclear;
+    ) -> Result<Sighting, Unread> {
+        let Candidate { entry, record, stamp, value, value_len } = candidate;
+        if wanted == Wanted::Referenced && self.needs_reference(record) {
+            return Err(Unread::Unclear);
         }
-        read(candidate.value, candidate.value_len);
+        read(value, value_len);
         fence(Ordering::Acquire);
-        if candidate.record.stamp() == candidate.stamp && self.placement_epoch() == epoch {
-            Glance::Found
+        if record.stamp() == stamp && self.placement_epoch() == epoch {
+            Ok(Sighting { stamp, epoch, entry, partition: self.index })
         } else {
-            Glance::Disturbed
+            Err(Unread::Disturbed)
         }
     }
 }
 
-/// What a record looked like, beside a writer.
-enum Seen<'a> {
-    /// Another key's.
-    Other,
-    /// The key's.
-    Same(Candidate<'a>),
-    /// No complete entry at this moment.
-    Torn,
-    /// Nothing for a reader without the lock.
-    Special,
-}
-
+/// An entry that has the key, as it looked beside a writer.
 struct Candidate<'a> {
+    entry: EntryIndex,
     record: &'a Record,
     stamp: Stamp,
     value: &'a [Word64],
@@ -204,8 +259,9 @@ mod tests {
     use super::super::evicted::Sink;
     use super::super::ids::{BucketIndex, ClassIndex, SlabIndex};
     use super::super::partition::hash_key;
-    use super::super::region::{append_words, Region};
+    use super::super::region::Region;
     use super::super::room::CompactBudget;
+    use super::super::words::append_words;
     use super::*;
 
     const SEED: u64 = 7;
@@ -253,7 +309,7 @@ mod tests {
         }
 
         /// Looks a key up; `step` happens when half of its value is read.
-        fn read(&mut self, name: &[u8], step: impl FnOnce(&mut Shared)) -> (Glance, Vec<u8>) {
+        fn read(&mut self, name: &[u8], step: impl FnOnce(&mut Shared)) -> (Option<Unread>, Vec<u8>) {
             let reader = self.reader();
             let mut value = Vec::new();
             let glance = reader.glance(key(name), Wanted::Any, |words, len| {
@@ -263,7 +319,7 @@ mod tests {
                 append_words(&words[half..], len - 8 * half, &mut value);
             });
             self.writer.validate().unwrap();
-            (glance, value)
+            (glance.err(), value)
         }
     }
 
@@ -274,12 +330,17 @@ mod tests {
     const NAME: &[u8] = b"a name";
     const OLD: [u8; 500] = [1; 500];
 
+    /// The steps disturb a reader, and end what was seen before them, but for one that was only `moved`.
     fn assert_disturbed(what: &str, prepare: impl FnOnce(&mut Shared), step: impl FnOnce(&mut Shared)) {
         let mut shared = Shared::new();
         shared.put(NAME, &OLD);
         prepare(&mut shared);
-        assert_eq!(shared.read(NAME, |_| ()), (Glance::Found, OLD.to_vec()), "before: {what}");
-        assert_eq!(shared.read(NAME, step).0, Glance::Disturbed, "{what}");
+        let mut before = shared.reader().glance(key(NAME), Wanted::Any, |_, _| ()).unwrap();
+        assert!(shared.reader().confirms(&mut before), "before: {what}");
+        assert_eq!(shared.read(NAME, |_| ()), (None, OLD.to_vec()), "before: {what}");
+        assert_eq!(shared.read(NAME, step).0, Some(Unread::Disturbed), "{what}");
+        assert_eq!(shared.reader().confirms(&mut before), what == "moved", "after: {what}");
+        assert_eq!(shared.reader().recognise(&before).is_some(), what == "moved", "after: {what}");
     }
 
     #[test]
@@ -293,7 +354,7 @@ mod tests {
             shared.fill(100..150, &[8; 480]);
             (60..70u32).for_each(|number| shared.remove(&number.to_be_bytes()));
         });
-        assert_eq!((glance, value), (Glance::Found, OLD.to_vec()));
+        assert_eq!((glance, value), (None, OLD.to_vec()));
     }
 
     #[test]
@@ -384,7 +445,7 @@ mod tests {
         let mut shared = Shared::new();
         shared.put(NAME, &OLD);
         reset(&mut shared);
-        assert_eq!(shared.read(NAME, |_| ()).0, Glance::Unclear);
+        assert_eq!(shared.read(NAME, |_| ()).0, Some(Unread::Unclear));
     }
 
     #[test]
@@ -392,19 +453,19 @@ mod tests {
         let mut shared = Shared::new();
         let reader = shared.reader();
         let built = shared.writer.build(key(NAME), &OLD, &mut Sink::Drop).unwrap();
-        assert!(matches!(reader.inspect(built, key(NAME)), Seen::Torn), "built, and not listed yet");
+        assert!(matches!(reader.inspect(built, key(NAME)), Err(Unread::Disturbed)), "built, and not listed yet");
         shared.writer.dispose(built);
-        assert!(matches!(reader.inspect(built, key(NAME)), Seen::Torn), "free");
+        assert!(matches!(reader.inspect(built, key(NAME)), Err(Unread::Disturbed)), "free");
         shared.put(NAME, &OLD);
         let entry = shared.writer.find(key(NAME)).unwrap();
-        assert!(matches!(reader.inspect(entry, key(NAME)), Seen::Same(_)));
+        assert!(matches!(reader.inspect(entry, key(NAME)), Ok(Some(_))));
         shared.writer.record(entry).mark_changing();
-        assert!(matches!(reader.inspect(entry, key(NAME)), Seen::Torn), "being replaced");
+        assert!(matches!(reader.inspect(entry, key(NAME)), Err(Unread::Disturbed)), "being replaced");
         shared.put(b"chained", &[1; 9000]);
         let chained = shared.writer.find(key(b"chained")).unwrap();
-        assert!(matches!(reader.inspect(chained, key(b"chained")), Seen::Special));
+        assert!(matches!(reader.inspect(chained, key(b"chained")), Err(Unread::Unclear)));
         let part = shared.writer.continuations(chained).next().unwrap();
-        assert!(matches!(reader.inspect(part, key(b"")), Seen::Torn), "a continuation is no entry");
+        assert!(matches!(reader.inspect(part, key(b"")), Err(Unread::Disturbed)), "a continuation is no entry");
     }
 
     #[test]
@@ -413,9 +474,9 @@ mod tests {
         shared.fill(0..400, b"value");
         assert!(shared.writer.header().overflowed.get() > 100);
         let seen = |shared: &mut Shared, number: u32| shared.read(&number.to_be_bytes(), |_| ());
-        let found = (0..400).filter(|&number| seen(&mut shared, number).0 == Glance::Found).count();
+        let found = (0..400).filter(|&number| seen(&mut shared, number).0 == None).count();
         assert!(found > 390, "{found} of 400, but for what is far down a chain");
-        assert!((400..800).all(|number| seen(&mut shared, number).0 == Glance::Unclear));
+        assert!((400..800).all(|number| seen(&mut shared, number).0 == Some(Unread::Unclear)));
     }
 
     #[test]
@@ -446,7 +507,8 @@ mod tests {
             let reader = shared.reader();
             for number in 0..300u32 {
                 let mut out = Vec::new();
-                reader.glance(key(&number.to_be_bytes()), Wanted::Any, |words, len| append_words(words, len, &mut out));
+                let _ = reader
+                    .glance(key(&number.to_be_bytes()), Wanted::Any, |words, len| append_words(words, len, &mut out));
                 assert!(out.len() <= 16 << 10);
             }
         }

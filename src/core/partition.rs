@@ -115,6 +115,7 @@ pub struct RecordInfo {
 pub struct Partition {
     pub(super) region: Region,
     pub(super) layout: Arc<Layout>,
+    pub(super) index: u32,
     hash_seed: u64,
 }
 
@@ -125,7 +126,7 @@ impl Partition {
     /// The caller orders access: a `&mut` of any handle to the partition excludes every other use of it, in this and in
     /// other processes; that is what the partition's lock is for.
     pub fn new(region: &Region, layout: Arc<Layout>, index: u32, hash_seed: u64) -> Self {
-        Partition { region: layout.partition_region(region, index), layout, hash_seed }
+        Partition { region: layout.partition_region(region, index), layout, index, hash_seed }
     }
 
     /// Writes an empty partition over whatever the bytes are.
@@ -176,9 +177,9 @@ impl Partition {
         }
         header.resets.add(1);
         self.reset_write_back();
+        self.open_pool();
         // Only now, when nothing leads to a record any more: a reader that sees the new epoch finds none of the old.
         self.begin_placement_epoch();
-        self.open_pool();
         // Last: whoever is killed on the way leaves the mark for the next.
         self.header().sequence.add(1);
     }
@@ -225,6 +226,17 @@ impl Partition {
     /// Keys and values of live entries, in bytes.
     pub fn live_bytes(&self) -> u64 {
         self.header().live_bytes.get()
+    }
+
+    /// Looks a key up, counts that, and makes the entry the most recently used one (policy `lru`).
+    #[inline]
+    pub fn find_and_promote(&mut self, key: Key<'_>) -> Option<EntryIndex> {
+        let found = self.find(key);
+        self.count_read(found.is_some());
+        if let Some(entry) = found {
+            self.promote(entry);
+        }
+        found
     }
 
     /// Counts a hit or a miss. Needs the exclusive lock, though it takes `&self`.

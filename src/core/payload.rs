@@ -117,8 +117,8 @@ impl Partition {
         (!record.has(flag::CHAINED)).then(|| (offset, self.value_len(entry)))
     }
 
-    /// Appends the value to `out`.
-    pub(super) fn append_value(&self, entry: EntryIndex, out: &mut Vec<u8>) {
+    /// Appends an entry's value to `out`.
+    pub fn append_value(&self, entry: EntryIndex, out: &mut Vec<u8>) {
         let record = self.record(entry);
         let offset = self.key_offset(entry) + padded(record.key_len());
         let value_len = self.value_len(entry);

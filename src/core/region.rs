@@ -16,6 +16,8 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::words::{copy_words, word_of};
+
 /// A 32-bit word of a region.
 #[repr(transparent)]
 #[derive(Default)]
@@ -201,6 +203,19 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<T>(), count) }
     }
 
+    /// Asks the processor to fetch the cache line of an offset; nothing if it lies outside.
+    #[inline]
+    pub fn prefetch(&self, offset: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if offset < self.len_bytes {
+            use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+            // SAFETY: in bounds (checked); a prefetch reads nothing that the program can see, and every x86-64 has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(offset).cast()) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
+    }
+
     /// Plain bytes: (a part of) a key or a value.
     ///
     /// The partition's lock, or a pin on the entry, keeps writers away while the reference lives.
@@ -229,16 +244,12 @@ impl Region {
     #[inline]
     pub fn write_bytes(&mut self, offset: usize, bytes: &[u8]) {
         let words: &[Word64] = self.slice(offset, bytes.len().div_ceil(8));
-        let blocks = bytes.chunks_exact(8 * BLOCK_WORDS);
-        let (block_words, last_words) = words.split_at(bytes.len() / (8 * BLOCK_WORDS) * BLOCK_WORDS);
-        let last_bytes = blocks.remainder();
-        for (words, bytes) in block_words.chunks_exact(BLOCK_WORDS).zip(blocks) {
-            for (word, bytes) in words.iter().zip(bytes.chunks_exact(8)) {
-                word.set(word_of(bytes));
-            }
-        }
-        for (word, bytes) in last_words.iter().zip(last_bytes.chunks(8)) {
-            word.set(word_of(bytes));
+        let whole = bytes.len() / 8;
+        // SAFETY: `words` and `bytes` are both at least so many words long; `bytes` is a Rust reference, so it does not
+        // overlap the region (`Region::new`).
+        unsafe { copy_words(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), whole) };
+        if let [last] = &words[whole..] {
+            last.set(word_of(&bytes[8 * whole..]));
         }
     }
 
@@ -249,9 +260,8 @@ impl Region {
         assert!(len_bytes % 8 == 0, "{len_bytes} bytes are not whole words");
         let from: &[Word64] = self.slice(from, len_bytes / 8);
         let to: &[Word64] = self.slice(to, len_bytes / 8);
-        for (from, to) in from.iter().zip(to) {
-            to.set(from.get());
-        }
+        // SAFETY: both are so many words long, and disjoint (checked).
+        unsafe { copy_words(from.as_ptr().cast(), to.as_ptr().cast_mut().cast(), len_bytes / 8) };
     }
 
     /// Zeroes a range. Needs `&mut`: only while a region or partition is being formatted. Both numbers are multiples of
@@ -259,58 +269,6 @@ impl Region {
     pub fn zero(&mut self, offset: usize, len_bytes: usize) {
         assert!(len_bytes % 8 == 0, "{len_bytes} bytes are not whole words");
         self.slice::<Word64>(offset, len_bytes / 8).iter().for_each(|word| word.set(0));
-    }
-}
-
-/// Words that are copied in one step of a loop.
-const BLOCK_WORDS: usize = 8;
-
-/// Up to eight bytes as the word that has them in this order in memory, zeros behind them.
-#[inline]
-fn word_of(bytes: &[u8]) -> u64 {
-    match bytes.try_into() {
-        Ok(bytes) => u64::from_ne_bytes(bytes),
-        Err(_) => {
-            let mut padded = [0; 8];
-            padded[..bytes.len()].copy_from_slice(bytes);
-            u64::from_ne_bytes(padded)
-        }
-    }
-}
-
-/// Whether the words hold exactly these bytes, zeros behind them.
-#[inline]
-pub fn words_equal(words: &[Word64], bytes: &[u8]) -> bool {
-    words.len() == bytes.len().div_ceil(8)
-        && words.iter().zip(bytes.chunks(8)).all(|(word, bytes)| word.get() == word_of(bytes))
-}
-
-/// Appends the first `len_bytes` bytes of the words to `out`.
-///
-/// # Panics
-///
-/// If the words have fewer bytes.
-#[inline]
-pub fn append_words(words: &[Word64], len_bytes: usize, out: &mut Vec<u8>) {
-    let words = &words[..len_bytes.div_ceil(8)];
-    out.reserve(8 * words.len());
-    let filled = out.len();
-    // SAFETY: `reserve` made room for all words behind what is filled; each is written there whole, so the first
-    // `len_bytes` of that room are initialised. A `Vec` has no alignment, hence the unaligned writes.
-    unsafe {
-        let mut to = out.as_mut_ptr().add(filled).cast::<u64>();
-        let blocks = words.chunks_exact(BLOCK_WORDS);
-        let last = blocks.remainder();
-        for block in blocks {
-            for (index, word) in block.iter().enumerate() {
-                to.add(index).write_unaligned(word.get());
-            }
-            to = to.add(BLOCK_WORDS);
-        }
-        for (index, word) in last.iter().enumerate() {
-            to.add(index).write_unaligned(word.get());
-        }
-        out.set_len(filled + len_bytes);
     }
 }
 
@@ -330,6 +288,7 @@ impl Region {
 
 #[cfg(test)]
 mod tests {
+    use super::super::words::{append_words, words_equal};
     use super::*;
 
     #[test]

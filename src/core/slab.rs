@@ -103,9 +103,8 @@ impl Partition {
         }
         self.bitmap(slab, class).set_all_free();
         // A process killed here must leave a slab of the pool, or one whose records are prepared.
-        fence(Ordering::Release);
         let descriptor = self.descriptor(slab);
-        descriptor.class.set(class.0);
+        descriptor.class.publish(class.0);
         descriptor.used.set(0);
         descriptor.bin.set(SlabDescriptor::NO_BIN);
         descriptor.free_hint.set(0);
@@ -138,10 +137,12 @@ impl Partition {
         self.unlist(slab, class);
         if class == ClassIndex::DIRECTORY {
             self.close_directory_slab(slab);
-            self.begin_placement_epoch();
         }
         self.class_state(class).slab_count.sub(1);
         self.put_in_pool(slab);
+        if class == ClassIndex::DIRECTORY {
+            self.begin_placement_epoch();
+        }
     }
 
     /// After entries got another place, or records went away, without their stamps saying so, and before the memory

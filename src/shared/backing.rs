@@ -1,17 +1,28 @@
 //! Memory for a cache outside PostgreSQL: private to the process, or a mapping that processes share.
 //!
-//! Both are zeroed and touched lazily. PostgreSQL's own memory is not owned here; see `pg`.
+//! Both are zeroed and touched lazily. Memory of some size asks for huge pages: a lookup goes to three places that lie
+//! anywhere, and with small pages finding them in the page tables costs as much as reading them. It then grows by two
+//! megabytes at a time. PostgreSQL's own memory is not owned here; see `pg`.
 #![allow(unsafe_code)]
 
-use std::alloc::{alloc_zeroed, dealloc, Layout as AllocLayout};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Below this, memory that is touched and not used would weigh more than what huge pages save.
+const LEAST_HUGE_BYTES: usize = 8 * HUGE_PAGE_BYTES;
+
+fn advise_huge_pages(base: NonNull<u8>, bytes: usize) {
+    // Where there are none, small pages do.
+    // SAFETY: advice on a mapping of our own, which changes nothing that a program can see.
+    unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+}
+
 /// Owned memory.
 #[derive(Debug)]
 pub enum Backing {
-    /// One zeroed allocation of this process.
+    /// Memory of this process alone.
     Private(PrivateMemory),
     /// A mapping that children inherit.
     Mapping(SharedMapping),
@@ -19,26 +30,39 @@ pub enum Backing {
     External,
 }
 
-/// One zeroed allocation.
+/// Zeroed memory of this process alone.
 #[derive(Debug)]
 pub struct PrivateMemory {
     base: NonNull<u8>,
-    layout: AllocLayout,
+    mapping: NonNull<u8>,
+    mapped_bytes: usize,
 }
 
-// SAFETY: owns its allocation, like a Box<[u8]>.
+// SAFETY: owns its mapping, like a Box<[u8]>.
 unsafe impl Send for PrivateMemory {}
 // SAFETY: as above; it gives out its address only.
 unsafe impl Sync for PrivateMemory {}
 
 impl PrivateMemory {
-    /// Allocates `bytes` (not 0), aligned to 64.
+    /// Maps `bytes`, in huge pages if they are many and the system has such pages for who asks for them.
     pub fn new(bytes: usize) -> io::Result<Self> {
-        let layout = AllocLayout::from_size_align(bytes.max(64), 64).map_err(io::Error::other)?;
-        // SAFETY: the size is not 0.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })
-            .ok_or_else(|| io::Error::new(io::ErrorKind::OutOfMemory, format!("{bytes} bytes of memory")))?;
-        Ok(PrivateMemory { base, layout })
+        let is_large = bytes >= LEAST_HUGE_BYTES;
+        let align_bytes = if is_large { HUGE_PAGE_BYTES } else { 0 };
+        let mapped_bytes = bytes.max(1).checked_add(align_bytes).ok_or(io::ErrorKind::OutOfMemory)?;
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), mapped_bytes, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let mapping = NonNull::new(start.cast::<u8>()).expect("a mapping is not at address 0");
+        let skipped = if is_large { mapping.align_offset(HUGE_PAGE_BYTES) } else { 0 };
+        // SAFETY: less than a huge page, by which the mapping is longer than `bytes`.
+        let base = unsafe { mapping.add(skipped) };
+        if is_large {
+            advise_huge_pages(base, bytes);
+        }
+        Ok(PrivateMemory { base, mapping, mapped_bytes })
     }
 
     /// The first byte.
@@ -49,8 +73,8 @@ impl PrivateMemory {
 
 impl Drop for PrivateMemory {
     fn drop(&mut self) {
-        // SAFETY: allocated by `new` with this layout.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        // SAFETY: mapped by `new` with this length.
+        unsafe { libc::munmap(self.mapping.as_ptr().cast(), self.mapped_bytes) };
     }
 }
 
@@ -99,6 +123,9 @@ impl SharedMapping {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).expect("a mapping is not at address 0");
+        if bytes >= LEAST_HUGE_BYTES {
+            advise_huge_pages(base, bytes);
+        }
         Ok(SharedMapping { base, bytes, file })
     }
 

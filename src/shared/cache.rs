@@ -279,10 +279,7 @@ impl<L: Locks> SharedCache<L> {
     ) -> Option<R> {
         match self.layout.policy {
             Policy::Lru => self.exclusive(partition, |partition| {
-                let found = partition.find(key);
-                partition.count_read(found.is_some());
-                let entry = found?;
-                partition.promote(entry);
+                let entry = partition.find_and_promote(key)?;
                 Some(read(partition, entry))
             }),
             Policy::Clock | Policy::S3Fifo => self.shared(partition, |partition| {

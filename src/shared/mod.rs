@@ -6,6 +6,7 @@
 //! held        what this process holds: pins, keys being loaded or written back
 //! cache       the operations
 //! read        reads that take no lock
+//! many        many keys looked up at once
 //! walk        iteration by cursor
 //! parts       a cache taken apart
 //! write_back  a cache before a store: versions, single loads, write-backs in two phases
@@ -15,7 +16,8 @@ pub mod backing;
 pub mod cache;
 mod held;
 pub mod lock;
+pub mod many;
 pub mod parts;
-mod read;
+pub mod read;
 pub mod walk;
 pub mod write_back;

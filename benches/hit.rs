@@ -1,0 +1,557 @@
+//! What a hit costs: reads of keys that are all there, compared with the `lru` crate in the same process.
+//!
+//! ```text
+//! cargo bench --no-default-features --bench hit -- [--json] [--entries N,…] [--values 100,800,mixed] \
+//!     [--keys uniform,zipf] [--partitions P,…] [--subjects NAME,…] [--large] [--share]
+//! ```
+//!
+//! Every subject holds the same entries (8-byte keys) and is asked for the same keys in the same order, in one thread.
+//! What a subject's time is divided by says its baseline: where a caller gets a reference, `lru` by reference; where
+//! it gets a copy in its own buffer, `lru` by reference and `clone_into` that buffer. From each value one byte is used.
+//!
+//! | subject | what a get is |
+//! |---|---|
+//! | `lru` | `LruCache::get` of the `lru` crate |
+//! | `lru copy` | the same, and `clone_into` a buffer that is used again |
+//! | `private lru`, `private clock` | `get` of a cache of one thread |
+//! | `shared lru`, `shared clock` | `get` of a shared mapping: with its locks, or without |
+//! | `shared with` | `with` of a shared mapping: pins the value and gives its bytes |
+//! | `shared many` | `get_many` of a shared mapping, 64 keys a call |
+//! | `near` | `get` of a near cache that has all entries, over a shared mapping |
+//! | `lru put`, `private put`, `shared put` | not a get: each key's value is replaced by one of the same length |
+//!
+//! The subjects take turns: each round runs every subject once over [`GETS`] gets, and a ratio is taken within its round.
+//! Printed are the median, the least and the greatest of the rounds. The first round is thrown away: it sets reference
+//! bits and fills the near cache.
+//!
+//! `--share` measures what sharing costs, over one partition: a process alone, two at once, and one beside a writer that
+//! replaces values without pause; gets of keys that are there, and with one in twenty that is not. Processes are forked,
+//! so that the memory is shared as in PostgreSQL.
+//!
+//! It says nothing about eviction, nor about more processes than two.
+
+#[allow(dead_code, reason = "each benchmark program uses a part of what they share")]
+mod support;
+
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::os::fd::FromRawFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use lru::LruCache;
+use pg_shared_lru::{
+    Bytes, Config, Found, Locks, NearCache, NoLocks, Pod, Policy, RobustLocks, SharedCache, TypedCache,
+};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, Zipf};
+use serde::Serialize;
+
+use support::cli;
+
+/// Gets of a subject in a round.
+const GETS: usize = 200_000;
+/// Keys that are asked for in one call of `get_many`.
+const MANY: usize = 64;
+const ZIPF_EXPONENT: f64 = 0.99;
+const MAX_MIXED_BYTES: usize = 2000;
+
+/// Measures what a hit costs.
+#[derive(Parser)]
+#[command(name = "hit")]
+struct Args {
+    /// Numbers of entries.
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000,1000000")]
+    entries: Vec<u32>,
+    /// Also ten million entries.
+    #[arg(long)]
+    large: bool,
+    /// Sizes of values in bytes, or `mixed` for 16 to 2000.
+    #[arg(long, value_delimiter = ',', default_value = "100,800,mixed")]
+    values: Vec<String>,
+    /// How keys are chosen: `uniform` or `zipf`.
+    #[arg(long, value_delimiter = ',', default_value = "uniform,zipf")]
+    keys: Vec<String>,
+    /// Partitions of the engine's caches.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    partitions: Vec<u32>,
+    /// Only these subjects (and their baselines).
+    #[arg(long, value_delimiter = ',')]
+    subjects: Vec<String>,
+    /// Rounds that count.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Two processes, and a writer.
+    #[arg(long)]
+    share: bool,
+    /// One JSON object a line instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The entries of all subjects, and the keys that are asked for.
+struct Workload {
+    value_bytes: Vec<u32>,
+    max_value_bytes: usize,
+    asked: Vec<[u8; 8]>,
+}
+
+/// Something that is asked for keys.
+struct Subject {
+    name: &'static str,
+    baseline: Option<&'static str>,
+    /// Gets all keys; returns something made of the values, so that nothing is optimised away.
+    run: Box<dyn FnMut(&[[u8; 8]]) -> u64>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    subject: &'static str,
+    entries: u32,
+    value_bytes: String,
+    keys: String,
+    partitions: u32,
+    ns: Spread,
+    baseline: Option<&'static str>,
+    ratio: Option<Spread>,
+}
+
+#[derive(Serialize, Clone, Copy)]
+struct Spread {
+    median: f64,
+    least: f64,
+    greatest: f64,
+}
+
+impl Spread {
+    fn of(mut numbers: Vec<f64>) -> Spread {
+        numbers.sort_by(f64::total_cmp);
+        let round = |number: f64| (number * 1000.0).round() / 1000.0;
+        let at = |index: usize| round(numbers[index]);
+        Spread { median: at(numbers.len() / 2), least: at(0), greatest: at(numbers.len() - 1) }
+    }
+}
+
+fn main() -> ExitCode {
+    cli::main("hit", run)
+}
+
+fn run(mut args: Args) -> Result<(), String> {
+    if args.large {
+        args.entries.push(10_000_000);
+    }
+    if args.rounds == 0 {
+        return Err("0 rounds: at least one must count".to_owned());
+    }
+    if args.share {
+        return share(&args);
+    }
+    if !args.json {
+        cli::print_line(&format!(
+            "{:<15} {:>9} {:>6} {:>8} {:>10}  {:>8} ({:>7} to {:>7})  over {:<8} {:>6} ({} to {})",
+            "subject",
+            "entries",
+            "bytes",
+            "keys",
+            "partitions",
+            "ns",
+            "least",
+            "most",
+            "baseline",
+            "ratio",
+            "least",
+            "most"
+        ))?;
+    }
+    for &entries in &args.entries {
+        for value in &args.values {
+            for keys in &args.keys {
+                for &partitions in &args.partitions {
+                    measure(&args, entries, value, keys, partitions)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Workload {
+    fn new(entries: u32, value: &str, keys: &str) -> Result<Workload, String> {
+        let mut random = SmallRng::seed_from_u64(u64::from(entries));
+        let fixed: Option<u32> = match value {
+            "mixed" => None,
+            bytes => Some(bytes.parse().map_err(|_| format!("value size \"{bytes}\": a number of bytes, or mixed"))?),
+        };
+        let value_bytes =
+            (0..entries).map(|_| fixed.unwrap_or_else(|| random.random_range(16..=MAX_MIXED_BYTES as u32))).collect();
+        let zipf = Zipf::new(f64::from(entries), ZIPF_EXPONENT).map_err(|error| format!("zipf: {error}"))?;
+        let asked = (0..GETS)
+            .map(|_| match keys {
+                "uniform" => Ok(u64::from(random.random_range(0..entries))),
+                // Popular keys lie anywhere, not side by side as they were stored.
+                "zipf" => Ok((zipf.sample(&mut random) as u64 - 1).wrapping_mul(0x9e37_79b9) % u64::from(entries)),
+                other => Err(format!("keys \"{other}\": uniform or zipf")),
+            })
+            .map(|number| number.map(u64::to_le_bytes))
+            .collect::<Result<_, _>>()?;
+        let max_value_bytes = fixed.map_or(MAX_MIXED_BYTES, |bytes| bytes as usize);
+        Ok(Workload { value_bytes, max_value_bytes, asked })
+    }
+
+    fn entries(&self) -> impl Iterator<Item = ([u8; 8], Vec<u8>)> + '_ {
+        let numbers = 0..self.value_bytes.len() as u64;
+        numbers.map(|number| (number.to_le_bytes(), vec![number as u8; self.value_bytes[number as usize] as usize]))
+    }
+
+    fn config(&self, policy: Policy, partitions: u32) -> Config {
+        // With several partitions some get more than their share of the keys.
+        let count = self.value_bytes.len() as u32;
+        let count = if partitions == 1 { count } else { count + count / 4 + 64 * partitions };
+        Config::entries(count, (8 + self.max_value_bytes) as u32).partitions(partitions).policy(policy)
+    }
+
+    fn fill<L: Locks>(&self, cache: SharedCache<L>) -> Result<SharedCache<L>, String> {
+        for (key, value) in self.entries() {
+            cache.put(&key, &value).map_err(|error| error.to_string())?;
+        }
+        if cache.len() != self.value_bytes.len() as u64 {
+            return Err(format!("{} of {} entries are in the cache", cache.len(), self.value_bytes.len()));
+        }
+        Ok(cache)
+    }
+}
+
+fn copying<L: Locks + 'static>(name: &'static str, cache: SharedCache<L>) -> Subject {
+    let mut out = Vec::new();
+    let run = Box::new(move |keys: &[[u8; 8]]| {
+        let mut sum = 0;
+        for key in keys {
+            assert!(cache.get(key, &mut out));
+            sum += u64::from(out[0]);
+        }
+        sum
+    });
+    Subject { name, baseline: Some("lru copy"), run }
+}
+
+fn putting<L: Locks + 'static>(name: &'static str, cache: SharedCache<L>, workload: &Workload) -> Subject {
+    let lengths = workload.value_bytes.clone();
+    let value = vec![1; workload.max_value_bytes];
+    let run = Box::new(move |keys: &[[u8; 8]]| {
+        for key in keys {
+            let value = &value[..lengths[u64::from_le_bytes(*key) as usize] as usize];
+            cache.put(key, value).expect("room for what was there");
+        }
+        0
+    });
+    Subject { name, baseline: Some("lru put"), run }
+}
+
+fn lru_of(workload: &Workload) -> LruCache<u64, Vec<u8>> {
+    let capacity = NonZero::new(workload.value_bytes.len()).expect("there are entries");
+    let mut cache = LruCache::new(capacity);
+    workload.entries().for_each(|(key, value)| _ = cache.push(u64::from_le_bytes(key), value));
+    cache
+}
+
+fn subject(name: &str, workload: &Workload, partitions: u32) -> Result<Subject, String> {
+    let private = |policy| -> Result<SharedCache<NoLocks>, String> {
+        workload.fill(SharedCache::private(&workload.config(policy, partitions)).map_err(|error| error.to_string())?)
+    };
+    let shared = |policy| -> Result<SharedCache<RobustLocks>, String> {
+        let config = workload.config(policy, partitions);
+        workload.fill(SharedCache::shared_mapping(&config).map_err(|error| error.to_string())?)
+    };
+    Ok(match name {
+        "lru" => {
+            let mut cache = lru_of(workload);
+            let run = Box::new(move |keys: &[[u8; 8]]| {
+                keys.iter().map(|&key| u64::from(cache.get(&u64::from_le_bytes(key)).expect("a hit")[0])).sum()
+            });
+            Subject { name: "lru", baseline: None, run }
+        }
+        "lru copy" => {
+            let mut cache = lru_of(workload);
+            let mut out = Vec::new();
+            let run = Box::new(move |keys: &[[u8; 8]]| {
+                let mut sum = 0;
+                for &key in keys {
+                    cache.get(&u64::from_le_bytes(key)).expect("a hit").clone_into(&mut out);
+                    sum += u64::from(out[0]);
+                }
+                sum
+            });
+            Subject { name: "lru copy", baseline: None, run }
+        }
+        "private lru" => copying("private lru", private(Policy::Lru)?),
+        "private clock" => copying("private clock", private(Policy::Clock)?),
+        "shared lru" => copying("shared lru", shared(Policy::Lru)?),
+        "shared clock" => copying("shared clock", shared(Policy::Clock)?),
+        "shared with" => {
+            let cache = shared(Policy::Clock)?;
+            let run = Box::new(move |keys: &[[u8; 8]]| {
+                keys.iter().map(|key| cache.with(key, |value| u64::from(value[0])).expect("a hit")).sum()
+            });
+            Subject { name: "shared with", baseline: Some("lru"), run }
+        }
+        "shared many" => {
+            let cache = shared(Policy::Clock)?;
+            let mut found = Found::default();
+            let run = Box::new(move |keys: &[[u8; 8]]| {
+                let mut sum = 0;
+                for keys in keys.chunks(MANY) {
+                    cache.get_many(keys.iter().map(|key| &key[..]), &mut found);
+                    sum += found.iter().map(|value| u64::from(value.expect("a hit")[0])).sum::<u64>();
+                }
+                sum
+            });
+            Subject { name: "shared many", baseline: Some("lru copy"), run }
+        }
+        "near" => {
+            let config = workload.config(Policy::Clock, partitions);
+            let cache: TypedCache<Pod<u64>, Bytes, RobustLocks> =
+                TypedCache::shared_mapping(&config).map_err(|error| error.to_string())?;
+            let capacity = NonZero::new(workload.value_bytes.len()).expect("there are entries");
+            let mut near = NearCache::new(Box::new(cache), capacity);
+            for (key, value) in workload.entries() {
+                near.put(u64::from_le_bytes(key), value).map_err(|error| error.to_string())?;
+            }
+            let run = Box::new(move |keys: &[[u8; 8]]| {
+                let mut sum = 0;
+                for &key in keys {
+                    let value = near.get(&u64::from_le_bytes(key)).expect("bytes are bytes");
+                    sum += u64::from(value.expect("a hit")[0]);
+                }
+                sum
+            });
+            Subject { name: "near", baseline: Some("lru"), run }
+        }
+        "lru put" => {
+            let mut cache = lru_of(workload);
+            let lengths = workload.value_bytes.clone();
+            let value = vec![1; workload.max_value_bytes];
+            let run = Box::new(move |keys: &[[u8; 8]]| {
+                for &key in keys {
+                    let number = u64::from_le_bytes(key);
+                    let value = value[..lengths[number as usize] as usize].to_vec();
+                    cache.push(number, value).expect("the value before");
+                }
+                0
+            });
+            Subject { name: "lru put", baseline: None, run }
+        }
+        "private put" => putting("private put", private(Policy::Lru)?, workload),
+        "shared put" => putting("shared put", shared(Policy::Clock)?, workload),
+        other => return Err(format!("subject \"{other}\": one of {}", SUBJECTS.join(", "))),
+    })
+}
+
+/// The baselines come first.
+const BASELINES: usize = 3;
+const SUBJECTS: [&str; 12] = [
+    "lru",
+    "lru copy",
+    "lru put",
+    "private lru",
+    "private clock",
+    "shared lru",
+    "shared clock",
+    "shared with",
+    "shared many",
+    "near",
+    "private put",
+    "shared put",
+];
+
+fn measure(args: &Args, entries: u32, value: &str, keys: &str, partitions: u32) -> Result<(), String> {
+    let workload = Workload::new(entries, value, keys)?;
+    let mut names: Vec<&str> = SUBJECTS[..BASELINES].to_vec();
+    match args.subjects.is_empty() {
+        true => names.extend(&SUBJECTS[BASELINES..]),
+        false => names.extend(args.subjects.iter().map(String::as_str).filter(|name| !name.starts_with("lru"))),
+    }
+    let mut subjects: Vec<Subject> =
+        names.into_iter().map(|name| subject(name, &workload, partitions)).collect::<Result<_, _>>()?;
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); subjects.len()];
+    for round in 0..=args.rounds {
+        for (subject, times) in subjects.iter_mut().zip(&mut times) {
+            let start = processor_ns();
+            black_box((subject.run)(black_box(&workload.asked)));
+            let ns = (processor_ns() - start) / workload.asked.len() as f64;
+            if round > 0 {
+                times.push(ns);
+            }
+        }
+    }
+    for (subject, own) in subjects.iter().zip(&times) {
+        let baseline = subject.baseline.and_then(|name| subjects.iter().position(|subject| subject.name == name));
+        let ratios = baseline.map(|other| own.iter().zip(&times[other]).map(|(own, other)| own / other).collect());
+        let line = Line {
+            subject: subject.name,
+            entries,
+            value_bytes: value.to_owned(),
+            keys: keys.to_owned(),
+            partitions,
+            ns: Spread::of(own.clone()),
+            baseline: subject.baseline,
+            ratio: ratios.map(Spread::of),
+        };
+        print(args, &line)?;
+    }
+    Ok(())
+}
+
+/// The processor time of this thread: what other processes of the machine take is not counted.
+fn processor_ns() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to `time` only; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+}
+
+fn print(args: &Args, line: &Line) -> Result<(), String> {
+    if args.json {
+        return cli::print_line(&serde_json::to_string(line).map_err(|error| error.to_string())?);
+    }
+    let ratio = line.ratio.zip(line.baseline).map_or(String::new(), |(ratio, baseline)| {
+        format!("  over {baseline:<8} {:>6.2} ({:.2} to {:.2})", ratio.median, ratio.least, ratio.greatest)
+    });
+    let Spread { median, least, greatest } = line.ns;
+    cli::print_line(&format!(
+        "{:<15} {:>9} {:>6} {:>8} {:>10}  {median:>8.1} ({least:>7.1} to {greatest:>7.1}){ratio}",
+        line.subject, line.entries, line.value_bytes, line.keys, line.partitions
+    ))
+}
+
+#[derive(Serialize)]
+struct ShareLine {
+    entries: u32,
+    value_bytes: String,
+    keys: String,
+    hit_percent: u32,
+    what: &'static str,
+    gets_per_second: Spread,
+    /// Over one process alone, in the same round.
+    ratio: Spread,
+}
+
+/// How long the processes of one measurement run.
+const SHARE_TIME: Duration = Duration::from_millis(300);
+
+fn share(args: &Args) -> Result<(), String> {
+    for &entries in &args.entries {
+        for value in &args.values {
+            for keys in &args.keys {
+                for hit_percent in [100, 95] {
+                    share_one(args, entries, value, keys, hit_percent)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn share_one(args: &Args, entries: u32, value: &str, keys: &str, hit_percent: u32) -> Result<(), String> {
+    let mut workload = Workload::new(entries, value, keys)?;
+    let cache = SharedCache::shared_mapping(&workload.config(Policy::Clock, 1)).map_err(|error| error.to_string())?;
+    let cache = workload.fill(cache)?;
+    let mut random = SmallRng::seed_from_u64(1);
+    for key in &mut workload.asked {
+        if random.random_range(0..100) >= hit_percent {
+            *key = u64::MAX.to_le_bytes();
+        }
+    }
+    let read = || {
+        let mut out = Vec::new();
+        until_the_end(|step| _ = black_box(cache.get(&workload.asked[step % GETS], &mut out)))
+    };
+    let write = || {
+        let value = vec![1; workload.max_value_bytes];
+        until_the_end(|step| {
+            let number = (step as u64).wrapping_mul(0x9e37_79b9) % u64::from(entries);
+            let bytes = workload.value_bytes[number as usize] as usize;
+            black_box(cache.put(&number.to_le_bytes(), &value[..bytes])).expect("room for what was there");
+        })
+    };
+    let (mut alone, mut two, mut beside) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=args.rounds {
+        let rates = [fork_all(&[&read])?, fork_all(&[&read, &read])?, fork_all(&[&read, &write])?];
+        if round > 0 {
+            alone.push(rates[0][0]);
+            two.push(rates[1].iter().sum());
+            beside.push(rates[2][0]);
+        }
+    }
+    for (what, rates) in [("one process", &alone), ("two processes", &two), ("beside a writer", &beside)] {
+        let line = ShareLine {
+            entries,
+            value_bytes: value.to_owned(),
+            keys: keys.to_owned(),
+            hit_percent,
+            what,
+            gets_per_second: Spread::of(rates.clone()),
+            ratio: Spread::of(rates.iter().zip(&alone).map(|(rate, alone)| rate / alone).collect()),
+        };
+        if args.json {
+            cli::print_line(&serde_json::to_string(&line).map_err(|error| error.to_string())?)?;
+            continue;
+        }
+        let Spread { median, least, greatest } = line.ratio;
+        cli::print_line(&format!(
+            "{what:<16} {entries:>9} {value:>6} {keys:>8} {hit_percent:>3} % hits  {:>12.0} gets/s  \
+             {median:.2} of one process alone ({least:.2} to {greatest:.2})",
+            line.gets_per_second.median
+        ))?;
+    }
+    Ok(())
+}
+
+/// Steps per second.
+fn until_the_end(mut step: impl FnMut(usize)) -> f64 {
+    let start = Instant::now();
+    let mut steps = 0;
+    while start.elapsed() < SHARE_TIME {
+        (steps..steps + 256).for_each(&mut step);
+        steps += 256;
+    }
+    steps as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Runs each in a process of its own, all at once, and returns what they returned.
+fn fork_all(bodies: &[&dyn Fn() -> f64]) -> Result<Vec<f64>, String> {
+    let children: Vec<(libc::pid_t, std::fs::File)> =
+        bodies.iter().map(|body| fork(*body)).collect::<Result<_, _>>()?;
+    let mut results = Vec::new();
+    for (pid, mut pipe) in children {
+        let mut bytes = [0; 8];
+        let read = pipe.read_exact(&mut bytes);
+        // SAFETY: a plain system call on a child of ours that was not waited for yet.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        read.map_err(|error| format!("a process ended early: {error}"))?;
+        results.push(f64::from_le_bytes(bytes));
+    }
+    Ok(results)
+}
+
+fn fork(body: &dyn Fn() -> f64) -> Result<(libc::pid_t, std::fs::File), String> {
+    let mut ends = [0; 2];
+    // SAFETY: plain system calls; the descriptors are owned by the files from here on. This program has one thread, so
+    // the child may go on in Rust; it ends without running what it inherited.
+    unsafe {
+        if libc::pipe(ends.as_mut_ptr()) != 0 {
+            return Err(std::io::Error::last_os_error().to_string());
+        }
+        let (reader, mut writer) = (std::fs::File::from_raw_fd(ends[0]), std::fs::File::from_raw_fd(ends[1]));
+        match libc::fork() {
+            -1 => Err(std::io::Error::last_os_error().to_string()),
+            0 => {
+                let written = writer.write_all(&body().to_le_bytes());
+                libc::_exit(i32::from(written.is_err()))
+            }
+            pid => Ok((pid, reader)),
+        }
+    }
+}

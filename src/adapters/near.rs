@@ -1,0 +1,467 @@
+//! A near cache: decoded values in the process itself, in front of a cache that many share.
+//!
+//! ```text
+//! get(key) ── hash ──► table ──► value, and the sight of what it was decoded from
+//!                                 │ the shared entry's stamp is the same: done. No lock, no copy, nothing decoded
+//!                                 ▼ else: get of the shared cache, decode, keep
+//! ```
+//!
+//! Each value is kept with its [`Sight`], and a `get` asks the shared memory whether that still holds. So what anybody
+//! does to the entry, in any process, is seen by the next `get`: a put, a removal, an eviction, `clear`, a reset, the end
+//! of the cache. There is no time for which old values may be seen, and no message to send.
+//!
+//! What goes when the near cache is full: second chance. A hit sets a bit and moves nothing, which is what makes a hit
+//! cheap; the hand passes over an entry whose bit is set once. A stricter order would cost writes at every hit and gain
+//! little, for what goes is still in the shared cache.
+//!
+//! The shared cache sees only the uses that it is told of, and would take an entry that is read nearby all the time for
+//! one that nobody wants. So every [`HITS_PER_USE`]th near hit on an entry is a use there as well (it costs about as much as
+//! the rest of the hit, or the shared lock if the entry's reference bit was cleared). An entry that is hit less often
+//! between two visits of the shared cache's hand may be evicted there; then it is read and kept anew, or is a miss.
+//!
+//! Values lie in the hash table itself (`hashbrown`), and the hand walks over its buckets: a hit touches one line of the
+//! process and one of the shared memory, beside the value. When the table grows its entries change places, which for the
+//! order of second chances is as good as any.
+//!
+//! Invariants: the number of values and their encoded bytes are within bounds.
+//!
+//! Locking: none here; a near cache belongs to one thread. Nothing is told to other near caches: they ask.
+
+use std::hash::{BuildHasher, Hash};
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::codec::{Codec, DecodeError};
+use super::typed::TypedCache;
+use crate::core::partition::{PushError, Put};
+use crate::shared::lock::Locks;
+use crate::shared::read::Sight;
+
+/// Near hits on one entry of which the last is a use in the shared cache.
+const HITS_PER_USE: u8 = 64;
+
+/// What a near cache counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NearStats {
+    /// Values that were here and current.
+    pub near_hits: u64,
+    /// Values that came from the shared cache.
+    pub shared_hits: u64,
+    /// Keys without a value.
+    pub misses: u64,
+    /// Values that were here, but had been replaced or removed in the shared cache.
+    pub outdated: u64,
+}
+
+/// A value with its key, as it was decoded: in a cache line of its own, if they are small.
+#[repr(align(64))]
+struct Near<K, V> {
+    key: K,
+    value: V,
+    sight: Sight,
+    /// At most what an entry can have, which is far below 4 GiB.
+    encoded_bytes: u32,
+    /// Hits, modulo 256.
+    hits: u8,
+    /// Whether there was one since the hand passed.
+    referenced: bool,
+}
+
+/// Decoded values of a [`TypedCache`], kept while they are current.
+///
+/// `C` is any way to hold on to the shared cache: a reference, or an `Rc`.
+///
+/// # Examples
+///
+/// ```
+/// use std::num::NonZero;
+/// use pg_shared_lru::{Config, NearCache, Pod, Postcard, TypedCache};
+/// let shared = TypedCache::<Pod<u64>, Postcard<Vec<String>>>::private(&Config::bytes(1 << 20)).unwrap();
+/// let mut near = NearCache::new(&shared, NonZero::new(100).unwrap());
+/// near.put(1, vec!["one".to_owned()]).unwrap();
+/// assert_eq!(near.get(&1).unwrap().unwrap()[0], "one");
+/// assert_eq!(near.stats().near_hits, 1);
+/// // Whoever changes it, the next `get` sees it.
+/// shared.put(&1, &vec![]).unwrap();
+/// assert_eq!(near.get(&1).unwrap().unwrap().len(), 0);
+/// shared.remove(&1).unwrap();
+/// assert_eq!(near.get(&1).unwrap(), None);
+/// ```
+pub struct NearCache<C, K: Codec, V: Codec> {
+    shared: C,
+    values: HashTable<Near<K::Item, V::Item>>,
+    hasher: DefaultHashBuilder,
+    capacity: usize,
+    max_encoded_bytes: usize,
+    encoded_bytes: usize,
+    /// The bucket of `values` that the hand looks at next.
+    hand: usize,
+    stats: NearStats,
+    encoded_key: Vec<u8>,
+    encoded_value: Vec<u8>,
+}
+
+impl<C, K, V, L> NearCache<C, K, V>
+where
+    C: Deref<Target = TypedCache<K, V, L>>,
+    K: Codec<Item: Hash + Eq + Clone>,
+    V: Codec,
+    L: Locks,
+{
+    /// A near cache of at most `capacity` values before `shared`.
+    pub fn new(shared: C, capacity: NonZeroUsize) -> Self {
+        NearCache {
+            shared,
+            values: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            capacity: capacity.get(),
+            max_encoded_bytes: usize::MAX,
+            encoded_bytes: 0,
+            hand: 0,
+            stats: NearStats::default(),
+            encoded_key: Vec::new(),
+            encoded_value: Vec::new(),
+        }
+    }
+
+    /// Bounds the bytes, too: those of the encoded keys and values, which is what can be counted. A value that is larger
+    /// alone is kept alone.
+    pub fn max_encoded_bytes(mut self, bytes: usize) -> Self {
+        self.max_encoded_bytes = bytes;
+        self
+    }
+
+    /// A key's value; counts as a use. The same as [`TypedCache::get`] would return, at this moment.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes do not decode.
+    #[inline]
+    pub fn get(&mut self, key: &K::Item) -> Result<Option<&V::Item>, DecodeError> {
+        let hash = self.hasher.hash_one(key);
+        let bucket = match self.find(hash, key) {
+            Some(bucket) if self.is_current(bucket) => {
+                self.stats.near_hits += 1;
+                bucket
+            }
+            found => match self.fetch(hash, key, found)? {
+                Some(bucket) => bucket,
+                None => return Ok(None),
+            },
+        };
+        Ok(self.values.get_bucket(bucket).map(|near| &near.value))
+    }
+
+    /// Stores a value, in the shared cache and here; what is evicted for it there is dropped.
+    ///
+    /// # Errors
+    ///
+    /// See [`PushError`]; a value that the key had stays.
+    pub fn put(&mut self, key: K::Item, value: V::Item) -> Result<Put, PushError> {
+        self.encode_key(&key);
+        self.encoded_value.clear();
+        V::encode(&value, &mut self.encoded_value);
+        let (put, sight) = self.shared.encoded().put_sighted(&self.encoded_key, &self.encoded_value)?;
+        let hash = self.hasher.hash_one(&key);
+        let found = self.find(hash, &key);
+        self.keep(hash, found, key, value, sight);
+        Ok(put)
+    }
+
+    /// Removes a key, from the shared cache and from here, and returns its value.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes do not decode; the key is removed all the same.
+    pub fn remove(&mut self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
+        if let Some(bucket) = self.find(self.hasher.hash_one(key), key) {
+            self.forget(bucket);
+        }
+        self.shared.remove(key)
+    }
+
+    /// Forgets all values here; the shared cache keeps its own.
+    pub fn clear_near(&mut self) {
+        self.values.clear();
+        self.encoded_bytes = 0;
+    }
+
+    /// Values here, current or not.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The most values here.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes of the encoded keys and values that the values here were decoded from.
+    pub fn encoded_bytes(&self) -> usize {
+        self.encoded_bytes
+    }
+
+    /// Counters since the near cache was made.
+    pub fn stats(&self) -> NearStats {
+        self.stats
+    }
+
+    /// The cache behind.
+    pub fn shared(&self) -> &C {
+        &self.shared
+    }
+
+    #[inline(always)]
+    fn find(&self, hash: u64, key: &K::Item) -> Option<usize> {
+        self.values.find_bucket_index(hash, |near| near.key == *key)
+    }
+
+    /// Whether a value is current; notes the hit if it is.
+    #[inline(always)]
+    fn is_current(&mut self, bucket: usize) -> bool {
+        let Some(near) = self.values.get_bucket_mut(bucket) else { return false };
+        near.hits = near.hits.wrapping_add(1);
+        near.referenced = true;
+        if near.hits % HITS_PER_USE == 0 {
+            self.shared.encoded().use_sighted(&mut near.sight)
+        } else {
+            self.shared.encoded().is_current(&mut near.sight)
+        }
+    }
+
+    /// Reads a key from the shared cache, in place of the value in this bucket, if any.
+    #[cold]
+    fn fetch(&mut self, hash: u64, key: &K::Item, found: Option<usize>) -> Result<Option<usize>, DecodeError> {
+        if let Some(bucket) = found {
+            self.stats.outdated += 1;
+            self.forget(bucket);
+        }
+        self.encode_key(key);
+        let Some(sight) = self.shared.encoded().sight(&self.encoded_key, &mut self.encoded_value) else {
+            self.stats.misses += 1;
+            return Ok(None);
+        };
+        let value = V::decode(&self.encoded_value)?;
+        self.stats.shared_hits += 1;
+        Ok(Some(self.keep(hash, None, key.clone(), value, sight)))
+    }
+
+    fn encode_key(&mut self, key: &K::Item) {
+        self.encoded_key.clear();
+        K::encode(key, &mut self.encoded_key);
+    }
+}
+
+impl<C, K: Codec<Item: Hash + Eq>, V: Codec> NearCache<C, K, V> {
+    /// Keeps a value, whose encoded form is in the buffers, in place of the one in bucket `found`; returns its bucket.
+    fn keep(&mut self, hash: u64, found: Option<usize>, key: K::Item, value: V::Item, sight: Sight) -> usize {
+        if let Some(bucket) = found {
+            self.forget(bucket);
+        }
+        let encoded_bytes = self.encoded_key.len() + self.encoded_value.len();
+        while !self.values.is_empty()
+            && (self.values.len() >= self.capacity || self.encoded_bytes + encoded_bytes > self.max_encoded_bytes)
+        {
+            self.evict();
+        }
+        self.encoded_bytes += encoded_bytes;
+        let near = Near { key, value, sight, encoded_bytes: encoded_bytes as u32, hits: 0, referenced: false };
+        self.values.insert_unique(hash, near, |near| self.hasher.hash_one(&near.key)).bucket_index()
+    }
+
+    /// Gives up the first value from the hand on that had no hit since the hand passed.
+    fn evict(&mut self) {
+        loop {
+            let bucket = self.hand;
+            self.hand = if bucket + 1 >= self.values.num_buckets() { 0 } else { bucket + 1 };
+            if let Some(near) = self.values.get_bucket_mut(bucket) {
+                if !std::mem::take(&mut near.referenced) {
+                    return self.forget(bucket);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, bucket: usize) {
+        if let Ok(near) = self.values.get_bucket_entry(bucket) {
+            self.encoded_bytes -= near.remove().0.encoded_bytes as usize;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZero;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::adapters::codec::Pod;
+    use crate::adapters::item::PodVec;
+    use crate::core::config::{Config, Policy};
+    use crate::core::room::CompactBudget;
+    use crate::shared::lock::{NoLocks, RobustLocks};
+
+    type Values<L> = TypedCache<Pod<u32>, PodVec<u64>, L>;
+
+    fn shared(policy: Policy) -> Values<NoLocks> {
+        TypedCache::private(&Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10).policy(policy)).unwrap()
+    }
+
+    fn near(shared: &Values<NoLocks>, capacity: usize) -> NearCache<&Values<NoLocks>, Pod<u32>, PodVec<u64>> {
+        NearCache::new(shared, NonZero::new(capacity).unwrap())
+    }
+
+    /// Whether a `get` is answered here, with the value that is right.
+    fn is_near(near: &mut NearCache<&Values<NoLocks>, Pod<u32>, PodVec<u64>>, key: u32) -> bool {
+        let hits = near.stats().near_hits;
+        let right = near.shared().peek(&key).unwrap();
+        assert_eq!(near.get(&key).unwrap(), right.as_ref());
+        near.stats().near_hits > hits
+    }
+
+    #[test]
+    fn a_value_is_read_from_the_shared_cache_once() {
+        for policy in [Policy::Lru, Policy::Clock] {
+            let shared = shared(policy);
+            shared.put(&1, &vec![10; 100]).unwrap();
+            shared.put(&2, &vec![20; 5000]).unwrap();
+            let mut near = near(&shared, 10);
+            for key in [1, 2] {
+                assert!(!is_near(&mut near, key));
+                assert!((0..100).all(|_| is_near(&mut near, key)), "also a chained one");
+            }
+            near.put(3, vec![30]).unwrap();
+            assert!(is_near(&mut near, 3), "what was put is here");
+            assert_eq!(near.get(&4).unwrap(), None);
+            let expected = NearStats { near_hits: 201, shared_hits: 2, misses: 1, outdated: 0 };
+            assert_eq!(near.stats(), expected);
+        }
+    }
+
+    #[test]
+    fn whatever_becomes_of_an_entry_is_seen_by_the_next_get() {
+        type Change = fn(&Values<NoLocks>);
+        let changes: [(&str, Change); 8] = [
+            ("replaced in place", |shared| _ = shared.put(&1, &vec![11; 100]).unwrap()),
+            ("replaced by the same", |shared| _ = shared.put(&1, &vec![10; 100]).unwrap()),
+            ("replaced by a larger one", |shared| _ = shared.put(&1, &vec![11; 150]).unwrap()),
+            ("replaced by a chained one", |shared| _ = shared.put(&1, &vec![11; 2000]).unwrap()),
+            ("removed", |shared| _ = shared.remove(&1).unwrap()),
+            ("removed and stored again", |shared| {
+                shared.remove(&1).unwrap();
+                shared.put(&1, &vec![10; 100]).unwrap();
+            }),
+            ("cleared", |shared| _ = shared.clear()),
+            ("evicted", |shared| (100..5000).for_each(|key| _ = shared.put(&key, &vec![1; 100]).unwrap())),
+        ];
+        for policy in [Policy::Lru, Policy::Clock] {
+            for (what, change) in changes {
+                for pinned in [false, true] {
+                    let shared = shared(policy);
+                    shared.put(&1, &vec![10; 100]).unwrap();
+                    let mut near = near(&shared, 10);
+                    is_near(&mut near, 1);
+                    assert!(is_near(&mut near, 1));
+                    if !pinned {
+                        change(&shared);
+                    } else if what != "evicted" {
+                        shared.with(&1, |_| change(&shared)).unwrap();
+                    } else {
+                        continue;
+                    }
+                    assert!(!is_near(&mut near, 1), "{what}, pinned: {pinned}");
+                    assert_eq!(near.stats().outdated, 1);
+                    near.clear_near();
+                    assert_eq!((near.len(), near.encoded_bytes()), (0, 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_move_is_no_change() {
+        let shared = shared(Policy::Lru);
+        (0..800).for_each(|key| _ = shared.put(&key, &vec![u64::from(key); 100]).unwrap());
+        let mut near = near(&shared, 1000);
+        (0..800).for_each(|key| _ = is_near(&mut near, key));
+        (0..800).filter(|key| key % 8 != 0).for_each(|key| _ = shared.remove(&key).unwrap());
+        assert!(shared.compact(CompactBudget::unlimited()).entries_moved > 50);
+        (1000..1100).for_each(|key| _ = shared.put(&key, &vec![1; 100]).unwrap());
+        assert!((0..800).all(|key| is_near(&mut near, key) == (key % 8 == 0)));
+    }
+
+    #[test]
+    fn what_is_used_nearby_is_not_evicted_from_the_shared_cache() {
+        for policy in [Policy::Lru, Policy::Clock] {
+            let shared = shared(policy);
+            let mut near = near(&shared, 10);
+            near.put(1, vec![1; 100]).unwrap();
+            for key in 100..20_000 {
+                shared.put(&key, &vec![1; 100]).unwrap();
+                assert!(is_near(&mut near, 1), "{policy}, after {key}");
+            }
+            assert!(shared.stats().evictions > 10_000);
+            let uses = near.stats().near_hits / u64::from(HITS_PER_USE);
+            assert_eq!(shared.stats().hits, uses, "each use there is a hit");
+        }
+    }
+
+    #[test]
+    fn the_bounds_hold_and_what_was_hit_stays_longer() {
+        let shared = shared(Policy::Clock);
+        let mut near = near(&shared, 100).max_encoded_bytes(30_000);
+        for key in 0..1000 {
+            near.put(key, vec![u64::from(key); 10]).unwrap();
+            assert!(is_near(&mut near, 0), "hit again and again");
+            assert!(near.len() <= 100 && near.encoded_bytes() <= 30_000);
+        }
+        assert_eq!((near.len(), near.encoded_bytes()), (100, 100 * 84));
+        for key in 2000..2100 {
+            near.put(key, vec![u64::from(key); 100]).unwrap();
+            assert!(near.len() <= 100 && near.encoded_bytes() <= 30_000);
+        }
+        assert_eq!(near.encoded_bytes() / 804, 37);
+        near.put(3000, vec![1; 5000]).unwrap();
+        assert_eq!(near.len(), 1, "too large, and alone");
+        assert!(is_near(&mut near, 3000));
+        near.put(3001, vec![1]).unwrap();
+        assert_eq!((near.len(), near.encoded_bytes()), (1, 12));
+        assert_eq!(near.remove(&3001).unwrap(), Some(vec![1]));
+        assert_eq!((near.len(), near.encoded_bytes(), near.remove(&3001).unwrap()), (0, 0, None));
+    }
+
+    #[test]
+    fn a_get_never_returns_what_was_replaced_before_it_began() {
+        let config = Config::bytes(1 << 20).partitions(1).policy(Policy::Clock);
+        let shared = Values::<RobustLocks>::shared_mapping(&config).unwrap();
+        const LAST: u64 = 20_000;
+        shared.put(&1, &vec![0; 60]).unwrap();
+        let stored = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for version in 1..=LAST {
+                    shared.put(&1, &vec![version; 60]).unwrap();
+                    stored.store(version, Ordering::Release);
+                }
+            });
+            scope.spawn(|| {
+                let mut near = NearCache::new(&shared, NonZero::new(10).unwrap());
+                let mut seen = 0;
+                while seen < LAST {
+                    let least = stored.load(Ordering::Acquire);
+                    let value = near.get(&1).unwrap().expect("it is never removed");
+                    assert!(value.iter().all(|word| *word == value[0]), "whole");
+                    assert!(value[0] >= least.max(seen), "{} after {least} and {seen}", value[0]);
+                    seen = value[0];
+                }
+            });
+        });
+    }
+}
