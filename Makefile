@@ -38,10 +38,10 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup packages build install demo test bench-build lint clean
+.PHONY: help setup packages build install demo test bench bench-postgres bench-build lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: packages $(PGRX_HOME)/config.toml ## install what is missing: Debian packages, cargo-pgrx
 	@command -v cargo >/dev/null || { echo "cargo is not on PATH: install Rust first" >&2; exit 1; }
@@ -62,6 +62,12 @@ demo: install ## replay a recorded index build through one shared cache
 test: install ## run every test, and count them
 	@bash src/tests/run.sh
 
+bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; TRACES=folder, SIZES=file.json)
+	cargo run --release -p report -- $(if $(FULL),--full) $(if $(TRACES),--traces '$(TRACES)') $(if $(SIZES),--sizes '$(SIZES)')
+
+bench-postgres: install ## look keys up in PostgreSQL: the cache, tables, memcached (FULL=1: longer)
+	cargo bench --no-default-features --bench postgres -- $(if $(FULL),--seconds 5 --runs 5,--clients 1,2 --seconds 1 --runs 3)
+
 bench-build: setup $(WORDS) ## build vector graphs over each kind of cache, ten minutes; or NODES=100000
 	$(call say,'Building the graph builder')
 	cargo build --release --package graph_build
@@ -74,7 +80,7 @@ lint: setup ## formatting, and clippy with and without PostgreSQL, and with the 
 	cargo clippy --no-default-features --features pg15,cluster_tests --all-targets -- -D warnings
 	cargo clippy --features cluster_tests --all-targets -- -D warnings
 	cargo clippy --package parallel_extension -- -D warnings
-	cargo clippy --package graph_build --all-targets -- -D warnings
+	cargo clippy --package compare --package graph_build --package report --all-targets -- -D warnings
 	cargo fmt --manifest-path $(PGRX_0_16) --check
 	cargo clippy --manifest-path $(PGRX_0_16) -- -D warnings
 

@@ -1,25 +1,33 @@
-//! Replays a recorded access trace against one or more caches and reports hits, misses and cost.
+//! Replays a recorded access trace against one or more caches and reports hits, misses, spills and cost.
 //!
 //! ```text
 //! cargo bench --no-default-features --bench replay -- \
 //!     --trace FILE --format diskann|arc|be32|be64|lirs|oracle|sized --policy lru|clock|s3-fifo \
-//!     (--entries N | --bytes B | --payload-bytes B) [--cache slab,bump,lru,clock,s3-fifo] [--json]
+//!     (--entries N | --bytes B | --bytes-of-lru-entries N | --payload-bytes B) \
+//!     [--cache slab,drop-in,bump,lru,clock,s3-fifo] [--opt] [--runs N] [--json]
 //! ```
 //!
 //! One access is a get, followed by a put of the same key when it missed. In a `diskann` trace a `g` record is such an
 //! access, the put being that key's last pushed neighbour list (or an empty one), and a `p` record is a put on its own.
 //! Hits and misses count gets only; evictions come from all puts.
 //!
-//! Keys are 8 bytes. A value is as long as the trace says: for `diskann` 8 bytes and 12 for every neighbour, for
-//! `oracle` and `sized` the record's size (cut to `--max-value-bytes`), else `--value-bytes`. Its bytes are a function
-//! of key, number of pushes so far and length (`content.rs`).
+//! Values of a `diskann` trace are neighbour lists, in each cache as a consumer has them there: `lru` keeps
+//! pgvectorscale's entries of 72 bytes a neighbour on the heap, `drop-in` is what the library has in its place, the
+//! others keep the library's encoding as byte strings (`list_caches.rs`). Of other traces a value is a byte string of
+//! the record's size (`oracle`, `sized`; cut to `--max-value-bytes`), else of `--value-bytes`, under a key of 8 bytes.
+//! The content is a function of key, number of pushes so far and length (`content.rs`, `lists.rs`).
 //!
-//! Every cache is replayed twice, from empty. The first time every value read is compared byte for byte with what was
-//! last stored under its key, and the structure is validated at the end; any difference ends the program with an
-//! error. The second time nothing is checked and the time is taken: `ns_per_op` is the time of all gets and puts, and
-//! of building the values put (one copy of prepared bytes), over the number of accesses. All counts are from the first
-//! replay. With several partitions the two replays differ a little, for each cache seeds its hash anew, and the hash
-//! chooses the partition; with one partition there is no such choice and the counts are exact.
+//! `--bytes-of-lru-entries N` compares at equal memory: all caches get the bytes that the `lru` crate's cache took at
+//! most while it held up to N entries, by its real size (`reference.rs`), which a replay before all others finds out.
+//! A *spill* is an entry that lost its place: what a builder must write to its index, and read back when it misses it.
+//!
+//! Every cache is replayed from empty several times. The first time every value read is compared with what was last
+//! stored under its key, and so is every value that lru and drop-in push out; the structure is validated at the end; any
+//! difference ends the program with an error. All counts are from this replay. Then nothing is checked and the time is
+//! taken, `--runs` times, the caches taking turns: `ns_per_op` is the time of all gets and puts, of using what was read
+//! (a copy, or a walk over the neighbours), and of building the values put, over the number of accesses; the median of
+//! the runs with the least and the most. The ratio to lru's time is the median of the ratios of runs side by side. With several partitions replays differ a little, for each cache seeds its hash
+//! anew, and the hash chooses the partition; with one partition there is no such choice and the counts are exact.
 //!
 //! It replays in one thread of one process and says nothing about contention.
 
@@ -34,22 +42,21 @@ use std::time::Instant;
 use clap::{ArgGroup, Parser};
 use serde::Serialize;
 
-use support::bump;
-use support::caches::{build, build_all, Bound, Cache, Figures, Kind, Outcome, PolicyName, Settings};
+use support::belady;
+use support::caches::{Bound, CacheArgs, Figures, Inspect, Kind, Outcome};
 use support::cli;
-use support::content::{Content, Written};
+use support::content::Written;
+use support::measured::Measured;
+use support::reference::lru_table_bytes;
 use support::traces::{Format, Op, TraceReader};
-
-const KEY_BYTES: usize = size_of::<u64>();
-
-/// What one neighbour takes in a builder's list: an item pointer (8 bytes) and a distance (4).
-const NEIGHBOUR_BYTES: u64 = 12;
-const NEIGHBOUR_LIST_HEADER_BYTES: u64 = 8;
+use support::values::{ByteValues, ListValues, Stored, Values};
 
 /// Replays a recorded access trace against caches.
 #[derive(Parser)]
 #[command(name = "replay")]
-#[command(group(ArgGroup::new("capacity").required(true).args(["entries", "bytes", "payload_bytes"])))]
+#[command(group(ArgGroup::new("capacity").required(true).args(
+    ["entries", "bytes", "bytes_of_lru_entries", "payload_bytes"]
+)))]
 struct Args {
     /// The trace; .xz, .zst and .gz are decompressed.
     #[arg(long)]
@@ -57,30 +64,20 @@ struct Args {
     /// How its records are laid out.
     #[arg(long, value_enum)]
     format: Format,
-    /// Policy of the slab cache; bump, lru, clock and s3-fifo have their own.
-    #[arg(long, value_enum, default_value = "lru")]
-    policy: PolicyName,
     /// Capacity in entries, exact with one partition.
     #[arg(long)]
     entries: Option<u32>,
     /// Capacity in bytes of memory, metadata included.
     #[arg(long)]
     bytes: Option<u64>,
+    /// Capacity in bytes: as many as the lru crate takes for this many entries.
+    #[arg(long)]
+    bytes_of_lru_entries: Option<u32>,
     /// Capacity in bytes of values alone, as trace simulators count; lru and s3-fifo only.
     #[arg(long)]
     payload_bytes: Option<u64>,
-    /// The caches to run, one after another.
-    #[arg(long, value_enum, value_delimiter = ',', num_args = 1, default_value = "slab")]
-    cache: Vec<Kind>,
-    /// Partitions of the slab cache [default: 1 with --entries, else the engine chooses].
-    #[arg(long)]
-    partitions: Option<u32>,
-    /// Slab size of the slab cache [default: the engine chooses].
-    #[arg(long)]
-    slab_bytes: Option<u32>,
-    /// Buckets of the bump cache.
-    #[arg(long, default_value_t = bump::DEFAULT_BUCKET_COUNT)]
-    bump_buckets: usize,
+    #[command(flatten)]
+    caches: CacheArgs,
     /// Replay only this many records from the start.
     #[arg(long)]
     limit: Option<u64>,
@@ -90,6 +87,12 @@ struct Args {
     /// Sizes in a trace are cut to this.
     #[arg(long, default_value_t = 1 << 20)]
     max_value_bytes: u32,
+    /// How often to take the time; 0 only counts.
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
+    /// Also the hits of a cache that knows the future (Belady), which no policy can exceed; with --entries.
+    #[arg(long, requires = "entries")]
+    opt: bool,
     /// One JSON object per cache and line instead of a table.
     #[arg(long)]
     json: bool,
@@ -106,7 +109,8 @@ struct Step {
 struct Plan {
     steps: Vec<Step>,
     records: u64,
-    max_value_bytes: u32,
+    /// The longest value: bytes, or neighbours of a `diskann` trace.
+    max_len: u32,
 }
 
 /// What one replay of the whole trace counted.
@@ -115,6 +119,29 @@ struct Counts {
     hits: u64,
     misses: u64,
     figures: Figures,
+}
+
+/// A cache after all its replays.
+struct Replayed {
+    name: &'static str,
+    policy: &'static str,
+    counts: Counts,
+    /// Nanoseconds per access.
+    times: Measured,
+}
+
+/// How the bytes follow from a number of entries of the `lru` crate.
+#[derive(Clone, Copy, Serialize)]
+struct LruBytes {
+    lru_entries: u32,
+    /// The sum of the three below.
+    bytes: u64,
+    node_bytes: u64,
+    table_bytes: u64,
+    value_bytes: u64,
+    /// What lru evicts with so many entries; with so many bytes it is a little less, for it has more while values are
+    /// small.
+    lru_spills: u64,
 }
 
 #[derive(Serialize)]
@@ -127,16 +154,26 @@ struct Report<'a> {
     misses: u64,
     hit_ratio: f64,
     evictions: u64,
+    spills: u64,
     entries: u64,
     region_bytes: u64,
     live_bytes: u64,
-    ns_per_op: f64,
+    /// None of what cannot be timed.
+    ns_per_op: Option<f64>,
+    ns_per_op_min: Option<f64>,
+    ns_per_op_max: Option<f64>,
     ops: u64,
     records: u64,
     refused: u64,
     compactions: u64,
     slabs_moved: u64,
     wipes: u64,
+    /// Spills over those of lru, if lru ran too and spilled.
+    spills_to_lru: Option<f64>,
+    /// The median of the ratios to lru's time, run by run.
+    time_to_lru: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    equal_to: Option<LruBytes>,
 }
 
 fn main() -> ExitCode {
@@ -145,55 +182,68 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), String> {
     let plan = Plan::read(&args)?;
-    let content = Content::new(plan.max_value_bytes as usize);
-    let settings = settings(&args, plan.max_value_bytes);
-    let trace = args.trace.display().to_string();
-    build_all::<KEY_BYTES>(&args.cache, &settings)?;
-    for (index, kind) in args.cache.iter().enumerate() {
-        let counts = checked_replay(&mut *build::<KEY_BYTES>(*kind, &settings)?, &plan, &content)?;
-        let mut cache = build::<KEY_BYTES>(*kind, &settings)?;
-        let started = Instant::now();
-        timed_replay(&mut *cache, &plan, &content);
-        let elapsed = started.elapsed();
-        let ops = plan.steps.len() as u64;
-        let report = Report {
-            cache: cache.name(),
-            trace: &trace,
-            format: args.format.name(),
-            policy: cache.policy(),
-            hits: counts.hits,
-            misses: counts.misses,
-            hit_ratio: counts.hits as f64 / (counts.hits + counts.misses).max(1) as f64,
-            evictions: counts.figures.evictions,
-            entries: counts.figures.entries,
-            region_bytes: counts.figures.region_bytes,
-            live_bytes: counts.figures.payload_bytes,
-            ns_per_op: elapsed.as_nanos() as f64 / ops.max(1) as f64,
-            ops,
-            records: plan.records,
-            refused: counts.figures.refused,
-            compactions: counts.figures.compactions,
-            slabs_moved: counts.figures.slabs_moved,
-            wipes: counts.figures.wipes,
-        };
-        report.print(args.json, index == 0)?;
+    match args.format {
+        Format::Diskann => replay_all(&args, &plan, ListValues::new()),
+        _ => replay_all(&args, &plan, ByteValues::new(plan.max_len)),
     }
-    Ok(())
 }
 
-fn settings(args: &Args, max_value_bytes: u32) -> Settings {
-    let bound = match (args.entries, args.bytes, args.payload_bytes) {
-        (Some(count), ..) => Bound::Entries { count, entry_bytes: max_value_bytes.saturating_add(KEY_BYTES as u32) },
+fn replay_all(args: &Args, plan: &Plan, mut values: impl Values) -> Result<(), String> {
+    let in_entries = |count| Bound::Entries { count, entry_bytes: values.entry_bytes_at_most(plan.max_len) };
+    let mut equal_to = None;
+    let bound = match (args.entries, args.bytes, args.bytes_of_lru_entries) {
+        (Some(count), ..) => in_entries(count),
         (None, Some(bytes), _) => Bound::Bytes(bytes),
-        (None, None, bytes) => Bound::ValueBytes(bytes.unwrap_or(0)),
+        (None, None, Some(count)) => {
+            let bound = in_entries(count);
+            let found = lru_bytes(args, plan, &mut values, count, bound)?;
+            equal_to = Some(found);
+            Bound::Bytes(found.bytes)
+        }
+        (None, None, None) => Bound::ValueBytes(args.payload_bytes.unwrap_or(0)),
     };
-    Settings {
-        policy: args.policy,
-        bound,
-        partitions: args.partitions.or(args.entries.map(|_| 1)),
-        slab_bytes: args.slab_bytes,
-        bump_buckets: args.bump_buckets,
+    let settings = args.caches.settings(bound);
+    let kinds = &args.caches.cache;
+    // Once for nothing: settings that suit only some of them fail before any has run for long.
+    kinds.iter().try_for_each(|kind| values.build(*kind, &settings).map(drop))?;
+    let mut replayed = Vec::new();
+    for kind in kinds {
+        let mut cache = values.build(*kind, &settings)?;
+        let counts = checked_replay(&mut values, &mut *cache, plan)?;
+        replayed.push(Replayed { name: cache.name(), policy: cache.policy(), counts, times: Measured::default() });
     }
+    for _ in 0..args.runs {
+        for (kind, replayed) in kinds.iter().zip(&mut replayed) {
+            let mut cache = values.build(*kind, &settings)?;
+            let started = Instant::now();
+            timed_replay(&mut values, &mut *cache, plan);
+            replayed.times.push(started.elapsed().as_nanos() as f64 / plan.steps.len().max(1) as f64);
+        }
+    }
+    let trace = args.trace.display().to_string();
+    let lru = kinds.iter().position(|kind| *kind == Kind::Lru);
+    print_head(args, plan, &trace, equal_to)?;
+    if let Some(entries) = args.entries.filter(|_| args.opt) {
+        replayed.push(plan.opt(entries));
+    }
+    let lru = lru.map(|index| &replayed[index]);
+    replayed.iter().try_for_each(|it| Report { equal_to, ..Report::new(args, plan, &trace, it, lru) }.print(args.json))
+}
+
+/// Replays against the `lru` crate's cache of so many entries, and notes the most memory that it took.
+fn lru_bytes(
+    args: &Args,
+    plan: &Plan,
+    values: &mut impl Values,
+    lru_entries: u32,
+    bound: Bound,
+) -> Result<LruBytes, String> {
+    let mut cache = values.build(Kind::Lru, &args.caches.settings(bound))?;
+    let Figures { region_bytes: bytes, evictions, entries, .. } = checked_replay(values, &mut *cache, plan)?.figures;
+    let node_bytes = entries * values.lru_node_bytes();
+    let table_bytes = lru_table_bytes(entries as usize);
+    let value_bytes = bytes - node_bytes - table_bytes;
+    Ok(LruBytes { lru_entries, bytes, node_bytes, table_bytes, value_bytes, lru_spills: evictions })
 }
 
 impl Plan {
@@ -202,35 +252,41 @@ impl Plan {
         if has_sizes && args.value_bytes.is_some() {
             return Err(format!("--value-bytes: a {} trace has sizes of its own", args.format.name()));
         }
-        let plain_bytes = u64::from(args.value_bytes.unwrap_or(64));
-        let default_bytes = match args.format {
-            Format::Diskann => NEIGHBOUR_LIST_HEADER_BYTES,
-            _ => plain_bytes,
+        let default_len = match args.format {
+            Format::Diskann => 0,
+            _ => u64::from(args.value_bytes.unwrap_or(64)),
         };
         let mut pushed: HashMap<u64, (u32, u32)> = HashMap::new();
         let mut steps = Vec::new();
-        let mut max_value_bytes = 0;
+        let mut max_len = 0;
         let cut = |bytes: u64| bytes.min(u64::from(args.max_value_bytes)) as u32;
         let mut trace = open(&args.trace, args.format, args.limit)?;
         for access in &mut trace {
             let access = access.map_err(|error| error.to_string())?;
             let (write, len) = match access.op {
                 Op::Push { neighbours } => {
-                    let bytes = NEIGHBOUR_LIST_HEADER_BYTES + NEIGHBOUR_BYTES * u64::from(neighbours);
                     let last = pushed.entry(access.key).or_default();
-                    *last = (last.0 + 1, cut(bytes));
+                    *last = (last.0 + 1, u32::from(neighbours));
                     *last
                 }
                 Op::Get => match (access.size_bytes, pushed.get(&access.key)) {
                     (Some(bytes), _) => (0, cut(bytes)),
                     (None, Some(last)) => *last,
-                    (None, None) => (0, cut(default_bytes)),
+                    (None, None) => (0, cut(default_len)),
                 },
             };
-            max_value_bytes = max_value_bytes.max(len);
+            max_len = max_len.max(len);
             steps.push(Step { is_get: access.op == Op::Get, value: Written { key: access.key, write, len } });
         }
-        Ok(Plan { steps, records: trace.records(), max_value_bytes })
+        Ok(Plan { steps, records: trace.records(), max_len })
+    }
+
+    /// What a cache of so many entries that knows the future would count. Nothing of it can be timed.
+    fn opt(&self, entries: u32) -> Replayed {
+        let accesses: Vec<(u64, bool)> = self.steps.iter().map(|step| (step.value.key, step.is_get)).collect();
+        let (hits, misses) = belady::hits_and_misses(&accesses, entries as usize);
+        let counts = Counts { hits, misses, figures: Figures { entries: entries.into(), ..Figures::default() } };
+        Replayed { name: "opt", policy: "opt", counts, times: Measured::default() }
     }
 }
 
@@ -239,26 +295,18 @@ fn open(file: &Path, format: Format, limit: Option<u64>) -> Result<TraceReader, 
 }
 
 /// Replays with every read compared to what was last stored, and validates the cache at the end.
-fn checked_replay(cache: &mut dyn Cache, plan: &Plan, content: &Content) -> Result<Counts, String> {
+fn checked_replay<V: Values>(values: &mut V, cache: &mut V::Cache, plan: &Plan) -> Result<Counts, String> {
     let name = cache.name();
-    let mut stored: HashMap<u64, Written> = HashMap::new();
+    let mut stored = Stored::default();
     let (mut hits, mut misses) = (0, 0);
-    let (mut read, mut value) = (Vec::new(), Vec::new());
     for (index, step) in plan.steps.iter().enumerate() {
-        let key = step.value.key.to_le_bytes();
         let fault = |what: String| format!("{name}: access {}: {what}", index + 1);
-        if step.is_get && cache.get(&key, &mut read) {
+        if step.is_get && values.read_checked(cache, step.value.key, &stored).map_err(fault)? {
             hits += 1;
-            let expected =
-                stored.get(&step.value.key).ok_or_else(|| fault(format!("key {} was never stored", step.value.key)))?;
-            content.check(*expected, &read).map_err(|mismatch| fault(mismatch.to_string()))?;
             continue;
         }
         misses += u64::from(step.is_get);
-        content.build(step.value, &mut value);
-        if cache.put(&key, &value) == Outcome::Stored {
-            stored.insert(step.value.key, step.value);
-        }
+        values.write_checked(cache, step.value, &mut stored).map_err(fault)?;
     }
     cache.validate().map_err(|error| format!("{name}: at the end: {error}"))?;
     if let Some(counted) = cache.counted() {
@@ -272,56 +320,100 @@ fn checked_replay(cache: &mut dyn Cache, plan: &Plan, content: &Content) -> Resu
     Ok(Counts { hits, misses, figures: cache.figures() })
 }
 
-/// Replays with nothing but the cache's work and the building of values.
-fn timed_replay(cache: &mut dyn Cache, plan: &Plan, content: &Content) {
-    let (mut read, mut value) = (Vec::new(), Vec::new());
+/// Replays with nothing but the cache's work, the building of values and the use of what is read.
+fn timed_replay<V: Values>(values: &mut V, cache: &mut V::Cache, plan: &Plan) {
     for step in &plan.steps {
-        let key = step.value.key.to_le_bytes();
-        if step.is_get && cache.get(&key, &mut read) {
+        if step.is_get && values.read(cache, step.value.key) {
             continue;
         }
-        content.build(step.value, &mut value);
-        cache.put(&key, &value);
+        let _: Outcome = values.write(cache, step.value);
     }
 }
 
-impl Report<'_> {
-    fn print(&self, json: bool, first: bool) -> Result<(), String> {
-        if json {
-            let line = serde_json::to_string(self).map_err(|error| error.to_string())?;
-            return cli::print_line(&line);
-        }
-        if first {
-            cli::print_line(&format!(
-                "{} ({}): {} records, {} accesses",
-                self.trace, self.format, self.records, self.ops
-            ))?;
-            cli::print_line(&format!(
-                "{:<8}{:<8}{:>10}{:>10}{:>8}{:>11}{:>9}{:>9}{:>12}{:>12}{:>12}{:>9}{:>8}{:>7}",
-                "cache",
-                "policy",
-                "hits",
-                "misses",
-                "hit %",
-                "evictions",
-                "entries",
-                "refused",
-                "region",
-                "live",
-                "compactions",
-                "slabs",
-                "wipes",
-                "ns/op"
-            ))?;
-        }
+fn print_head(args: &Args, plan: &Plan, trace: &str, equal_to: Option<LruBytes>) -> Result<(), String> {
+    if args.json {
+        return Ok(());
+    }
+    let accesses = plan.steps.len();
+    cli::print_line(&format!("{trace} ({}): {} records, {accesses} accesses", args.format.name(), plan.records))?;
+    if let Some(equal) = equal_to {
         cli::print_line(&format!(
-            "{:<8}{:<8}{:>10}{:>10}{:>8.2}{:>11}{:>9}{:>9}{:>12}{:>12}{:>12}{:>9}{:>8}{:>7.0}",
+            "memory: {} bytes, the most that lru takes for {} entries: nodes {}, table {}, values {}; with so many \
+             entries lru spills {}",
+            equal.bytes, equal.lru_entries, equal.node_bytes, equal.table_bytes, equal.value_bytes, equal.lru_spills
+        ))?;
+    }
+    cli::print_line(&format!(
+        "{:<8}{:<7}{:>10}{:>10}{:>8}{:>11}{:>8}{:>9}{:>9}{:>12}{:>12}{:>12}{:>9}{:>8}{:>7}{:>12}{:>8}",
+        "cache",
+        "policy",
+        "hits",
+        "misses",
+        "hit %",
+        "spills",
+        "to lru",
+        "entries",
+        "refused",
+        "region",
+        "live",
+        "compactions",
+        "slabs",
+        "wipes",
+        "ns/op",
+        "min-max",
+        "to lru"
+    ))
+}
+
+impl<'a> Report<'a> {
+    fn new(args: &Args, plan: &Plan, trace: &'a str, replayed: &Replayed, lru: Option<&Replayed>) -> Self {
+        let Counts { hits, misses, figures } = replayed.counts;
+        let spills = figures.evictions;
+        let lru_spills = lru.map_or(0, |lru| lru.counts.figures.evictions);
+        let times = replayed.times.known();
+        Report {
+            cache: replayed.name,
+            trace,
+            format: args.format.name(),
+            policy: replayed.policy,
+            hits,
+            misses,
+            hit_ratio: hits as f64 / (hits + misses).max(1) as f64,
+            evictions: spills,
+            spills,
+            entries: figures.entries,
+            region_bytes: figures.region_bytes,
+            live_bytes: figures.payload_bytes,
+            ns_per_op: times.map(Measured::median),
+            ns_per_op_min: times.map(Measured::min),
+            ns_per_op_max: times.map(Measured::max),
+            ops: plan.steps.len() as u64,
+            records: plan.records,
+            refused: figures.refused,
+            compactions: figures.compactions,
+            slabs_moved: figures.slabs_moved,
+            wipes: figures.wipes,
+            spills_to_lru: (lru_spills > 0).then(|| spills as f64 / lru_spills as f64),
+            time_to_lru: times.zip(lru).map(|(times, lru)| times.over(&lru.times).median()),
+            equal_to: None,
+        }
+    }
+
+    fn print(&self, json: bool) -> Result<(), String> {
+        if json {
+            return cli::print_json(self);
+        }
+        let time = |time: Option<f64>| time.map_or(String::new(), |time| format!("{time:.0}"));
+        let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
+        cli::print_line(&format!(
+            "{:<8}{:<7}{:>10}{:>10}{:>8.2}{:>11}{:>8}{:>9}{:>9}{:>12}{:>12}{:>12}{:>9}{:>8}{:>7}{:>12}{:>8}",
             self.cache,
             self.policy,
             self.hits,
             self.misses,
             self.hit_ratio * 100.0,
-            self.evictions,
+            self.spills,
+            ratio(self.spills_to_lru),
             self.entries,
             self.refused,
             self.region_bytes,
@@ -329,7 +421,9 @@ impl Report<'_> {
             self.compactions,
             self.slabs_moved,
             self.wipes,
-            self.ns_per_op
+            time(self.ns_per_op),
+            format!("{}-{}", time(self.ns_per_op_min), time(self.ns_per_op_max)),
+            ratio(self.time_to_lru)
         ))
     }
 }

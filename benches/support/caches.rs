@@ -3,13 +3,16 @@
 //! Purpose: [`Cache`] is what a replay or a churn needs; [`build`] makes one from a [`Kind`] and [`Settings`]. The
 //! caches themselves live elsewhere: the engine in the library, `bump.rs` and `reference.rs` beside this file.
 //!
-//! | kind    | what                                    | policy            | bounds                      |
-//! |---------|-----------------------------------------|-------------------|-----------------------------|
-//! | slab    | the library's engine, in private memory | the one asked for | entries, bytes              |
-//! | bump    | the predecessor's design                | wipes when full   | entries, bytes              |
-//! | lru     | the `lru` crate over the process's heap | exact LRU         | entries, bytes, value bytes |
-//! | clock   | textbook CLOCK over the process's heap  | CLOCK             | entries                     |
-//! | s3-fifo | S3-FIFO as in the paper, on the heap    | S3-FIFO           | entries, value bytes        |
+//! | kind      | what                                    | policy            | bounds                      |
+//! |-----------|-----------------------------------------|-------------------|-----------------------------|
+//! | slab      | the library's engine, in private memory | the one asked for | entries, bytes              |
+//! | bump      | the predecessor's design                | wipes when full   | entries, bytes              |
+//! | lru       | the `lru` crate over the process's heap | exact LRU         | entries, bytes, value bytes |
+//! | clock     | textbook CLOCK over the process's heap  | CLOCK             | entries                     |
+//! | s3-fifo   | S3-FIFO as in the paper, on the heap    | S3-FIFO           | entries, value bytes        |
+//! | memcached | the server, by a Unix socket            | its own           | bytes                       |
+//!
+//! `drop-in` holds neighbour lists only and is in `list_caches.rs`.
 //!
 //! What *bytes* means differs, and cannot but: for slab and bump it is the whole region, with all metadata in it; for
 //! lru the real cost as `reference.rs` counts it; *value bytes* counts values alone, which is how trace simulators
@@ -20,12 +23,14 @@
 //!
 //! The indirect call per operation costs every kind the same nanosecond or two.
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
 use pg_shared_lru::{Config, NoLocks, Policy, SharedCache};
 
-use super::bump::Bump;
+use super::bump::{self, Bump};
 use super::reference::{ClockReference, LruBound, LruReference, S3FifoBound, S3FifoReference};
+use super::servers::{Connection, Server, ServerKind};
 
 /// Which cache to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -40,6 +45,10 @@ pub enum Kind {
     Clock,
     /// S3-FIFO as in the paper.
     S3Fifo,
+    /// The library's drop-in for a counting LRU cache (neighbour lists).
+    DropIn,
+    /// memcached, if it is installed (churn).
+    Memcached,
 }
 
 /// Replacement policy of the slab cache; the other kinds have their own.
@@ -63,6 +72,16 @@ impl From<PolicyName> for Policy {
     }
 }
 
+impl PolicyName {
+    pub fn name(self) -> &'static str {
+        match self {
+            PolicyName::Lru => "lru",
+            PolicyName::Clock => "clock",
+            PolicyName::S3Fifo => "s3-fifo",
+        }
+    }
+}
+
 /// When the cache is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
@@ -74,7 +93,41 @@ pub enum Bound {
     ValueBytes(u64),
 }
 
-/// What the command line says about the caches.
+/// Options of every program that runs these caches.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CacheArgs {
+    /// The caches to run, one after another.
+    #[arg(long, value_enum, value_delimiter = ',', num_args = 1, default_value = "slab")]
+    pub cache: Vec<Kind>,
+    /// Policy of the slab cache; the others have their own.
+    #[arg(long, value_enum, default_value = "lru")]
+    pub policy: PolicyName,
+    /// Partitions of the slab cache [default: 1 where its capacity is in entries, else the engine chooses].
+    #[arg(long)]
+    pub partitions: Option<u32>,
+    /// Slab size of the slab cache [default: the engine chooses].
+    #[arg(long)]
+    pub slab_bytes: Option<u32>,
+    /// Buckets of the bump cache.
+    #[arg(long, default_value_t = bump::DEFAULT_BUCKET_COUNT)]
+    pub bump_buckets: usize,
+}
+
+impl CacheArgs {
+    /// The settings of caches that are full at `bound`.
+    pub fn settings(&self, bound: Bound) -> Settings {
+        let in_entries = matches!(bound, Bound::Entries { .. });
+        Settings {
+            policy: self.policy,
+            bound,
+            partitions: self.partitions.or(in_entries.then_some(1)),
+            slab_bytes: self.slab_bytes,
+            bump_buckets: self.bump_buckets,
+        }
+    }
+}
+
+/// How each cache is to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub policy: PolicyName,
@@ -125,17 +178,12 @@ impl Figures {
     }
 }
 
-/// A cache of byte strings.
-pub trait Cache {
+/// What any cache says of itself, whatever its values are.
+pub trait Inspect {
     fn name(&self) -> &'static str;
 
     /// How it chooses what to lose.
     fn policy(&self) -> &'static str;
-
-    /// Puts the value of `key` into `out`, in place of what is there; false and nothing known about `out` on a miss.
-    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool;
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome;
 
     fn figures(&self) -> Figures;
 
@@ -151,6 +199,14 @@ pub trait Cache {
     fn validate(&self) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// A cache of byte strings.
+pub trait Cache: Inspect {
+    /// Puts the value of `key` into `out`, in place of what is there; false and nothing known about `out` on a miss.
+    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool;
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome;
 }
 
 /// Makes the cache of `kind`, for keys of exactly `KEY_BYTES`.
@@ -183,18 +239,19 @@ pub fn build<const KEY_BYTES: usize>(kind: Kind, settings: &Settings) -> Result<
             };
             Ok(Box::new(S3Fifo { cache: S3FifoReference::new(bound), refused: 0 }))
         }
+        Kind::Memcached => match settings.bound {
+            Bound::Bytes(bytes) => Ok(Box::new(Memcached::start(bytes)?)),
+            Bound::Entries { .. } | Bound::ValueBytes(_) => Err("memcached: bounds bytes only; give bytes".into()),
+        },
+        Kind::DropIn => Err("drop-in: holds neighbour lists, not byte strings; run slab instead".into()),
     }
 }
 
-/// Makes each cache once and drops it, so that settings which suit only some of them fail before any has run for long.
+/// The capacity in entries of the cache of this name.
 ///
 /// # Errors
-/// As [`build`].
-pub fn build_all<const KEY_BYTES: usize>(kinds: &[Kind], settings: &Settings) -> Result<(), String> {
-    kinds.iter().try_for_each(|kind| build::<KEY_BYTES>(*kind, settings).map(drop))
-}
-
-fn entry_count(name: &str, count: u32) -> Result<NonZeroUsize, String> {
+/// It is 0.
+pub fn entry_count(name: &str, count: u32) -> Result<NonZeroUsize, String> {
     usize::try_from(count)
         .ok()
         .and_then(NonZeroUsize::new)
@@ -243,25 +300,13 @@ struct SlabCache {
     policy: PolicyName,
 }
 
-impl Cache for SlabCache {
+impl Inspect for SlabCache {
     fn name(&self) -> &'static str {
         "slab"
     }
 
     fn policy(&self) -> &'static str {
-        Policy::from(self.policy).name()
-    }
-
-    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
-        self.cache.get(key, out)
-    }
-
-    /// The engine itself counts what it refuses.
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        match self.cache.put(key, value) {
-            Ok(_) => Outcome::Stored,
-            Err(_) => Outcome::Refused,
-        }
+        self.policy.name()
     }
 
     fn figures(&self) -> Figures {
@@ -294,26 +339,32 @@ impl Cache for SlabCache {
     }
 }
 
+impl Cache for SlabCache {
+    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        self.cache.get(key, out)
+    }
+
+    /// The engine itself counts what it refuses.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+        match self.cache.put(key, value) {
+            Ok(_) => Outcome::Stored,
+            Err(_) => Outcome::Refused,
+        }
+    }
+}
+
 struct BumpCache {
     cache: Bump,
     refused: u64,
 }
 
-impl Cache for BumpCache {
+impl Inspect for BumpCache {
     fn name(&self) -> &'static str {
         "bump"
     }
 
     fn policy(&self) -> &'static str {
         "wipe"
-    }
-
-    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
-        copy(self.cache.get(key), out)
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        outcome(self.cache.put(key, value), &mut self.refused)
     }
 
     fn figures(&self) -> Figures {
@@ -338,26 +389,28 @@ impl Cache for BumpCache {
     }
 }
 
+impl Cache for BumpCache {
+    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        copy(self.cache.get(key), out)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+        outcome(self.cache.put(key, value), &mut self.refused)
+    }
+}
+
 struct Lru<const KEY_BYTES: usize> {
-    cache: LruReference<KEY_BYTES>,
+    cache: LruReference<[u8; KEY_BYTES], Vec<u8>>,
     refused: u64,
 }
 
-impl<const KEY_BYTES: usize> Cache for Lru<KEY_BYTES> {
+impl<const KEY_BYTES: usize> Inspect for Lru<KEY_BYTES> {
     fn name(&self) -> &'static str {
         "lru"
     }
 
     fn policy(&self) -> &'static str {
         "lru"
-    }
-
-    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
-        copy(self.cache.get(fixed(key)), out)
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        outcome(self.cache.put(fixed(key), value), &mut self.refused)
     }
 
     fn figures(&self) -> Figures {
@@ -378,22 +431,23 @@ impl<const KEY_BYTES: usize> Cache for Lru<KEY_BYTES> {
     }
 }
 
-impl Cache for ClockReference {
+impl<const KEY_BYTES: usize> Cache for Lru<KEY_BYTES> {
+    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        copy(self.cache.get(fixed(key)).map(Vec::as_slice), out)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+        outcome(self.cache.put(*fixed(key), value.to_vec(), |_, _| ()), &mut self.refused)
+    }
+}
+
+impl Inspect for ClockReference {
     fn name(&self) -> &'static str {
         "clock"
     }
 
     fn policy(&self) -> &'static str {
         "clock"
-    }
-
-    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
-        copy(ClockReference::get(self, key), out)
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        ClockReference::put(self, key, value);
-        Outcome::Stored
     }
 
     /// The reference counts no metadata; its memory is that of its keys and values.
@@ -413,26 +467,29 @@ impl Cache for ClockReference {
     }
 }
 
+impl Cache for ClockReference {
+    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        copy(ClockReference::get(self, key), out)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+        ClockReference::put(self, key, value);
+        Outcome::Stored
+    }
+}
+
 struct S3Fifo {
     cache: S3FifoReference,
     refused: u64,
 }
 
-impl Cache for S3Fifo {
+impl Inspect for S3Fifo {
     fn name(&self) -> &'static str {
         "s3-fifo"
     }
 
     fn policy(&self) -> &'static str {
         "s3-fifo"
-    }
-
-    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
-        copy(self.cache.get(key), out)
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        outcome(self.cache.put(key, value), &mut self.refused)
     }
 
     /// The reference counts no metadata; its memory is that of its keys and values.
@@ -450,6 +507,91 @@ impl Cache for S3Fifo {
 
     fn lost(&self) -> u64 {
         self.cache.evictions()
+    }
+}
+
+impl Cache for S3Fifo {
+    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        copy(self.cache.get(key), out)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+        outcome(self.cache.put(key, value), &mut self.refused)
+    }
+}
+
+/// A memcached of its own, whose `-m` is the bound: slabs alone, without its hash table and all that a process has.
+struct Memcached {
+    connection: RefCell<Connection>,
+    region_bytes: u64,
+    /// What one item costs beside its key and value.
+    item_bytes: u64,
+    refused: u64,
+    /// Stops with the cache.
+    _server: Server,
+}
+
+impl Memcached {
+    fn start(bytes: u64) -> Result<Self, String> {
+        let server = Server::start(ServerKind::Memcached, bytes)?.ok_or("memcached: not installed")?;
+        let mut connection = server.connect()?;
+        let (key, value) = (b"key", b"value");
+        connection.put(key, value)?;
+        let item_bytes = connection.statistic("bytes")?.unwrap_or(0) - (key.len() + value.len()) as u64;
+        drop((connection, server));
+        let server = Server::start(ServerKind::Memcached, bytes)?.ok_or("memcached: not installed")?;
+        let connection = RefCell::new(server.connect()?);
+        Ok(Memcached { connection, region_bytes: bytes, item_bytes, refused: 0, _server: server })
+    }
+
+    /// # Panics
+    /// The server does not answer.
+    fn statistic(&self, name: &str) -> u64 {
+        let found = self.connection.borrow_mut().statistic(name);
+        found.unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|| panic!("memcached tells no {name}"))
+    }
+}
+
+impl Inspect for Memcached {
+    fn name(&self) -> &'static str {
+        "memcached"
+    }
+
+    fn policy(&self) -> &'static str {
+        "its own"
+    }
+
+    fn figures(&self) -> Figures {
+        let entries = self.statistic("curr_items");
+        let metadata_bytes = entries * self.item_bytes;
+        Figures {
+            region_bytes: self.region_bytes,
+            payload_bytes: self.statistic("bytes").saturating_sub(metadata_bytes),
+            metadata_bytes,
+            entries,
+            evictions: self.statistic("evictions"),
+            refused: self.refused,
+            ..Figures::default()
+        }
+    }
+
+    fn lost(&self) -> u64 {
+        self.statistic("evictions")
+    }
+}
+
+impl Cache for Memcached {
+    /// # Panics
+    /// The server does not answer.
+    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
+        self.connection.get_mut().get(key, out).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// # Panics
+    /// The server does not answer.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+        let stored = self.connection.get_mut().put(key, value).unwrap_or_else(|error| panic!("{error}"));
+        outcome(stored.then_some(()).ok_or(()), &mut self.refused)
     }
 }
 

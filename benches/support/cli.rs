@@ -9,6 +9,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde::Serialize;
 
 /// Parses the command line and runs the program; errors go to standard error with the program's name.
 pub fn main<Args: Parser>(program: &str, run: impl FnOnce(Args) -> Result<(), String>) -> ExitCode {
@@ -33,4 +34,12 @@ pub fn main<Args: Parser>(program: &str, run: impl FnOnce(Args) -> Result<(), St
 pub fn print_line(line: &str) -> Result<(), String> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| format!("standard output: {error}"))
+}
+
+/// Prints a line of JSON.
+///
+/// # Errors
+/// As [`print_line`].
+pub fn print_json(line: &impl Serialize) -> Result<(), String> {
+    print_line(&serde_json::to_string(line).map_err(|error| error.to_string())?)
 }

@@ -1,7 +1,8 @@
 //! Caches to hold the engine against: exact LRU by the `lru` crate, a textbook CLOCK, and S3-FIFO as in the paper.
 //!
 //! Purpose: [`LruReference`] is what a process would use for itself, a hash table and a list over the process's heap;
-//! its hits, misses and evictions are the yardstick for exact LRU, and its cost in bytes (below) for memory.
+//! its hits, misses and evictions are the yardstick for exact LRU, and its cost in bytes (below) for memory. Its values
+//! are byte strings or whatever else says what it owns on the heap ([`OnHeap`]).
 //! [`ClockReference`] is the yardstick for the CLOCK policy: a ring of entries, one reference bit each, set by a hit,
 //! cleared once by the hand before it evicts; a new entry comes with its bit clear. [`S3FifoReference`] is the yardstick
 //! for S3-FIFO (Yang et al., SOSP 2023): a small queue of a tenth, a main queue, and the keys of nine tenths in an exact
@@ -10,8 +11,8 @@
 //! What an entry of [`LruReference`] costs ([`lru_entry_bytes`], [`lru_table_bytes`]):
 //!
 //! ```text
-//! node:  malloc(key array + Vec header (24) + two list pointers (16))
-//! value: malloc(value bytes)
+//! node:  malloc(key + value itself (a byte string: 24) + two list pointers (16))
+//! value: malloc of each thing that it owns (a byte string: its bytes)
 //! table: (pointer pair (16) + control byte (1)) × buckets; buckets are the power of two from 8/7 of the entries up
 //! malloc(n): 8 bytes of its own before n, rounded up to 16, at least 32 (glibc on 64 bits)
 //! ```
@@ -23,6 +24,7 @@
 //! None of the caches locks or can be shared. CLOCK bounds entries only, S3-FIFO entries or bytes of values.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
@@ -49,9 +51,28 @@ pub enum LruBound {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
-/// Exact LRU over keys of `KEY_BYTES`.
-pub struct LruReference<const KEY_BYTES: usize> {
-    map: LruCache<[u8; KEY_BYTES], Vec<u8>>,
+/// A value that knows what it owns beside itself.
+pub trait OnHeap {
+    /// Bytes of content, whatever it takes to hold them.
+    fn payload_bytes(&self) -> usize;
+
+    /// What its allocations take, with what the allocator adds ([`malloc_bytes`]).
+    fn heap_bytes(&self) -> u64;
+}
+
+impl OnHeap for Vec<u8> {
+    fn payload_bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn heap_bytes(&self) -> u64 {
+        malloc_bytes(self.capacity())
+    }
+}
+
+/// Exact LRU.
+pub struct LruReference<K: Hash + Eq, V> {
+    map: LruCache<K, V>,
     bound: LruBound,
     value_bytes: u64,
     /// Nodes and values, without the table.
@@ -61,7 +82,7 @@ pub struct LruReference<const KEY_BYTES: usize> {
     evictions: u64,
 }
 
-impl<const KEY_BYTES: usize> LruReference<KEY_BYTES> {
+impl<K: Hash + Eq + Copy, V: OnHeap> LruReference<K, V> {
     pub fn new(bound: LruBound) -> Self {
         let map = match bound {
             LruBound::Entries(count) => LruCache::new(count),
@@ -71,41 +92,48 @@ impl<const KEY_BYTES: usize> LruReference<KEY_BYTES> {
     }
 
     /// The value of `key`, which becomes the most recently used.
-    pub fn get(&mut self, key: &[u8; KEY_BYTES]) -> Option<&[u8]> {
-        self.map.get(key).map(Vec::as_slice)
+    pub fn get(&mut self, key: &K) -> Option<&V> {
+        self.map.get(key)
     }
 
-    /// Stores `value` as the most recently used and evicts from the other end until the bound holds.
+    /// Stores `value` as the most recently used and evicts from the other end until the bound holds. What is evicted
+    /// goes to `evicted`.
     ///
     /// # Errors
     /// [`TooLarge`] when the entry alone exceeds the bound.
-    pub fn put(&mut self, key: &[u8; KEY_BYTES], value: &[u8]) -> Result<(), TooLarge> {
+    pub fn put(&mut self, key: K, value: V, mut evicted: impl FnMut(K, V)) -> Result<(), TooLarge> {
+        let entry_bytes = lru_entry_bytes::<K, V>(&value);
+        let value_bytes = value.payload_bytes() as u64;
         let (limit, need) = match self.bound {
             LruBound::Entries(_) => (u64::MAX, 0),
-            LruBound::CostBytes(limit) => (limit, lru_entry_bytes(KEY_BYTES, value.len())),
-            LruBound::ValueBytes(limit) => (limit, value.len() as u64),
+            LruBound::CostBytes(limit) => (limit, entry_bytes),
+            LruBound::ValueBytes(limit) => (limit, value_bytes),
         };
         if need + self.table_bytes(0) > limit {
             return Err(TooLarge);
         }
         if !matches!(self.bound, LruBound::Entries(_)) {
-            if let Some(old) = self.map.pop(key) {
+            if let Some(old) = self.map.pop(&key) {
                 self.forget(&old);
             }
             while self.used_bytes() + need + self.table_bytes(1) > limit {
-                let Some((_, old)) = self.map.pop_lru() else {
+                let Some((old_key, old)) = self.map.pop_lru() else {
                     break;
                 };
                 self.forget(&old);
                 self.evictions += 1;
+                evicted(old_key, old);
             }
         }
-        if let Some((old_key, old)) = self.map.push(*key, value.to_vec()) {
+        if let Some((old_key, old)) = self.map.push(key, value) {
             self.forget(&old);
-            self.evictions += u64::from(old_key != *key);
+            if old_key != key {
+                self.evictions += 1;
+                evicted(old_key, old);
+            }
         }
-        self.value_bytes += value.len() as u64;
-        self.heap_bytes += lru_entry_bytes(KEY_BYTES, value.len());
+        self.value_bytes += value_bytes;
+        self.heap_bytes += entry_bytes;
         self.most_entries = self.most_entries.max(self.map.len());
         self.most_cost_bytes = self.most_cost_bytes.max(self.cost_bytes());
         Ok(())
@@ -117,12 +145,17 @@ impl<const KEY_BYTES: usize> LruReference<KEY_BYTES> {
 
     /// Keys and values.
     pub fn payload_bytes(&self) -> u64 {
-        self.entries() * KEY_BYTES as u64 + self.value_bytes
+        self.entries() * size_of::<K>() as u64 + self.value_bytes
     }
 
     /// Real cost of what is cached now.
     pub fn cost_bytes(&self) -> u64 {
         self.heap_bytes + lru_table_bytes(self.most_entries)
+    }
+
+    /// The highest real cost so far.
+    pub fn most_cost_bytes(&self) -> u64 {
+        self.most_cost_bytes
     }
 
     /// What the cache may use, or has used at most if only its entries or values are bounded.
@@ -137,9 +170,9 @@ impl<const KEY_BYTES: usize> LruReference<KEY_BYTES> {
         self.evictions
     }
 
-    fn forget(&mut self, value: &[u8]) {
-        self.value_bytes -= value.len() as u64;
-        self.heap_bytes -= lru_entry_bytes(KEY_BYTES, value.len());
+    fn forget(&mut self, value: &V) {
+        self.value_bytes -= value.payload_bytes() as u64;
+        self.heap_bytes -= lru_entry_bytes::<K, V>(value);
     }
 
     /// What counts against the bound, without the table.
@@ -161,10 +194,13 @@ impl<const KEY_BYTES: usize> LruReference<KEY_BYTES> {
 }
 
 /// Real cost of one entry of the `lru` crate, table aside.
-pub fn lru_entry_bytes(key_bytes: usize, value_bytes: usize) -> u64 {
-    let links_bytes = 2 * size_of::<usize>();
-    let node_bytes = key_bytes.next_multiple_of(size_of::<usize>()) + size_of::<Vec<u8>>() + links_bytes;
-    malloc_bytes(node_bytes) + malloc_bytes(value_bytes)
+pub fn lru_entry_bytes<K, V: OnHeap>(value: &V) -> u64 {
+    lru_node_bytes::<K, V>() + value.heap_bytes()
+}
+
+/// The part of it that does not depend on the value.
+pub fn lru_node_bytes<K, V>() -> u64 {
+    malloc_bytes(size_of::<(K, V, [usize; 2])>())
 }
 
 /// Real cost of a hash table that has held up to `entries`.

@@ -5,6 +5,11 @@
 //!   that names the record.
 //! - sizes: sizes drawn stay in their ranges, both readings of a cachebench file are told apart, nonsense is refused.
 //! - content: a value checks against itself and against no other write, key or length.
+//! - lists: a neighbour list is the same whatever type keeps it, and no other push's; every cache gives it back; what
+//!   a cache pushes out is told, once each.
+//! - workers: the shares asked for are kept, wrong bytes end a run.
+//! - opt: as many hits as the best of all choices.
+//! - measured: median, ends and ratios are what they say.
 //! - bump: it answers as a plain map does that is emptied when the region is used up.
 //! - reference: LRU, CLOCK and S3-FIFO evict in the order of their definitions; byte bounds hold; the engine's S3-FIFO
 //!   hits as often as the reference.
@@ -22,14 +27,23 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
+use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::{Config, SharedCache};
+
+use support::belady::hits_and_misses;
 use support::bump::{Bump, BumpError, TooLarge, HEADER_BYTES};
-use support::caches::{build, Bound, Kind, PolicyName, Settings};
+use support::caches::{build, Bound, CacheArgs, Kind, Outcome, PolicyName, Settings};
 use support::content::{Content, Written};
+use support::list_caches::build_lists;
+use support::lists::{encode, encoded_bytes_at_most, key, node, plain, HeapList, Lists, Neighbours};
+use support::measured::Measured;
 use support::reference::{
-    lru_entry_bytes, lru_table_bytes, ClockReference, LruBound, LruReference, S3FifoBound, S3FifoReference,
+    lru_entry_bytes, lru_table_bytes, ClockReference, LruBound, LruReference, OnHeap, S3FifoBound, S3FifoReference,
 };
 use support::sizes::Sizes;
+use support::skew::Skew;
 use support::traces::{Access, Format, Op, TraceReader};
+use support::workers::{Load, LoadArgs, Role, Target, Worker};
 
 mod traces {
     use super::*;
@@ -285,6 +299,187 @@ mod content {
     }
 }
 
+mod lists {
+    use super::*;
+
+    #[test]
+    fn a_list_checks_against_itself_only() {
+        let lists = Lists::new();
+        for len in [1, 2, 50, 255] {
+            let written = Written { key: 5, write: 2, len };
+            let heap = HeapList::new(lists.edges(written));
+            let plain = plain(lists.edges(written));
+            for neighbours in [heap.neighbours(), Neighbours::Plain(&plain.neighbors)] {
+                assert_eq!(lists.check(written, neighbours), Ok(()));
+                for other in [Written { key: 6, ..written }, Written { write: 3, ..written }] {
+                    assert!(lists.check(other, neighbours).is_err(), "{other:?}");
+                }
+                assert!(lists.check(Written { len: len - 1, ..written }, neighbours).is_err());
+            }
+            assert_eq!(heap.neighbours().walk(), Neighbours::Plain(&plain.neighbors).walk());
+            let mut changed = plain.clone();
+            changed.neighbors[len as usize - 1].distance.distance += 1.0;
+            assert!(lists.check(written, Neighbours::Plain(&changed.neighbors)).is_err());
+        }
+    }
+
+    #[test]
+    fn an_encoded_list_takes_at_most_what_is_said() {
+        let lists = Lists::new();
+        for len in 0..=255 {
+            let mut bytes = Vec::new();
+            encode(node(7), lists.edges(Written { key: 7, write: 1, len }), &mut bytes);
+            assert!(bytes.len() <= encoded_bytes_at_most(len) as usize, "{len}: {}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_heap_list_counts_its_vector_and_no_slack() {
+        let lists = Lists::new();
+        let list = HeapList::new(lists.edges(Written { key: 7, write: 1, len: 50 }));
+        // malloc: 8 bytes of its own, rounded up to 16. Node: pointer 8, labels 24, vector 24, links 16.
+        assert_eq!(list.heap_bytes(), (50 * 72 + 8u64).next_multiple_of(16));
+        assert_eq!(lru_entry_bytes::<NodePointer, _>(&list), list.heap_bytes() + 80);
+    }
+
+    #[test]
+    fn every_cache_gives_back_what_was_put_last_and_tells_each_spill() {
+        let lists = Lists::new();
+        let caches = CacheArgs {
+            cache: Vec::new(),
+            policy: PolicyName::Lru,
+            partitions: None,
+            slab_bytes: None,
+            bump_buckets: 64,
+        };
+        for (kind, bound) in [
+            (Kind::Lru, Bound::Bytes(300_000)),
+            (Kind::DropIn, Bound::Bytes(300_000)),
+            (Kind::DropIn, Bound::Entries { count: 90, entry_bytes: 3000 }),
+            (Kind::Slab, Bound::Bytes(300_000)),
+            (Kind::Bump, Bound::Bytes(300_000)),
+        ] {
+            let mut cache = build_lists(kind, &caches.settings(bound)).unwrap();
+            let mut random = SmallRng::seed_from_u64(1);
+            let mut last: HashMap<u64, Written> = HashMap::new();
+            let (mut told, mut found) = (0, 0);
+            for write in 0..5000 {
+                let written = Written { key: random.random_range(..1000), write, len: random.random_range(..70) };
+                let mut spilled = |node, neighbours: Neighbours<'_>| {
+                    told += 1;
+                    lists.check(last[&key(node)], neighbours)
+                };
+                assert_eq!(cache.put(written, &lists, &mut spilled), Ok(Outcome::Stored));
+                last.insert(written.key, written);
+                let read = random.random_range(..1000);
+                if let Some(neighbours) = cache.get(node(read)) {
+                    lists.check(last[&read], neighbours).unwrap();
+                    found += 1;
+                }
+            }
+            cache.validate().unwrap();
+            let spills = cache.figures().evictions;
+            assert!(spills > 100 && found > 100, "{kind:?}: {spills} spills, {found} found");
+            if matches!(kind, Kind::Lru | Kind::DropIn) {
+                assert_eq!(told, spills, "{kind:?}");
+            }
+        }
+    }
+}
+
+mod workers {
+    use super::*;
+
+    #[test]
+    fn skews_are_told_apart_and_nonsense_is_refused() {
+        assert_eq!("uniform".parse(), Ok(Skew::Uniform));
+        assert_eq!("zipf:0.9".parse(), Ok(Skew::Zipf(0.9)));
+        for text in ["", "zipf", "zipf:0", "zipf:-1", "zipf:x", "zipf:inf", "normal"] {
+            assert!(text.parse::<Skew>().unwrap_err().contains("zipf:S"), "{text}");
+        }
+    }
+
+    /// A worker that reads must notice a value that nobody stored.
+    #[test]
+    fn a_wrong_value_is_found_out() {
+        let args = LoadArgs { skew: Skew::Uniform, sizes: "uniform:20-90".into(), keys: 50, seed: 3 };
+        let load = Load::new(&args).unwrap();
+        for in_place in [false, true] {
+            let cache = SharedCache::shared_mapping(&Config::bytes(1 << 20)).unwrap();
+            let target = Target::Slab { cache, in_place };
+            load.fill(&target).unwrap();
+            let mut worker = Worker::new(&load, &target, Role::Mixed { reads: 90 }, 1).unwrap();
+            (0..300).for_each(|_| worker.step().unwrap());
+            let done = worker.done();
+            assert_eq!((done.operations, done.hits), (9600, done.reads));
+            let share = done.reads as f64 / done.operations as f64;
+            assert!((0.88..0.92).contains(&share), "{share}");
+
+            let other = Load::new(&LoadArgs { seed: 4, ..args.clone() }).unwrap();
+            other.fill(&target).unwrap();
+            let mut worker = Worker::new(&load, &target, Role::Mixed { reads: 100 }, 1).unwrap();
+            assert!((0..300).any(|_| worker.step().is_err()));
+        }
+    }
+}
+
+mod opt {
+    use super::*;
+
+    /// The most hits that any choice of what to keep gives, tried one by one.
+    fn best(accesses: &[(u64, bool)], kept: &BTreeSet<u64>, entries: usize) -> u64 {
+        let Some((&(key, is_read), rest)) = accesses.split_first() else { return 0 };
+        let hit = u64::from(is_read && kept.contains(&key));
+        let mut with_it = kept.clone();
+        with_it.insert(key);
+        let choices: Vec<BTreeSet<u64>> = if with_it.len() <= entries {
+            vec![with_it]
+        } else {
+            let without = |gone: &u64| with_it.iter().filter(|kept| *kept != gone).copied().collect();
+            with_it.iter().map(without).collect()
+        };
+        hit + choices.iter().map(|kept| best(rest, kept, entries)).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn no_choice_gives_more_hits() {
+        let mut random = SmallRng::seed_from_u64(2);
+        for _ in 0..60 {
+            let access = |_| (random.random_range(..5), random.random_bool(0.8));
+            let accesses: Vec<(u64, bool)> = (0..11).map(access).collect();
+            for entries in 1..4 {
+                let (hits, misses) = hits_and_misses(&accesses, entries);
+                assert_eq!(hits, best(&accesses, &BTreeSet::new(), entries), "{accesses:?} with {entries}");
+                assert_eq!(hits + misses, accesses.iter().filter(|access| access.1).count() as u64);
+            }
+        }
+    }
+}
+
+mod measured {
+    use super::*;
+
+    fn measured(values: &[f64]) -> Measured {
+        let mut measured = Measured::default();
+        values.iter().for_each(|value| measured.push(*value));
+        measured
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let three = measured(&[9.0, 1.0, 2.0]);
+        assert_eq!((three.median(), three.min(), three.max()), (2.0, 1.0, 9.0));
+        assert_eq!(measured(&[4.0, 1.0, 2.0, 9.0]).median(), 3.0);
+        assert_eq!(Measured::default().median(), 0.0);
+    }
+
+    #[test]
+    fn ratios_are_taken_turn_by_turn() {
+        let ratios = measured(&[2.0, 30.0, 4.0]).over(&measured(&[1.0, 10.0, 4.0]));
+        assert_eq!((ratios.median(), ratios.min(), ratios.max()), (2.0, 1.0, 3.0));
+    }
+}
+
 mod bump {
     use super::*;
 
@@ -379,27 +574,33 @@ mod reference {
 
     #[test]
     fn lru_evicts_the_least_recently_used() {
-        let mut cache = LruReference::<1>::new(LruBound::Entries(NonZeroUsize::new(2).unwrap()));
-        cache.put(b"a", b"1").unwrap();
-        cache.put(b"b", b"2").unwrap();
-        assert_eq!(cache.get(b"a"), Some(&b"1"[..]));
-        cache.put(b"c", b"33").unwrap();
+        let mut cache = LruReference::<[u8; 1], Vec<u8>>::new(LruBound::Entries(NonZeroUsize::new(2).unwrap()));
+        let mut evicted = Vec::new();
+        let mut put = |cache: &mut LruReference<_, _>, key: &[u8; 1], value: &[u8]| {
+            cache.put(*key, value.to_vec(), |key, value| evicted.push((key, value))).unwrap();
+        };
+        put(&mut cache, b"a", b"1");
+        put(&mut cache, b"b", b"2");
+        assert_eq!(cache.get(b"a").unwrap(), b"1");
+        put(&mut cache, b"c", b"33");
         assert_eq!(cache.get(b"b"), None);
         assert_eq!(cache.evictions(), 1);
-        cache.put(b"c", b"4").unwrap();
+        put(&mut cache, b"c", b"4");
         assert_eq!((cache.entries(), cache.evictions()), (2, 1));
         assert_eq!(cache.payload_bytes(), 4);
+        assert_eq!(evicted, [(*b"b", b"2".to_vec())], "what is replaced is not handed out");
     }
 
     #[test]
     fn lru_stays_within_its_bytes() {
         for bound in [LruBound::CostBytes(20_000), LruBound::ValueBytes(20_000)] {
-            let mut cache = LruReference::<8>::new(bound);
+            let mut cache = LruReference::<u64, Vec<u8>>::new(bound);
             let mut rng = SmallRng::seed_from_u64(5);
+            let mut evicted = 0;
             for _ in 0..20_000 {
-                let key = rng.random_range(..500u64).to_le_bytes();
+                let key = rng.random_range(..500u64);
                 let value = vec![0; rng.random_range(..400)];
-                cache.put(&key, &value).unwrap();
+                cache.put(key, value, |_, _| evicted += 1).unwrap();
                 assert!(cache.get(&key).is_some());
                 let value_bytes = cache.payload_bytes() - 8 * cache.entries();
                 let used_bytes = match bound {
@@ -409,20 +610,21 @@ mod reference {
                 assert!(used_bytes <= 20_000, "{used_bytes}");
             }
             assert!(cache.evictions() > 1000);
-            assert!(cache.put(&[0; 8], &[0; 20_001]).is_err());
+            assert_eq!(cache.evictions(), evicted);
+            assert!(cache.put(0, vec![0; 20_001], |_, _| ()).is_err());
         }
     }
 
     #[test]
     fn an_emptied_lru_costs_nothing_but_its_table() {
-        let mut cache = LruReference::<8>::new(LruBound::CostBytes(1000));
-        for key in 0..4u64 {
-            cache.put(&key.to_le_bytes(), &[0; 40]).unwrap();
+        let entry_bytes = |value_bytes| lru_entry_bytes::<u64, _>(&vec![0; value_bytes]);
+        let mut cache = LruReference::<u64, Vec<u8>>::new(LruBound::CostBytes(1000));
+        for key in 0..4 {
+            cache.put(key, vec![0; 40], |_, _| ()).unwrap();
         }
-        let all = 4 * lru_entry_bytes(8, 40) + lru_table_bytes(4);
-        assert_eq!(cache.cost_bytes(), all);
-        let large = 1000 - lru_table_bytes(4) - lru_entry_bytes(8, 0) - 24;
-        cache.put(&[9; 8], &vec![0; large as usize]).unwrap();
+        assert_eq!(cache.cost_bytes(), 4 * entry_bytes(40) + lru_table_bytes(4));
+        let large = 1000 - lru_table_bytes(4) - entry_bytes(0) - 24;
+        cache.put(9, vec![0; large as usize], |_, _| ()).unwrap();
         assert_eq!((cache.entries(), cache.evictions()), (1, 4));
     }
 

@@ -16,6 +16,7 @@
 #![deny(unsafe_code)]
 
 #[path = "support/cluster.rs"]
+#[allow(dead_code, reason = "the benchmarks use more of it")]
 mod cluster;
 #[path = "postgres/world.rs"]
 mod world;

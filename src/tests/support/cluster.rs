@@ -106,6 +106,13 @@ impl Cluster {
         config.connect(NoTls).with_context(|| format!("cannot connect as {role}{}", self.server.log_tail()))
     }
 
+    /// One of PostgreSQL's client programs, told how to reach the server; it runs as ourselves.
+    pub fn client_program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.server.programs.join(name));
+        command.env("PGHOST", &self.server.folder).env("PGPORT", PORT.to_string()).env("PGUSER", SERVER_USER);
+        command
+    }
+
     /// Stops the server and starts it on the same data.
     ///
     /// # Errors
