@@ -436,6 +436,8 @@ struct ShareLine {
     gets_per_second: Spread,
     /// Over one process alone, in the same round.
     ratio: Spread,
+    /// Processor time of a get, which does not tell how long it waited for a lock or for a processor.
+    ns: Spread,
 }
 
 /// How long the processes of one measurement run.
@@ -476,24 +478,33 @@ fn share_one(args: &Args, entries: u32, value: &str, keys: &str, hit_percent: u3
             black_box(cache.put(&number.to_le_bytes(), &value[..bytes])).expect("room for what was there");
         })
     };
-    let (mut alone, mut two, mut beside) = (Vec::new(), Vec::new(), Vec::new());
+    let measured = [
+        ("one process", vec![&read as &dyn Fn() -> Rate]),
+        ("two processes", vec![&read, &read]),
+        ("beside a writer", vec![&read, &write]),
+    ];
+    let mut results: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); measured.len()];
     for round in 0..=args.rounds {
-        let rates = [fork_all(&[&read])?, fork_all(&[&read, &read])?, fork_all(&[&read, &write])?];
-        if round > 0 {
-            alone.push(rates[0][0]);
-            two.push(rates[1].iter().sum());
-            beside.push(rates[2][0]);
+        for ((what, bodies), (rates, ns)) in measured.iter().zip(&mut results) {
+            let readers = if *what == "beside a writer" { 1 } else { bodies.len() };
+            let all = &fork_all(bodies)?[..readers];
+            if round > 0 {
+                rates.push(all.iter().map(|rate| rate.per_second).sum());
+                ns.push(all.iter().map(|rate| rate.processor_ns).sum::<f64>() / readers as f64);
+            }
         }
     }
-    for (what, rates) in [("one process", &alone), ("two processes", &two), ("beside a writer", &beside)] {
+    let alone = results[0].0.clone();
+    for ((what, _), (rates, ns)) in measured.iter().zip(results) {
         let line = ShareLine {
             entries,
             value_bytes: value.to_owned(),
             keys: keys.to_owned(),
             hit_percent,
-            what,
-            gets_per_second: Spread::of(rates.clone()),
+            what: *what,
             ratio: Spread::of(rates.iter().zip(&alone).map(|(rate, alone)| rate / alone).collect()),
+            gets_per_second: Spread::of(rates),
+            ns: Spread::of(ns),
         };
         if args.json {
             cli::print_line(&serde_json::to_string(&line).map_err(|error| error.to_string())?)?;
@@ -502,41 +513,49 @@ fn share_one(args: &Args, entries: u32, value: &str, keys: &str, hit_percent: u3
         let Spread { median, least, greatest } = line.ratio;
         cli::print_line(&format!(
             "{what:<16} {entries:>9} {value:>6} {keys:>8} {hit_percent:>3} % hits  {:>12.0} gets/s  \
-             {median:.2} of one process alone ({least:.2} to {greatest:.2})",
-            line.gets_per_second.median
+             {median:.2} of one process alone ({least:.2} to {greatest:.2}), {:.0} ns of processor time",
+            line.gets_per_second.median, line.ns.median
         ))?;
     }
     Ok(())
 }
 
-/// Steps per second.
-fn until_the_end(mut step: impl FnMut(usize)) -> f64 {
-    let start = Instant::now();
+#[derive(Clone, Copy)]
+struct Rate {
+    per_second: f64,
+    processor_ns: f64,
+}
+
+/// What a step took.
+fn until_the_end(mut step: impl FnMut(usize)) -> Rate {
+    let (start, start_ns) = (Instant::now(), processor_ns());
     let mut steps = 0;
     while start.elapsed() < SHARE_TIME {
         (steps..steps + 256).for_each(&mut step);
         steps += 256;
     }
-    steps as f64 / start.elapsed().as_secs_f64()
+    let processor_ns = (processor_ns() - start_ns) / steps as f64;
+    Rate { per_second: steps as f64 / start.elapsed().as_secs_f64(), processor_ns }
 }
 
 /// Runs each in a process of its own, all at once, and returns what they returned.
-fn fork_all(bodies: &[&dyn Fn() -> f64]) -> Result<Vec<f64>, String> {
+fn fork_all(bodies: &[&dyn Fn() -> Rate]) -> Result<Vec<Rate>, String> {
     let children: Vec<(libc::pid_t, std::fs::File)> =
         bodies.iter().map(|body| fork(*body)).collect::<Result<_, _>>()?;
     let mut results = Vec::new();
     for (pid, mut pipe) in children {
-        let mut bytes = [0; 8];
-        let read = pipe.read_exact(&mut bytes);
+        let (mut per_second, mut processor_ns) = ([0; 8], [0; 8]);
+        let read = pipe.read_exact(&mut per_second).and_then(|()| pipe.read_exact(&mut processor_ns));
         // SAFETY: a plain system call on a child of ours that was not waited for yet.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
         read.map_err(|error| format!("a process ended early: {error}"))?;
-        results.push(f64::from_le_bytes(bytes));
+        let (per_second, processor_ns) = (f64::from_le_bytes(per_second), f64::from_le_bytes(processor_ns));
+        results.push(Rate { per_second, processor_ns });
     }
     Ok(results)
 }
 
-fn fork(body: &dyn Fn() -> f64) -> Result<(libc::pid_t, std::fs::File), String> {
+fn fork(body: &dyn Fn() -> Rate) -> Result<(libc::pid_t, std::fs::File), String> {
     let mut ends = [0; 2];
     // SAFETY: plain system calls; the descriptors are owned by the files from here on. This program has one thread, so
     // the child may go on in Rust; it ends without running what it inherited.
@@ -548,7 +567,8 @@ fn fork(body: &dyn Fn() -> f64) -> Result<(libc::pid_t, std::fs::File), String> 
         match libc::fork() {
             -1 => Err(std::io::Error::last_os_error().to_string()),
             0 => {
-                let written = writer.write_all(&body().to_le_bytes());
+                let Rate { per_second, processor_ns } = body();
+                let written = writer.write_all(&[per_second, processor_ns].map(f64::to_le_bytes).concat());
                 libc::_exit(i32::from(written.is_err()))
             }
             pid => Ok((pid, reader)),

@@ -173,26 +173,50 @@ impl Partition {
             return;
         }
         let cell = bucket.cell_of(entry).expect("an entry is listed in its key's bucket");
-        bucket.set_cell(cell, 0, EntryIndex::NONE);
-        if let Some(chained) = EntryIndex(bucket.overflow.get()).some() {
-            self.unchain(bucket, chained);
-            let tag = Key::tag_of(self.hash(self.key_bytes(chained)));
-            bucket.set_cell(cell, tag, chained);
+        match bucket.first_overflowed() {
+            // In the line before it leaves the chain: an entry that can be found is in one of the two at every moment.
+            Some(chained) => {
+                let tag = Key::tag_of(self.hash(self.key_bytes(chained)));
+                bucket.set_cell(cell, tag, chained);
+                self.unchain(bucket, chained);
+            }
+            None => bucket.set_cell(cell, 0, EntryIndex::NONE),
         }
     }
 
-    fn unchain(&self, bucket: &Bucket, entry: EntryIndex) {
-        let record = self.record(entry);
-        let after = record.chain.get();
-        if bucket.overflow.get() == entry.0 {
-            bucket.overflow.publish(after);
+    /// Lists `built` where `entry`, of the same key, is listed: there is no moment at which the key has neither.
+    pub(super) fn take_place_in_bucket(&mut self, key: Key<'_>, built: EntryIndex, entry: EntryIndex) {
+        let bucket = self.bucket(self.bucket_of(key));
+        if self.record(entry).has(flag::OVERFLOWED) {
+            let record = self.record(built);
+            record.chain.set(self.record(entry).chain.get());
+            record.set_flags(flag::OVERFLOWED);
+            self.header().overflowed.add(1);
+            self.link_to(bucket, entry).publish(built.0);
+            self.leave_chain(entry);
         } else {
-            let before = self
-                .overflow_chain(bucket)
-                .find(|&other| self.record(other).chain.get() == entry.0)
-                .expect("an overflowed entry is in its bucket's chain");
-            self.record(before).chain.publish(after);
+            let cell = bucket.cell_of(entry).expect("an entry is listed in its key's bucket");
+            bucket.entries[cell].publish(built.0);
         }
+    }
+
+    /// The word of a bucket's chain that names an entry.
+    fn link_to<'a>(&'a self, bucket: &'a Bucket, entry: EntryIndex) -> &'a Word32 {
+        if bucket.overflow.get() == entry.0 {
+            return &bucket.overflow;
+        }
+        let before = self.overflow_chain(bucket).find(|&other| self.record(other).chain.get() == entry.0);
+        &self.record(before.expect("an overflowed entry is in its bucket's chain")).chain
+    }
+
+    fn unchain(&self, bucket: &Bucket, entry: EntryIndex) {
+        self.link_to(bucket, entry).publish(self.record(entry).chain.get());
+        self.leave_chain(entry);
+    }
+
+    /// Notes that no chain has an entry any more.
+    fn leave_chain(&self, entry: EntryIndex) {
+        let record = self.record(entry);
         record.chain.set(EntryIndex::NONE.0);
         record.clear_flags(flag::OVERFLOWED);
         self.header().overflowed.sub(1);

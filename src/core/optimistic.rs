@@ -38,8 +38,13 @@
 //! `sequence` is not looked at, for every writer writes it. In a partition that a writer left half-way, an entry whose
 //! stamp is whole is so like any other.
 //!
-//! What this cannot tell is that a key is *not* there: an entry moves between chain and cells, and a new one takes
-//! its place. Nor does it read chained values. For both, and after a few disturbed attempts, the caller takes the lock.
+//! A key is *absent* if its bucket's line does not name it, nothing is chained behind the line after that, and the
+//! line, looked at once more, still does not. An entry never moves from the line into the chain. The other way it is in both for a while;
+//! so one that was there all the time was in the line when the chain was seen to be empty, and the last look finds it.
+//! That an entry is another key's needs the same proof as that it is this one's: stamp and epoch are as before.
+//!
+//! Where entries are chained behind the line, where the value is chained, and after a few disturbed attempts, the
+//! caller takes the lock.
 //!
 //! Nothing here panics or loops because of what it reads: each offset is checked against the slabs, each length against
 //! the rest of its slab, each chain has a last step. The one thing on which this leans beyond the language's
@@ -50,6 +55,7 @@
 
 use std::sync::atomic::{fence, Ordering};
 
+use super::bucket::Bucket;
 use super::directory::{flag, Record, Stamp};
 use super::ids::{EntryIndex, Location};
 use super::partition::{Key, Partition};
@@ -82,7 +88,9 @@ impl Sighting {
 pub enum Unread {
     /// A writer came in between: what `read` was given, if anything, is worth nothing. Another try may do.
     Disturbed,
-    /// To be decided under the lock: no such key was seen, or its value is chained, or this use must be noted.
+    /// The key has no value.
+    Absent,
+    /// To be decided under the lock: the key may be far down a chain, or its value is chained, or this use must be noted.
     Unclear,
 }
 
@@ -122,12 +130,40 @@ impl Partition {
                         chain = self.record_if_any(entry).and_then(Record::next_in_chain);
                         entry
                     }
-                    _ => return Err(Unread::Unclear),
+                    Some(_) => return Err(Unread::Unclear),
+                    None => break,
                 },
             };
             if let Some(candidate) = self.inspect(entry, key)? {
                 return self.take(candidate, epoch, wanted, read);
             }
+        }
+        Err(self.confirm_absence(bucket, key, epoch))
+    }
+
+    /// After the key was not seen: the second look at the line, if nothing is chained behind it.
+    #[inline(never)]
+    fn confirm_absence(&self, bucket: &Bucket, key: Key<'_>, epoch: u64) -> Unread {
+        if bucket.first_overflowed().is_some() {
+            return Unread::Unclear;
+        }
+        for entry in bucket.candidates(key.tag()) {
+            let Some(record) = self.record_if_any(entry) else { return Unread::Disturbed };
+            let stamp = record.stamp();
+            match self.inspect(entry, key) {
+                Ok(None) => {}
+                Ok(Some(_)) => return Unread::Disturbed,
+                Err(unread) => return unread,
+            }
+            fence(Ordering::Acquire);
+            if record.stamp() != stamp {
+                return Unread::Disturbed;
+            }
+        }
+        if self.placement_epoch() == epoch {
+            Unread::Absent
+        } else {
+            Unread::Disturbed
         }
     }
 
@@ -445,7 +481,7 @@ mod tests {
         let mut shared = Shared::new();
         shared.put(NAME, &OLD);
         reset(&mut shared);
-        assert_eq!(shared.read(NAME, |_| ()).0, Some(Unread::Unclear));
+        assert_eq!(shared.read(NAME, |_| ()).0, Some(Unread::Absent));
     }
 
     #[test]
@@ -476,7 +512,28 @@ mod tests {
         let seen = |shared: &mut Shared, number: u32| shared.read(&number.to_be_bytes(), |_| ());
         let found = (0..400).filter(|&number| seen(&mut shared, number).0 == None).count();
         assert!(found > 390, "{found} of 400, but for what is far down a chain");
-        assert!((400..800).all(|number| seen(&mut shared, number).0 == Some(Unread::Unclear)));
+        assert!((400..800).all(|number| seen(&mut shared, number).0 == Some(Unread::Unclear)), "they may be chained");
+        (20..400u32).for_each(|number| shared.remove(&number.to_be_bytes()));
+        assert!((0..20).all(|number| seen(&mut shared, number).0.is_none()));
+        assert!((20..800).all(|number| seen(&mut shared, number).0 == Some(Unread::Absent)));
+    }
+
+    #[test]
+    fn a_key_that_is_replaced_under_a_pin_is_listed_at_every_moment() {
+        for count in [0, 400] {
+            let mut shared = Shared::new();
+            shared.fill(0..count, b"value");
+            shared.put(NAME, &OLD);
+            let entry = shared.writer.find(key(NAME)).unwrap();
+            assert_eq!(shared.writer.record(entry).has(flag::OVERFLOWED), count > 0);
+            shared.writer.pin(entry).unwrap();
+            let built = shared.writer.build(key(NAME), &[2; 500], &mut Sink::Drop).unwrap();
+            shared.writer.record(built).mark_whole();
+            shared.writer.take_place_in_bucket(key(NAME), built, entry);
+            assert_eq!(shared.writer.find(key(NAME)), Some(built), "without a step in between");
+            let overflowed = [entry, built].map(|entry| shared.writer.record(entry).has(flag::OVERFLOWED));
+            assert_eq!(overflowed, [false, count > 0]);
+        }
     }
 
     #[test]

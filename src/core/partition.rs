@@ -314,6 +314,10 @@ impl Partition {
     fn enlist(&mut self, key: Key<'_>, entry: EntryIndex, value_len: usize) {
         self.record(entry).mark_whole();
         self.add_to_bucket(key, entry);
+        self.count_entry(key, value_len);
+    }
+
+    fn count_entry(&mut self, key: Key<'_>, value_len: usize) {
         let header = self.header();
         header.len.add(1);
         header.live_bytes.add((key.bytes.len() + value_len) as u64);
@@ -336,8 +340,11 @@ impl Partition {
             // A reader keeps the old bytes until it is done; the key goes on with a new entry.
             self.take_place(built, entry);
             self.hand_on_write_back(entry, built);
-            self.discard_unlinked(entry);
-            self.enlist(key, built, value.len());
+            self.record(built).mark_whole();
+            self.record(entry).mark_changing();
+            self.take_place_in_bucket(key, built, entry);
+            self.bury(entry);
+            self.count_entry(key, value.len());
             self.use_again(built);
             Some(built)
         } else {

@@ -175,16 +175,16 @@ impl Partition {
         self.header().evictions.add(1);
     }
 
-    /// Takes an entry out of the bucket, the recency list and the counts; its memory goes with the last pin.
+    /// Takes an entry out of the recency list, the bucket and the counts; its memory goes with the last pin.
     pub(super) fn discard(&mut self, entry: EntryIndex) {
         self.unlink(entry);
-        self.discard_unlinked(entry);
-    }
-
-    /// As [`Partition::discard`], for an entry that is in no recency list.
-    pub(super) fn discard_unlinked(&mut self, entry: EntryIndex) {
         self.record(entry).mark_changing();
         self.remove_from_bucket(entry);
+        self.bury(entry);
+    }
+
+    /// As [`Partition::discard`], for an entry that is listed nowhere any more.
+    pub(super) fn bury(&mut self, entry: EntryIndex) {
         self.hand_on_claims(entry, EntryIndex::NONE);
         let header = self.header();
         header.len.sub(1);

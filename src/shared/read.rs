@@ -1,9 +1,9 @@
 //! Reads without a lock: `get`, `peek` and `contains` look first and take the lock only where that does not do.
 //!
-//! A hit whose use needs no note any more (policy `clock`: the reference bit is set, `s3-fifo`: as many uses as there can
-//! be are counted) writes nothing but a counter of its processor. The lock is taken for a key that was
-//! not seen (only the lock tells that it is not there), for a hit whose use has to be noted, for a chained value, and
-//! after [`TRIES`] attempts that a writer of the same entry, or a compaction, has disturbed.
+//! A miss, and a hit whose use needs no note any more (policy `clock`: the reference bit is set, `s3-fifo`: as many uses as
+//! there can be are counted), write nothing but a counter of their processor. The lock is taken for a hit whose use has
+//! to be noted, for a chained value, for a key that was not seen in a bucket that overflows, and after [`TRIES`] attempts
+//! that a writer of the same entry, or a compaction, has disturbed.
 //!
 //! Policy `lru` has to note every `get`, and a cache of one thread has no lock to avoid: both read as before.
 //!
@@ -60,9 +60,9 @@ impl<L: Locks> SharedCache<L> {
         found: impl FnOnce(&Partition, EntryIndex) -> R,
     ) -> Option<R> {
         if !L::ONE_USER && self.layout().policy != Policy::Lru {
-            if let Some(sighting) = self.glance_into(index, key, Wanted::Referenced, out) {
-                self.count_shared_read(true);
-                return Some(seen(sighting));
+            if let Some(glance) = self.glance_into(index, key, Wanted::Referenced, out) {
+                self.count_shared_read(glance.is_some());
+                return glance.map(seen);
             }
         }
         self.read((index, key), |partition, entry| {
@@ -84,8 +84,8 @@ impl<L: Locks> SharedCache<L> {
     /// Whether a key is there. Neither counts nor counts as a use.
     pub fn contains(&self, key: &[u8]) -> bool {
         let (index, key) = self.key(key);
-        self.glance(index, key, Wanted::Any, |_, _| ()).is_some()
-            || self.shared(index, |partition| partition.find(key).is_some())
+        let glance = self.glance(index, key, Wanted::Any, |_, _| ()).map(|seen| seen.is_some());
+        glance.unwrap_or_else(|| self.shared(index, |partition| partition.find(key).is_some()))
     }
 
     /// As [`SharedCache::put`], and says how to recognise the value later.
@@ -144,20 +144,22 @@ impl<L: Locks> SharedCache<L> {
         partition.recognise(sighting).map(|entry| partition.reference(entry)).is_some()
     }
 
+    /// As `glance`; the value is appended to `out`.
     #[inline]
-    fn glance_into(&self, index: usize, key: Key<'_>, wanted: Wanted, out: &mut Vec<u8>) -> Option<Sighting> {
+    fn glance_into(&self, index: usize, key: Key<'_>, wanted: Wanted, out: &mut Vec<u8>) -> Option<Option<Sighting>> {
         let before = out.len();
-        let sighting = self.glance(index, key, wanted, |words, len| {
+        let glance = self.glance(index, key, wanted, |words, len| {
             out.truncate(before);
             append_words(words, len, out);
         });
-        if sighting.is_none() {
+        if !matches!(glance, Some(Some(_))) {
             out.truncate(before);
         }
-        sighting
+        glance
     }
 
-    /// The key as it was seen without the lock, if it was; what `read` was given last is its value then.
+    /// The key as it was seen without the lock, if that sufficed: with a value, which is what `read` was given last, or
+    /// without.
     #[inline]
     fn glance(
         &self,
@@ -165,18 +167,23 @@ impl<L: Locks> SharedCache<L> {
         key: Key<'_>,
         wanted: Wanted,
         mut read: impl FnMut(&[Word64], usize),
-    ) -> Option<Sighting> {
+    ) -> Option<Option<Sighting>> {
         if L::ONE_USER || !self.locks().is_mapped() {
             return None;
         }
         let partition = self.unlocked(index);
         for _ in 0..TRIES {
-            match partition.glance(key, wanted, &mut read) {
-                // After the last word was read: what a dropped cache's memory holds by now counts for nothing.
-                Ok(sighting) => return self.locks().is_current().then_some(sighting),
+            let seen = match partition.glance(key, wanted, &mut read) {
+                Ok(sighting) => Some(sighting),
+                Err(Unread::Absent) => None,
                 Err(Unread::Unclear) => return None,
-                Err(Unread::Disturbed) => std::hint::spin_loop(),
-            }
+                Err(Unread::Disturbed) => {
+                    std::hint::spin_loop();
+                    continue;
+                }
+            };
+            // After the last word was read: what a dropped cache's memory holds by now counts for nothing.
+            return self.locks().is_current().then_some(seen);
         }
         None
     }

@@ -113,43 +113,51 @@ fn processes_read_whole_values_beside_a_writer() {
 }
 
 fn a_key_that_is_always_there_is_always_found() {
-    let config = Config::bytes(8 << 20).partitions(1).policy(Policy::Clock).buckets(4);
-    let cache = SharedCache::shared_mapping(&config).unwrap();
-    // Four buckets: what is not in a cell is in a chain, and is moved from one to the other as the rest comes and goes.
-    let kept = 0..64u32;
-    kept.clone().for_each(|number| _ = cache.put(&key(number), &value(number, 0, 100)).unwrap());
-    let stop = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..3)
-            .map(|seed| {
-                let (cache, kept) = (&cache, kept.clone());
-                scope.spawn(move || {
-                    let mut random = Random(seed);
-                    let mut out = Vec::new();
-                    for _ in 0..40_000 {
-                        let number = random.below(kept.len()) as u32;
-                        assert!(cache.contains(&key(number)));
-                        assert!(cache.get(&key(number), &mut out));
-                        check(&key(number), &out);
-                    }
+    // With few buckets what is not in a cell is in a chain; with a few more, chains come and go, and entries move from
+    // them into cells. In the last nothing is ever chained.
+    for buckets in [4, 8, 8, 64] {
+        let config = Config::bytes(8 << 20).partitions(1).policy(Policy::Clock).buckets(buckets);
+        let cache = SharedCache::shared_mapping(&config).unwrap();
+        let kept = 0..64u32;
+        kept.clone().for_each(|number| _ = cache.put(&key(number), &value(number, 0, 100)).unwrap());
+        let stop = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..3)
+                .map(|seed| {
+                    let (cache, kept) = (&cache, kept.clone());
+                    scope.spawn(move || {
+                        let mut random = Random(seed);
+                        let mut out = Vec::new();
+                        for step in 0..15_000 {
+                            let key = key(random.below(kept.len()) as u32);
+                            assert!(cache.contains(&key));
+                            // A replacement beside a pin is a new entry under the same key.
+                            if step % 4 == 0 {
+                                cache.with(&key, |value| check(&key, value)).expect("it is there");
+                            }
+                            assert!(cache.get(&key, &mut out));
+                            check(&key, &out);
+                        }
+                    })
                 })
-            })
-            .collect();
-        scope.spawn(|| {
-            let mut random = Random(9);
-            while stop.load(Ordering::Relaxed) == 0 {
-                let number = 100 + random.below(60) as u32;
-                cache.put(&key(number), &value(number, 1, 100)).unwrap();
-                let replaced = random.below(kept.len()) as u32;
-                cache.put(&key(replaced), &value(replaced, random.next() as u32, 100)).unwrap();
-                cache.remove(&key(100 + random.below(60) as u32));
-            }
+                .collect();
+            scope.spawn(|| {
+                let mut random = Random(9);
+                while stop.load(Ordering::Relaxed) == 0 {
+                    let number = 100 + random.below(60) as u32;
+                    cache.put(&key(number), &value(number, 1, 100)).unwrap();
+                    let replaced = random.below(kept.len()) as u32;
+                    cache.put(&key(replaced), &value(replaced, random.next() as u32, 100)).unwrap();
+                    cache.remove(&key(100 + random.below(60) as u32));
+                }
+            });
+            let ended: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+            stop.store(1, Ordering::Relaxed);
+            ended.into_iter().for_each(|result| result.expect("a key that stays is found"));
         });
-        let ended: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
-        stop.store(1, Ordering::Relaxed);
-        ended.into_iter().for_each(|result| result.expect("a key that stays is found"));
-    });
-    cache.validate().unwrap();
+        cache.validate().unwrap();
+        assert_eq!(cache.stats().misses, 0);
+    }
 }
 
 fn readers_do_not_notice_that_a_writer_of_other_keys_has_the_lock() {
@@ -168,7 +176,7 @@ fn readers_do_not_notice_a_writer(policy: Policy, uses_noted: u32) {
     }
     let mut out = Vec::new();
     (0..50 * uses_noted).for_each(|number| assert!(cache.get(&key(number % 50), &mut out)));
-    let hits = cache.stats().hits;
+    let before = cache.stats();
     let locks = arena.locks();
     locks.acquire(0, LockMode::Exclusive);
     for number in 0..50 {
@@ -176,7 +184,10 @@ fn readers_do_not_notice_a_writer(policy: Policy, uses_noted: u32) {
             cache.contains(&key(number)) && cache.peek(&key(number), &mut out) && cache.get(&key(number), &mut out)
         );
         check(&key(number), &out);
+        let missing = key(number + 1000);
+        assert!(!cache.contains(&missing) && !cache.peek(&missing, &mut out) && !cache.get(&missing, &mut out));
     }
     locks.release(0, LockMode::Exclusive);
-    assert_eq!(cache.stats().hits, hits + 50, "and each is counted");
+    let after = cache.stats();
+    assert_eq!((after.hits, after.misses), (before.hits + 50, before.misses + 50), "and each is counted");
 }
