@@ -75,10 +75,11 @@ impl<L: Locks> SharedCache<L> {
     pub fn peek(&self, key: &[u8], out: &mut Vec<u8>) -> bool {
         let (index, key) = self.key(key);
         out.clear();
-        self.glance_into(index, key, Wanted::Any, out).is_some()
-            || self
-                .shared(index, |partition| partition.find(key).map(|entry| partition.append_value(entry, out)))
+        let glance = self.glance_into(index, key, Wanted::Any, out).map(|seen| seen.is_some());
+        glance.unwrap_or_else(|| {
+            self.shared(index, |partition| partition.find(key).map(|entry| partition.append_value(entry, out)))
                 .is_some()
+        })
     }
 
     /// Whether a key is there. Neither counts nor counts as a use.

@@ -185,7 +185,8 @@ fn readers_do_not_notice_a_writer(policy: Policy, uses_noted: u32) {
         );
         check(&key(number), &out);
         let missing = key(number + 1000);
-        assert!(!cache.contains(&missing) && !cache.peek(&missing, &mut out) && !cache.get(&missing, &mut out));
+        let found = (cache.contains(&missing), cache.peek(&missing, &mut out), cache.get(&missing, &mut out));
+        assert_eq!(found, (false, false, false), "key {number} is not there");
     }
     locks.release(0, LockMode::Exclusive);
     let after = cache.stats();
