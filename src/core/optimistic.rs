@@ -510,7 +510,7 @@ mod tests {
         shared.fill(0..400, b"value");
         assert!(shared.writer.header().overflowed.get() > 100);
         let seen = |shared: &mut Shared, number: u32| shared.read(&number.to_be_bytes(), |_| ());
-        let found = (0..400).filter(|&number| seen(&mut shared, number).0 == None).count();
+        let found = (0..400).filter(|&number| seen(&mut shared, number).0.is_none()).count();
         assert!(found > 390, "{found} of 400, but for what is far down a chain");
         assert!((400..800).all(|number| seen(&mut shared, number).0 == Some(Unread::Unclear)), "they may be chained");
         (20..400u32).for_each(|number| shared.remove(&number.to_be_bytes()));

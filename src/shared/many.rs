@@ -1,7 +1,7 @@
 //! Many keys looked up at once.
 //!
-//! A lookup alone waits for memory three times (bucket, record, slot). Here groups of [`GROUP_KEYS`] keys take each step
-//! together: all hashes, then all buckets are fetched, all records, all slots, and last the values are copied, as
+//! A lookup alone waits for memory three times (bucket, record, slot). Here groups of [`GROUP_KEYS`] keys take each
+//! step together: all hashes, then all buckets are fetched, all records, all slots, and last the values are copied, as
 //! [`SharedCache::get`] would. Results, counts and recency are those of one `get` after the other.
 //!
 //! Locking: as `get`; under policy `lru` one acquisition per partition and group, and never two locks at once.
@@ -102,11 +102,9 @@ impl<L: Locks> SharedCache<L> {
     }
 
     fn get_group(&self, group: &[(usize, Key<'_>)], found: &mut Found) {
-        for &(partition, key) in group {
-            self.unlocked(partition).prefetch_records(key);
-        }
-        for &(partition, key) in group {
-            self.unlocked(partition).prefetch_slots(key);
+        if self.locks().is_mapped() {
+            group.iter().for_each(|&(partition, key)| self.unlocked(partition).prefetch_records(key));
+            group.iter().for_each(|&(partition, key)| self.unlocked(partition).prefetch_slots(key));
         }
         let first = found.places.len();
         found.places.resize(first + group.len(), None);
