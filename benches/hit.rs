@@ -20,13 +20,14 @@
 //! | `near` | `get` of a near cache that has all entries, over a shared mapping |
 //! | `lru put`, `private put`, `shared put` | not a get: each key's value is replaced by one of the same length |
 //!
-//! The subjects take turns: each round runs every subject once over [`GETS`] gets, and a ratio is taken within its round.
-//! Printed are the median, the least and the greatest of the rounds. The first round is thrown away: it sets reference
-//! bits and fills the near cache.
+//! The subjects take turns: each round runs every subject once over [`GETS`] gets, and a ratio is taken within its
+//! round. Printed are the median, the least and the greatest of the rounds. The first round is thrown away: it sets
+//! reference bits and fills the near cache. Times are the thread's processor time, so that other work on the machine
+//! disturbs less.
 //!
-//! `--share` measures what sharing costs, over one partition: a process alone, two at once, and one beside a writer that
-//! replaces values without pause; gets of keys that are there, and with one in twenty that is not. Processes are forked,
-//! so that the memory is shared as in PostgreSQL.
+//! `--share` measures what sharing costs, over one partition: a process alone, two at once, and one beside a writer
+//! that replaces values without pause; gets of keys that are there, and with one in twenty that is not. Processes are
+//! forked, so that the memory is shared as in PostgreSQL.
 //!
 //! It says nothing about eviction, nor about more processes than two.
 
@@ -99,12 +100,14 @@ struct Workload {
     asked: Vec<[u8; 8]>,
 }
 
+type Run = Box<dyn FnMut(&[[u8; 8]]) -> u64>;
+
 /// Something that is asked for keys.
 struct Subject {
     name: &'static str,
     baseline: Option<&'static str>,
     /// Gets all keys; returns something made of the values, so that nothing is optimised away.
-    run: Box<dyn FnMut(&[[u8; 8]]) -> u64>,
+    run: Run,
 }
 
 #[derive(Serialize)]
@@ -501,7 +504,7 @@ fn share_one(args: &Args, entries: u32, value: &str, keys: &str, hit_percent: u3
             value_bytes: value.to_owned(),
             keys: keys.to_owned(),
             hit_percent,
-            what: *what,
+            what,
             ratio: Spread::of(rates.iter().zip(&alone).map(|(rate, alone)| rate / alone).collect()),
             gets_per_second: Spread::of(rates),
             ns: Spread::of(ns),

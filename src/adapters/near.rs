@@ -7,21 +7,22 @@
 //! ```
 //!
 //! Each value is kept with its [`Sight`], and a `get` asks the shared memory whether that still holds. So what anybody
-//! does to the entry, in any process, is seen by the next `get`: a put, a removal, an eviction, `clear`, a reset, the end
-//! of the cache. There is no time for which old values may be seen, and no message to send.
+//! does to the entry, in any process, is seen by the next `get`: a put, a removal, an eviction, `clear`, a reset, the
+//! end of the cache. There is no time for which old values may be seen, and no message to send.
 //!
 //! What goes when the near cache is full: second chance. A hit sets a bit and moves nothing, which is what makes a hit
 //! cheap; the hand passes over an entry whose bit is set once. A stricter order would cost writes at every hit and gain
 //! little, for what goes is still in the shared cache.
 //!
 //! The shared cache sees only the uses that it is told of, and would take an entry that is read nearby all the time for
-//! one that nobody wants. So every [`HITS_PER_USE`]th near hit on an entry is a use there as well (it costs about as much as
-//! the rest of the hit, or the shared lock if the entry's reference bit was cleared). An entry that is hit less often
-//! between two visits of the shared cache's hand may be evicted there; then it is read and kept anew, or is a miss.
+//! one that nobody wants. So every 64th near hit (`HITS_PER_USE`) on an entry is a use there as well (it costs about as
+//! much as the rest of the hit, or the shared lock if the entry's reference bit was cleared). An entry that is hit less
+//! often between two visits of the shared cache's hand may be evicted there; then it is read and kept anew, or is a
+//! miss.
 //!
-//! Values lie in the hash table itself (`hashbrown`), and the hand walks over its buckets: a hit touches one line of the
-//! process and one of the shared memory, beside the value. When the table grows its entries change places, which for the
-//! order of second chances is as good as any.
+//! Values lie in the hash table itself (`hashbrown`), and the hand walks over its buckets: a hit touches one line of
+//! the process and one of the shared memory, beside the value. When the table grows its entries change places, which
+//! for the order of second chances is as good as any.
 //!
 //! Invariants: the number of values and their encoded bytes are within bounds.
 //!
@@ -126,8 +127,8 @@ where
         }
     }
 
-    /// Bounds the bytes, too: those of the encoded keys and values, which is what can be counted. A value that is larger
-    /// alone is kept alone.
+    /// Bounds the bytes, too: those of the encoded keys and values, which is what can be counted. A value that is
+    /// larger alone is kept alone.
     pub fn max_encoded_bytes(mut self, bytes: usize) -> Self {
         self.max_encoded_bytes = bytes;
         self

@@ -39,9 +39,10 @@
 //! stamp is whole is so like any other.
 //!
 //! A key is *absent* if its bucket's line does not name it, nothing is chained behind the line after that, and the
-//! line, looked at once more, still does not. An entry never moves from the line into the chain. The other way it is in both for a while;
-//! so one that was there all the time was in the line when the chain was seen to be empty, and the last look finds it.
-//! That an entry is another key's needs the same proof as that it is this one's: stamp and epoch are as before.
+//! line, looked at once more, still does not. An entry never moves from the line into the chain. The other way it is in
+//! both for a while; so one that was there all the time was in the line when the chain was seen to be empty, and the
+//! last look finds it. That an entry is another key's needs the same proof as that it is this one's: stamp and epoch
+//! are as before.
 //!
 //! Where entries are chained behind the line, where the value is chained, and after a few disturbed attempts, the
 //! caller takes the lock.
@@ -66,7 +67,8 @@ use super::words::words_equal;
 /// Entries that are followed beyond a bucket's line, at most.
 const LONGEST_CHAIN: usize = 32;
 
-/// An entry's value as it was seen: whoever keeps something that was made of it can tell whether it is still the entry's.
+/// An entry's value as it was seen: whoever keeps something that was made of it can tell whether it is still the
+/// entry's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sighting {
     stamp: Stamp,
@@ -90,7 +92,8 @@ pub enum Unread {
     Disturbed,
     /// The key has no value.
     Absent,
-    /// To be decided under the lock: the key may be far down a chain, or its value is chained, or this use must be noted.
+    /// To be decided under the lock: the key may be far down a chain, or its value is chained, or this use must be
+    /// noted.
     Unclear,
 }
 
@@ -172,13 +175,13 @@ impl Partition {
         Sighting { stamp: self.record(entry).stamp(), epoch: self.placement_epoch(), entry, partition: self.index }
     }
 
-    /// Whether the value is still that of its entry, at this moment; without the lock. Two loads, as long as the epoch is
-    /// the same.
+    /// Whether the value is still that of its entry, at this moment; without the lock. Two loads, as long as the epoch
+    /// is the same.
     ///
     /// A stamp is compared with what is in the record's place. In another epoch that may be bytes of a value, which its
-    /// owner could have chosen to look like the stamp; so the slab must be one of records before, and the epoch the same
-    /// before and after: a slab has left the directory before an epoch begins, and its memory is used after. A slab that
-    /// left it and came back holds higher generations.
+    /// owner could have chosen to look like the stamp; so the slab must be one of records before, and the epoch the
+    /// same before and after: a slab has left the directory before an epoch begins, and its memory is used after. A
+    /// slab that left it and came back holds higher generations.
     #[inline(always)]
     pub fn confirms(&self, sighting: &mut Sighting) -> bool {
         self.has_stamp(sighting)

@@ -1,6 +1,6 @@
 //! Many keys looked up at once.
 //!
-//! A lookup alone waits for memory three times (bucket, record, slot). Here groups of [`GROUP_KEYS`] keys take each
+//! A lookup alone waits for memory three times (bucket, record, slot). Here groups of `GROUP_KEYS` keys take each
 //! step together: all hashes, then all buckets are fetched, all records, all slots, and last the values are copied, as
 //! [`SharedCache::get`] would. Results, counts and recency are those of one `get` after the other.
 //!

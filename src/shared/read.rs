@@ -1,9 +1,9 @@
 //! Reads without a lock: `get`, `peek` and `contains` look first and take the lock only where that does not do.
 //!
-//! A miss, and a hit whose use needs no note any more (policy `clock`: the reference bit is set, `s3-fifo`: as many uses as
-//! there can be are counted), write nothing but a counter of their processor. The lock is taken for a hit whose use has
-//! to be noted, for a chained value, for a key that was not seen in a bucket that overflows, and after [`TRIES`] attempts
-//! that a writer of the same entry, or a compaction, has disturbed.
+//! A miss, and a hit whose use needs no note any more (policy `clock`: the reference bit is set, `s3-fifo`: as many
+//! uses as there can be are counted), write nothing but a counter of their processor. The lock is taken for a hit whose
+//! use has to be noted, for a chained value, for a key that was not seen in a bucket that overflows, and after `TRIES`
+//! attempts that a writer of the same entry, or a compaction, has disturbed.
 //!
 //! Policy `lru` has to note every `get`, and a cache of one thread has no lock to avoid: both read as before.
 //!
@@ -116,8 +116,8 @@ impl<L: Locks> SharedCache<L> {
             && self.locks().is_current()
     }
 
-    /// Counts a hit on a value and as a use of it, as `get` does, without looking its key up or copying it; `false` if it is
-    /// not its key's any more.
+    /// Counts a hit on a value and as a use of it, as `get` does, without looking its key up or copying it; `false` if
+    /// it is not its key's any more.
     pub fn use_sighted(&self, sight: &mut Sight) -> bool {
         let index = sight.0.partition();
         match self.layout().policy {
