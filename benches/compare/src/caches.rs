@@ -7,6 +7,7 @@
 //! | slab-buckets  | as slab-lru, with a bucket for every eight entries instead of the default   | a copy             |
 //! | slab-clock    | the library, private memory, CLOCK                                         | a copy             |
 //! | slab-shared   | the library, memory that processes share, robust locks, exact LRU          | a copy             |
+//! | slab-near     | a near cache with room for all entries over slab-shared                     | the bytes in place |
 //! | bump          | the predecessor's design (`support/bump.rs`), wiped when full              | the bytes in place |
 //! | lru           | the `lru` crate in a `Mutex`                                               | a shared pointer   |
 //! | quick_cache   | `quick_cache::sync`                                                        | a shared pointer   |
@@ -20,7 +21,7 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pg_shared_lru::{Config, Locks, Policy, SharedCache};
+use pg_shared_lru::{Bytes, Config, Locks, NearCache, Pod, Policy, RobustLocks, SharedCache, TypedCache};
 
 use crate::support::bump::{Bump, DEFAULT_BUCKET_COUNT};
 
@@ -34,6 +35,7 @@ pub enum Kind {
     SlabBuckets,
     SlabClock,
     SlabShared,
+    SlabNear,
     Bump,
     Lru,
     #[value(name = "quick_cache")]
@@ -50,6 +52,7 @@ impl Kind {
             Kind::SlabBuckets => "slab-buckets",
             Kind::SlabClock => "slab-clock",
             Kind::SlabShared => "slab-shared",
+            Kind::SlabNear => "slab-near",
             Kind::Bump => "bump",
             Kind::Lru => "lru",
             Kind::QuickCache => "quick_cache",
@@ -109,6 +112,11 @@ pub fn build(kind: Kind, capacity: Capacity) -> Result<Box<dyn Cache>, String> {
             let cache = SharedCache::shared_mapping(&config(Policy::Lru)).map_err(fault)?;
             Box::new(Slab { cache, in_place: false, mapped_bytes: region_bytes as u64, copied: Vec::new() })
         }
+        Kind::SlabNear => {
+            let entries = NonZeroUsize::new(entries).ok_or("slab-near: at least one entry")?;
+            let cache = TypedCache::shared_mapping(&config(Policy::Lru)).map_err(fault)?;
+            Box::new(Near { cache: NearCache::new(Box::new(cache), entries), mapped_bytes: region_bytes as u64 })
+        }
         Kind::Bump => {
             // As many buckets as would do for so many entries: the predecessor's 1,024 would show chains and little else.
             let buckets = entries.next_power_of_two().max(DEFAULT_BUCKET_COUNT);
@@ -157,6 +165,36 @@ impl<L: Locks> Cache for Slab<L> {
 
     fn validate(&self) -> Result<(), String> {
         self.cache.validate().map_err(|error| format!("slab: {error}"))
+    }
+}
+
+type Shared = TypedCache<Pod<Key>, Bytes, RobustLocks>;
+
+struct Near {
+    cache: NearCache<Box<Shared>, Pod<Key>, Bytes>,
+    mapped_bytes: u64,
+}
+
+impl Cache for Near {
+    fn read(&mut self, key: &Key, see: &mut dyn FnMut(&[u8])) -> bool {
+        self.cache.get(key).expect("bytes are bytes").map(|value| see(value)).is_some()
+    }
+
+    fn insert(&mut self, key: &Key, value: &[u8]) -> Result<(), String> {
+        self.cache.put(*key, value.to_vec()).map(drop).map_err(|error| format!("slab-near: {error}"))
+    }
+
+    /// Of the shared cache; the near one repeats some of them.
+    fn entries(&self) -> u64 {
+        self.cache.shared().len()
+    }
+
+    fn mapped_bytes(&self) -> u64 {
+        self.mapped_bytes
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.cache.shared().validate().map_err(|error| format!("slab-near: {error}"))
     }
 }
 

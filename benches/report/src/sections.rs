@@ -224,17 +224,16 @@ impl Runner<'_> {
 
     fn hit(&mut self) -> Result<()> {
         let entries = self.choose("1000,100000", "1000,10000,100000,1000000");
-        self.bench("hit", &[], &["--entries", entries])?;
-        self.bench(
-            "hit",
-            &[],
-            &["--entries", "100000", "--values", "800", "--keys", "uniform", "--partitions", "1,8,64"],
-        )?;
+        let rounds = ["--rounds", self.choose("5", "9")];
+        self.bench("hit", &[], &[&["--entries", entries][..], &rounds].concat())?;
+        let plain = ["--values", "800", "--keys", "uniform"];
+        let grown = ["--entries", "100000", "--partitions", "8,64"];
+        self.bench("hit", &[], &[&plain[..], &grown, &rounds].concat())?;
         if self.options.full {
             let largest = ["--entries", "10000000", "--values", "100", "--keys", "uniform"];
-            self.bench("hit", &[], &largest)?;
+            self.bench("hit", &[], &[&largest[..], &rounds].concat())?;
         }
-        self.bench("hit", &[], &["--share", "--entries", "10000", "--values", "800", "--keys", "uniform"])
+        self.bench("hit", &[], &[&["--share", "--entries", "10000"][..], &plain, &rounds].concat())
     }
 
     fn compare(&mut self) -> Result<()> {
