@@ -13,6 +13,8 @@ crate::scenarios![beside:
     threads_read_whole_values_beside_a_writer,
     processes_read_whole_values_beside_a_writer,
     a_key_that_is_always_there_is_always_found,
+    a_key_is_found_while_its_entry_moves_from_the_chain_into_the_line,
+    a_key_is_found_while_its_value_is_replaced_beside_a_pin,
     readers_do_not_notice_that_a_writer_of_other_keys_has_the_lock,
 ];
 
@@ -191,4 +193,53 @@ fn readers_do_not_notice_a_writer(policy: Policy, uses_noted: u32) {
     locks.release(0, LockMode::Exclusive);
     let after = cache.stats();
     assert_eq!((after.hits, after.misses), (before.hits + 50, before.misses + 50), "and each is counted");
+}
+
+/// Asks for a key until told to stop; what `key_now` names stays until it names another.
+fn ask(cache: &SharedCache<RobustLocks>, key_now: &AtomicU64, stop: &AtomicU64) {
+    while stop.load(Ordering::Relaxed) == 0 {
+        let number = key_now.load(Ordering::SeqCst);
+        let found = cache.contains(&key(number as u32));
+        assert!(found || key_now.load(Ordering::SeqCst) != number, "key {number} is there");
+    }
+}
+
+fn beside_readers_that_ask(cache: &SharedCache<RobustLocks>, first: u64, write: impl FnOnce(&AtomicU64)) {
+    let (key_now, stop) = (AtomicU64::new(first), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2).map(|_| scope.spawn(|| ask(cache, &key_now, &stop))).collect();
+        write(&key_now);
+        stop.store(1, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().expect("a key that is there is found"));
+    });
+    cache.validate().unwrap();
+}
+
+fn one_bucket() -> SharedCache<RobustLocks> {
+    let config = Config::bytes(1 << 20).partitions(1).policy(Policy::Clock).buckets(1);
+    SharedCache::shared_mapping(&config).unwrap()
+}
+
+fn a_key_is_found_while_its_entry_moves_from_the_chain_into_the_line() {
+    let cache = one_bucket();
+    // One line has twelve entries.
+    (0..12).for_each(|number| _ = cache.put(&key(number), b"in the line").unwrap());
+    beside_readers_that_ask(&cache, 11, |key_now| {
+        for number in 12..60_000u32 {
+            cache.put(&key(number), b"chained").unwrap();
+            key_now.store(u64::from(number), Ordering::SeqCst);
+            // Now the chained one takes the place of this.
+            cache.remove(&key(number - 1)).expect("the one before");
+        }
+    });
+}
+
+fn a_key_is_found_while_its_value_is_replaced_beside_a_pin() {
+    let cache = one_bucket();
+    cache.put(&key(1), b"value").unwrap();
+    beside_readers_that_ask(&cache, 1, |_| {
+        for step in 0..40_000u32 {
+            cache.with(&key(1), |_| cache.put(&key(1), &step.to_le_bytes()).unwrap()).expect("it is there");
+        }
+    });
 }
