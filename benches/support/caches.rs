@@ -1,7 +1,8 @@
 //! One face for every cache that a benchmark can run.
 //!
 //! Purpose: [`Cache`] is what a replay or a churn needs; [`build`] makes one from a [`Kind`] and [`Settings`]. The
-//! caches themselves live elsewhere: the engine in the library, `bump.rs` and `reference.rs` beside this file.
+//! caches themselves live elsewhere: the engine in the library, `bump.rs`, `reference.rs` and `memcached.rs` beside this
+//! file.
 //!
 //! | kind      | what                                    | policy            | bounds                      |
 //! |-----------|-----------------------------------------|-------------------|-----------------------------|
@@ -23,14 +24,13 @@
 //!
 //! The indirect call per operation costs every kind the same nanosecond or two.
 
-use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
 use pg_shared_lru::{Config, NoLocks, Policy, SharedCache};
 
 use super::bump::{self, Bump};
+use super::memcached::Memcached;
 use super::reference::{ClockReference, LruBound, LruReference, S3FifoBound, S3FifoReference};
-use super::servers::{Connection, Server, ServerKind};
 
 /// Which cache to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -520,81 +520,6 @@ impl Cache for S3Fifo {
     }
 }
 
-/// A memcached of its own, whose `-m` is the bound: slabs alone, without its hash table and all that a process has.
-struct Memcached {
-    connection: RefCell<Connection>,
-    region_bytes: u64,
-    /// What one item costs beside its key and value.
-    item_bytes: u64,
-    refused: u64,
-    /// Stops with the cache.
-    _server: Server,
-}
-
-impl Memcached {
-    fn start(bytes: u64) -> Result<Self, String> {
-        let server = Server::start(ServerKind::Memcached, bytes)?.ok_or("memcached: not installed")?;
-        let mut connection = server.connect()?;
-        let (key, value) = (b"key", b"value");
-        connection.put(key, value)?;
-        let item_bytes = connection.statistic("bytes")?.unwrap_or(0) - (key.len() + value.len()) as u64;
-        drop((connection, server));
-        let server = Server::start(ServerKind::Memcached, bytes)?.ok_or("memcached: not installed")?;
-        let connection = RefCell::new(server.connect()?);
-        Ok(Memcached { connection, region_bytes: bytes, item_bytes, refused: 0, _server: server })
-    }
-
-    /// # Panics
-    /// The server does not answer.
-    fn statistic(&self, name: &str) -> u64 {
-        let found = self.connection.borrow_mut().statistic(name);
-        found.unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|| panic!("memcached tells no {name}"))
-    }
-}
-
-impl Inspect for Memcached {
-    fn name(&self) -> &'static str {
-        "memcached"
-    }
-
-    fn policy(&self) -> &'static str {
-        "its own"
-    }
-
-    fn figures(&self) -> Figures {
-        let entries = self.statistic("curr_items");
-        let metadata_bytes = entries * self.item_bytes;
-        Figures {
-            region_bytes: self.region_bytes,
-            payload_bytes: self.statistic("bytes").saturating_sub(metadata_bytes),
-            metadata_bytes,
-            entries,
-            evictions: self.statistic("evictions"),
-            refused: self.refused,
-            ..Figures::default()
-        }
-    }
-
-    fn lost(&self) -> u64 {
-        self.statistic("evictions")
-    }
-}
-
-impl Cache for Memcached {
-    /// # Panics
-    /// The server does not answer.
-    fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
-        self.connection.get_mut().get(key, out).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// # Panics
-    /// The server does not answer.
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        let stored = self.connection.get_mut().put(key, value).unwrap_or_else(|error| panic!("{error}"));
-        outcome(stored.then_some(()).ok_or(()), &mut self.refused)
-    }
-}
-
 /// The key as the array that `build` was told of.
 ///
 /// # Panics
@@ -615,7 +540,8 @@ fn copy(value: Option<&[u8]>, out: &mut Vec<u8>) -> bool {
     true
 }
 
-fn outcome<E>(result: Result<(), E>, refused: &mut u64) -> Outcome {
+/// What became of a put; counts what was refused.
+pub fn outcome<E>(result: Result<(), E>, refused: &mut u64) -> Outcome {
     match result {
         Ok(()) => Outcome::Stored,
         Err(_) => {

@@ -8,6 +8,7 @@ pub mod content;
 pub mod list_caches;
 pub mod lists;
 pub mod measured;
+pub mod memcached;
 pub mod reference;
 pub mod servers;
 pub mod sizes;
