@@ -253,8 +253,8 @@ impl Runner<'_> {
     }
 
     fn postgres(&mut self) -> Result<()> {
-        let (seconds, runs) = (self.choose("1", "5"), self.choose("2", "5"));
-        self.bench("postgres", &[], &["--clients", "1,2,4,8", "--seconds", seconds, "--runs", runs])
+        let (clients, seconds, runs) = (self.choose("1,4", "1,2,4,8"), self.choose("1", "5"), self.choose("1", "5"));
+        self.bench("postgres", &[], &["--clients", clients, "--seconds", seconds, "--runs", runs])
     }
 }
 
