@@ -196,8 +196,8 @@ fn four_processes(policy: Policy, partitions: u32) {
     let cache = SharedCache::shared_mapping(&small_config(policy, partitions)).unwrap();
     let tally = Tally::new();
     let key_count = 400 * partitions;
-    let children =
-        (0..4).map(|seed| Child::spawn(format!("{seed}"), || work(&cache, seed, 6000, key_count, tally, Readers::Pin)));
+    let children = (0..4)
+        .map(|seed| Child::spawn(format!("{seed}"), || work(&cache, seed, 12_000, key_count, tally, Readers::Pin)));
     join(children.collect());
     let watcher = cache.attach_again().unwrap();
     close_the_books(cache, &watcher, tally);
