@@ -31,14 +31,19 @@
 //!
 //! It says nothing about eviction, nor about more processes than two.
 
+#[path = "../src/tests/support/fork.rs"]
+#[allow(dead_code, reason = "a part of what tests need")]
+mod fork;
+#[path = "../src/tests/support/memory.rs"]
+#[allow(dead_code, reason = "a part of what tests need")]
+mod memory;
 #[allow(dead_code, reason = "each benchmark program uses a part of what they share")]
 mod support;
 
 use std::hint::black_box;
-use std::io::{Read, Write};
 use std::num::NonZero;
-use std::os::fd::FromRawFd;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -48,10 +53,11 @@ use pg_shared_lru::{
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use rand_distr::{Distribution, Zipf};
 use serde::Serialize;
 
 use support::cli;
+use support::measured::Measured;
+use support::skew::Skew;
 
 /// Gets of a subject in a round.
 const GETS: usize = 200_000;
@@ -129,12 +135,11 @@ struct Spread {
     greatest: f64,
 }
 
-impl Spread {
-    fn of(mut numbers: Vec<f64>) -> Spread {
-        numbers.sort_by(f64::total_cmp);
+impl From<Measured> for Spread {
+    fn from(measured: Measured) -> Spread {
         let round = |number: f64| (number * 1000.0).round() / 1000.0;
-        let at = |index: usize| round(numbers[index]);
-        Spread { median: at(numbers.len() / 2), least: at(0), greatest: at(numbers.len() - 1) }
+        let [median, least, greatest] = [measured.median(), measured.min(), measured.max()].map(round);
+        Spread { median, least, greatest }
     }
 }
 
@@ -190,16 +195,14 @@ impl Workload {
         };
         let value_bytes =
             (0..entries).map(|_| fixed.unwrap_or_else(|| random.random_range(16..=MAX_MIXED_BYTES as u32))).collect();
-        let zipf = Zipf::new(f64::from(entries), ZIPF_EXPONENT).map_err(|error| format!("zipf: {error}"))?;
-        let asked = (0..GETS)
-            .map(|_| match keys {
-                "uniform" => Ok(u64::from(random.random_range(0..entries))),
-                // Popular keys lie anywhere, not side by side as they were stored.
-                "zipf" => Ok((zipf.sample(&mut random) as u64 - 1).wrapping_mul(0x9e37_79b9) % u64::from(entries)),
-                other => Err(format!("keys \"{other}\": uniform or zipf")),
-            })
-            .map(|number| number.map(u64::to_le_bytes))
-            .collect::<Result<_, _>>()?;
+        let (skew, step) = match keys {
+            "uniform" => (Skew::Uniform, 1),
+            // Popular keys lie anywhere, not side by side as they were stored.
+            "zipf" => (Skew::Zipf(ZIPF_EXPONENT), 0x9e37_79b9),
+            other => return Err(format!("keys \"{other}\": uniform or zipf")),
+        };
+        let numbers = skew.draw(entries, GETS, &mut random).into_iter();
+        let asked = numbers.map(|number| (u64::from(number) * step % u64::from(entries)).to_le_bytes()).collect();
         let max_value_bytes = fixed.map_or(MAX_MIXED_BYTES, |bytes| bytes as usize);
         Ok(Workload { value_bytes, max_value_bytes, asked })
     }
@@ -378,7 +381,7 @@ fn measure(args: &Args, entries: u32, value: &str, keys: &str, partitions: u32) 
     }
     let mut subjects: Vec<Subject> =
         names.into_iter().map(|name| subject(name, &workload, partitions)).collect::<Result<_, _>>()?;
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); subjects.len()];
+    let mut times = vec![Measured::default(); subjects.len()];
     for round in 0..=args.rounds {
         for (subject, times) in subjects.iter_mut().zip(&mut times) {
             let start = processor_ns();
@@ -391,16 +394,16 @@ fn measure(args: &Args, entries: u32, value: &str, keys: &str, partitions: u32) 
     }
     for (subject, own) in subjects.iter().zip(&times) {
         let baseline = subject.baseline.and_then(|name| subjects.iter().position(|subject| subject.name == name));
-        let ratios = baseline.map(|other| own.iter().zip(&times[other]).map(|(own, other)| own / other).collect());
+        let ratios = baseline.map(|other| own.over(&times[other]));
         let line = Line {
             subject: subject.name,
             entries,
             value_bytes: value.to_owned(),
             keys: keys.to_owned(),
             partitions,
-            ns: Spread::of(own.clone()),
+            ns: own.clone().into(),
             baseline: subject.baseline,
-            ratio: ratios.map(Spread::of),
+            ratio: ratios.map(Spread::from),
         };
         print(args, &line)?;
     }
@@ -417,7 +420,7 @@ fn processor_ns() -> f64 {
 
 fn print(args: &Args, line: &Line) -> Result<(), String> {
     if args.json {
-        return cli::print_line(&serde_json::to_string(line).map_err(|error| error.to_string())?);
+        return cli::print_json(line);
     }
     let ratio = line.ratio.zip(line.baseline).map_or(String::new(), |(ratio, baseline)| {
         format!("  over {baseline:<8} {:>6.2} ({:.2} to {:.2})", ratio.median, ratio.least, ratio.greatest)
@@ -486,11 +489,11 @@ fn share_one(args: &Args, entries: u32, value: &str, keys: &str, hit_percent: u3
         ("two processes", vec![&read, &read]),
         ("beside a writer", vec![&read, &write]),
     ];
-    let mut results: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); measured.len()];
+    let mut results: Vec<(Measured, Measured)> = vec![Default::default(); measured.len()];
     for round in 0..=args.rounds {
         for ((what, bodies), (rates, ns)) in measured.iter().zip(&mut results) {
             let readers = if *what == "beside a writer" { 1 } else { bodies.len() };
-            let all = &fork_all(bodies)?[..readers];
+            let all = &at_once(bodies)[..readers];
             if round > 0 {
                 rates.push(all.iter().map(|rate| rate.per_second).sum());
                 ns.push(all.iter().map(|rate| rate.processor_ns).sum::<f64>() / readers as f64);
@@ -505,12 +508,12 @@ fn share_one(args: &Args, entries: u32, value: &str, keys: &str, hit_percent: u3
             keys: keys.to_owned(),
             hit_percent,
             what,
-            ratio: Spread::of(rates.iter().zip(&alone).map(|(rate, alone)| rate / alone).collect()),
-            gets_per_second: Spread::of(rates),
-            ns: Spread::of(ns),
+            ratio: rates.over(&alone).into(),
+            gets_per_second: rates.into(),
+            ns: ns.into(),
         };
         if args.json {
-            cli::print_line(&serde_json::to_string(&line).map_err(|error| error.to_string())?)?;
+            cli::print_json(&line)?;
             continue;
         }
         let Spread { median, least, greatest } = line.ratio;
@@ -542,39 +545,17 @@ fn until_the_end(mut step: impl FnMut(usize)) -> Rate {
 }
 
 /// Runs each in a process of its own, all at once, and returns what they returned.
-fn fork_all(bodies: &[&dyn Fn() -> Rate]) -> Result<Vec<Rate>, String> {
-    let children: Vec<(libc::pid_t, std::fs::File)> =
-        bodies.iter().map(|body| fork(*body)).collect::<Result<_, _>>()?;
-    let mut results = Vec::new();
-    for (pid, mut pipe) in children {
-        let (mut per_second, mut processor_ns) = ([0; 8], [0; 8]);
-        let read = pipe.read_exact(&mut per_second).and_then(|()| pipe.read_exact(&mut processor_ns));
-        // SAFETY: a plain system call on a child of ours that was not waited for yet.
-        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-        read.map_err(|error| format!("a process ended early: {error}"))?;
-        let (per_second, processor_ns) = (f64::from_le_bytes(per_second), f64::from_le_bytes(processor_ns));
-        results.push(Rate { per_second, processor_ns });
-    }
-    Ok(results)
-}
-
-fn fork(body: &dyn Fn() -> Rate) -> Result<(libc::pid_t, std::fs::File), String> {
-    let mut ends = [0; 2];
-    // SAFETY: plain system calls; the descriptors are owned by the files from here on. This program has one thread, so
-    // the child may go on in Rust; it ends without running what it inherited.
-    unsafe {
-        if libc::pipe(ends.as_mut_ptr()) != 0 {
-            return Err(std::io::Error::last_os_error().to_string());
-        }
-        let (reader, mut writer) = (std::fs::File::from_raw_fd(ends[0]), std::fs::File::from_raw_fd(ends[1]));
-        match libc::fork() {
-            -1 => Err(std::io::Error::last_os_error().to_string()),
-            0 => {
-                let Rate { per_second, processor_ns } = body();
-                let written = writer.write_all(&[per_second, processor_ns].map(f64::to_le_bytes).concat());
-                libc::_exit(i32::from(written.is_err()))
-            }
-            pid => Ok((pid, reader)),
-        }
-    }
+fn at_once(bodies: &[&dyn Fn() -> Rate]) -> Vec<Rate> {
+    let told = fork::shared_words(2 * bodies.len());
+    let run = |(body, told): (&&dyn Fn() -> Rate, &'static [AtomicU64])| {
+        let body = *body;
+        fork::Child::spawn("hit", move || {
+            let Rate { per_second, processor_ns } = body();
+            told[0].store(per_second.to_bits(), Ordering::Release);
+            told[1].store(processor_ns.to_bits(), Ordering::Release);
+        })
+    };
+    fork::join(bodies.iter().zip(told.chunks_exact(2)).map(run).collect());
+    let number = |word: &AtomicU64| f64::from_bits(word.load(Ordering::Acquire));
+    told.chunks_exact(2).map(|told| Rate { per_second: number(&told[0]), processor_ns: number(&told[1]) }).collect()
 }

@@ -24,13 +24,14 @@
 //!
 //! The indirect call per operation costs every kind the same nanosecond or two.
 
+use std::hash::Hash;
 use std::num::NonZeroUsize;
 
 use pg_shared_lru::{Config, NoLocks, Policy, SharedCache};
 
 use super::bump::{self, Bump};
 use super::memcached::Memcached;
-use super::reference::{ClockReference, LruBound, LruReference, S3FifoBound, S3FifoReference};
+use super::reference::{ClockReference, LruBound, LruReference, OnHeap, S3FifoBound, S3FifoReference};
 
 /// Which cache to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -217,14 +218,7 @@ pub fn build<const KEY_BYTES: usize>(kind: Kind, settings: &Settings) -> Result<
     match kind {
         Kind::Slab => build_slab(settings).map(|cache| Box::new(cache) as Box<dyn Cache>),
         Kind::Bump => build_bump(settings).map(|cache| Box::new(cache) as Box<dyn Cache>),
-        Kind::Lru => {
-            let bound = match settings.bound {
-                Bound::Entries { count, .. } => LruBound::Entries(entry_count("lru", count)?),
-                Bound::Bytes(bytes) => LruBound::CostBytes(bytes),
-                Bound::ValueBytes(bytes) => LruBound::ValueBytes(bytes),
-            };
-            Ok(Box::new(Lru::<KEY_BYTES> { cache: LruReference::new(bound), refused: 0 }))
-        }
+        Kind::Lru => Ok(Box::new(Lru::<[u8; KEY_BYTES], Vec<u8>>::new(settings.bound)?)),
         Kind::Clock => match settings.bound {
             Bound::Entries { count, .. } => Ok(Box::new(ClockReference::new(entry_count("clock", count)?))),
             Bound::Bytes(_) | Bound::ValueBytes(_) => {
@@ -399,12 +393,26 @@ impl Cache for BumpCache {
     }
 }
 
-struct Lru<const KEY_BYTES: usize> {
-    cache: LruReference<[u8; KEY_BYTES], Vec<u8>>,
-    refused: u64,
+/// The `lru` crate, whatever its keys and values are.
+pub struct Lru<K: Hash + Eq, V> {
+    pub cache: LruReference<K, V>,
+    pub refused: u64,
 }
 
-impl<const KEY_BYTES: usize> Inspect for Lru<KEY_BYTES> {
+impl<K: Hash + Eq + Copy, V: OnHeap> Lru<K, V> {
+    /// # Errors
+    /// A capacity of no entries.
+    pub fn new(bound: Bound) -> Result<Self, String> {
+        let bound = match bound {
+            Bound::Entries { count, .. } => LruBound::Entries(entry_count("lru", count)?),
+            Bound::Bytes(bytes) => LruBound::CostBytes(bytes),
+            Bound::ValueBytes(bytes) => LruBound::ValueBytes(bytes),
+        };
+        Ok(Lru { cache: LruReference::new(bound), refused: 0 })
+    }
+}
+
+impl<K: Hash + Eq + Copy, V: OnHeap> Inspect for Lru<K, V> {
     fn name(&self) -> &'static str {
         "lru"
     }
@@ -431,7 +439,7 @@ impl<const KEY_BYTES: usize> Inspect for Lru<KEY_BYTES> {
     }
 }
 
-impl<const KEY_BYTES: usize> Cache for Lru<KEY_BYTES> {
+impl<const KEY_BYTES: usize> Cache for Lru<[u8; KEY_BYTES], Vec<u8>> {
     fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> bool {
         copy(self.cache.get(fixed(key)).map(Vec::as_slice), out)
     }

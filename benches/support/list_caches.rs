@@ -18,10 +18,9 @@ use std::num::NonZeroUsize;
 use pg_shared_lru::adapters::neighbors::{decode_list, Neighbor, NeighborList, NodePointer};
 use pg_shared_lru::{LruCacheWithStats, ENTRY_METADATA_BYTES};
 
-use super::caches::{build, entry_count, Bound, Cache, Figures, Inspect, Kind, Outcome, Settings};
+use super::caches::{build, entry_count, outcome, Bound, Cache, Figures, Inspect, Kind, Lru, Outcome, Settings};
 use super::content::Written;
 use super::lists::{encode, node, plain, HeapList, Lists, Neighbours};
-use super::reference::{LruBound, LruReference};
 
 /// Told of every list that is pushed out, where a cache can tell: its node and its neighbours.
 pub type OnSpill<'a> = dyn FnMut(NodePointer, Neighbours<'_>) -> Result<(), String> + 'a;
@@ -44,14 +43,7 @@ pub trait ListCache: Inspect {
 /// The settings do not suit the kind; the message says why.
 pub fn build_lists(kind: Kind, settings: &Settings) -> Result<Box<dyn ListCache>, String> {
     match kind {
-        Kind::Lru => {
-            let bound = match settings.bound {
-                Bound::Entries { count, .. } => LruBound::Entries(entry_count("lru", count)?),
-                Bound::Bytes(bytes) => LruBound::CostBytes(bytes),
-                Bound::ValueBytes(bytes) => LruBound::ValueBytes(bytes),
-            };
-            Ok(Box::new(LruLists::new(bound)))
-        }
+        Kind::Lru => Ok(Box::new(Lru::<NodePointer, HeapList>::new(settings.bound)?)),
         Kind::DropIn => DropIn::new(settings.bound).map(|cache| Box::new(cache) as Box<dyn ListCache>),
         _ => {
             let cache = build::<{ NodePointer::BYTES }>(kind, settings)?;
@@ -61,50 +53,7 @@ pub fn build_lists(kind: Kind, settings: &Settings) -> Result<Box<dyn ListCache>
 }
 
 /// The `lru` crate's cache of a builder.
-pub struct LruLists {
-    cache: LruReference<NodePointer, HeapList>,
-    refused: u64,
-}
-
-impl LruLists {
-    pub fn new(bound: LruBound) -> Self {
-        LruLists { cache: LruReference::new(bound), refused: 0 }
-    }
-
-    /// The highest real cost so far.
-    pub fn most_cost_bytes(&self) -> u64 {
-        self.cache.most_cost_bytes()
-    }
-}
-
-impl Inspect for LruLists {
-    fn name(&self) -> &'static str {
-        "lru"
-    }
-
-    fn policy(&self) -> &'static str {
-        "lru"
-    }
-
-    fn figures(&self) -> Figures {
-        let payload_bytes = self.cache.payload_bytes();
-        Figures {
-            region_bytes: self.cache.region_bytes(),
-            payload_bytes,
-            metadata_bytes: self.cache.cost_bytes() - payload_bytes,
-            entries: self.cache.entries(),
-            evictions: self.cache.evictions(),
-            refused: self.refused,
-            ..Figures::default()
-        }
-    }
-
-    fn lost(&self) -> u64 {
-        self.cache.evictions()
-    }
-}
-
-impl ListCache for LruLists {
+impl ListCache for Lru<NodePointer, HeapList> {
     fn get(&mut self, node: NodePointer) -> Option<Neighbours<'_>> {
         self.cache.get(&node).map(HeapList::neighbours)
     }
@@ -117,13 +66,7 @@ impl ListCache for LruLists {
                 told = spilled(node, list.neighbours());
             }
         });
-        let outcome = match put {
-            Ok(()) => Outcome::Stored,
-            Err(_) => {
-                self.refused += 1;
-                Outcome::Refused
-            }
-        };
+        let outcome = outcome(put, &mut self.refused);
         told.map(|()| outcome)
     }
 }

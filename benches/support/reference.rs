@@ -153,11 +153,6 @@ impl<K: Hash + Eq + Copy, V: OnHeap> LruReference<K, V> {
         self.heap_bytes + lru_table_bytes(self.most_entries)
     }
 
-    /// The highest real cost so far.
-    pub fn most_cost_bytes(&self) -> u64 {
-        self.most_cost_bytes
-    }
-
     /// What the cache may use, or has used at most if only its entries or values are bounded.
     pub fn region_bytes(&self) -> u64 {
         match self.bound {

@@ -19,10 +19,10 @@
 //! s3fifo     the order of eviction with `s3-fifo`
 //! quarantine pins across the reset of a damaged partition
 //! room       pool, compaction, eviction
+//! optimistic lookups beside a writer, without the lock
 //! write_back dirty entries, versions, conditional stores ─┐ for a cache
 //! claims     who is loading or writing back which key     ─┘ before a store
 //! partition  the cache's operations
-//! optimistic lookups beside a writer, without the lock
 //! prefetch   what a lookup will touch, fetched ahead
 //! report, validate   read everything
 //! ```

@@ -78,6 +78,12 @@ pub struct Sighting {
 }
 
 impl Sighting {
+    /// The entry, and the stamp that its value had.
+    #[inline]
+    pub(super) fn entry_and_stamp(&self) -> (EntryIndex, Stamp) {
+        (self.entry, self.stamp)
+    }
+
     /// The partition that the entry is in.
     #[inline]
     pub fn partition(&self) -> usize {

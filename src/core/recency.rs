@@ -104,12 +104,6 @@ impl Partition {
         self.small_gains(entry);
     }
 
-    /// Whether [`Partition::promote`] has anything to do for a hit.
-    #[inline]
-    pub fn needs_promotion(&self, entry: EntryIndex) -> bool {
-        self.layout.policy == Policy::Lru && self.header().head.get() != entry.0
-    }
-
     /// Makes an entry the most recently used one (policy `lru`).
     pub fn promote(&mut self, entry: EntryIndex) {
         if self.header().head.get() != entry.0 {

@@ -18,6 +18,7 @@ use super::directory::{flag, Stamp};
 use super::evicted::{CleanOnly, Evicted, Sink};
 use super::ids::EntryIndex;
 use super::layout::Layout;
+use super::optimistic::Sighting;
 use super::partition::{Key, Partition, PushError, Put};
 use super::region::{RegionType, Word32, Word64};
 
@@ -47,6 +48,14 @@ pub struct Version {
     entry: EntryIndex,
     stamp: Stamp,
     changes: u32,
+}
+
+impl Version {
+    /// That of a value which was seen without the lock, after so many changes.
+    pub fn of(sighting: Sighting, changes: u32) -> Version {
+        let (entry, stamp) = sighting.entry_and_stamp();
+        Version { entry, stamp, changes }
+    }
 }
 
 /// What must hold for a value to be stored.
@@ -86,6 +95,12 @@ impl Partition {
     fn changes(&self, key: Key<'_>) -> &Word32 {
         // Bits that choose neither partition, tag nor (as a rule) bucket.
         &self.write_back().changes[(key.hash >> 58) as usize % CHANGE_COUNTS]
+    }
+
+    /// The count of changes that a key shares with others, for a look without the lock: a value that is seen after this was
+    /// read has every change that is counted in it.
+    pub fn changes_before(&self, key: Key<'_>) -> u32 {
+        self.changes(key).observe()
     }
 
     /// The version of an entry's value.
@@ -143,7 +158,7 @@ impl Partition {
                 (Some((_, entry)), _) if !matches!(expected, Expected::Claim(_)) => {
                     partition.record(entry).set_flags(flag::DIRTY);
                     let changes = partition.changes(key);
-                    changes.set(changes.get().wrapping_add(1));
+                    changes.publish(changes.get().wrapping_add(1));
                     partition.overtake_loads(key, entry);
                     (stored, None)
                 }
@@ -202,7 +217,7 @@ impl Partition {
         let state = self.write_back();
         state.settled.add(1);
         for changes in &state.changes {
-            changes.set(changes.get().wrapping_add(1));
+            changes.publish(changes.get().wrapping_add(1));
         }
     }
 }

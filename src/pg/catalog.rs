@@ -67,27 +67,21 @@ pub fn find(area: Area, database: u32, name: &str) -> Option<Listing> {
 /// If it was dropped since it was listed.
 pub(super) fn attach(area: Area, listing: &Listing) -> Result<SharedCache<LwLocks>, CacheError> {
     // Under the catalog's lock the slot cannot change hands between the check and the reading of the header.
-    area.with_catalog(LockMode::Shared, || {
-        if area.slot(listing.slot).generation() != listing.generation {
-            return Err(CacheError::Dropped);
-        }
-        open(area, listing, listing.generation)
-    })
+    while_current(area, listing, |cache| cache)?.ok_or(CacheError::Dropped)
 }
 
-/// Reads a cache that was listed, unless it was dropped since; it cannot be dropped meanwhile. For reports: creating
-/// and dropping caches waits for `read`, which must not raise errors.
-#[cfg(feature = "extension")]
-pub(super) fn report<R>(
+/// Uses a cache that was listed, unless it was dropped since; it cannot be dropped meanwhile. Creating and dropping
+/// caches waits for `work`, which must not raise errors.
+pub(super) fn while_current<R>(
     area: Area,
     listing: &Listing,
-    read: impl FnOnce(&SharedCache<LwLocks>) -> R,
+    work: impl FnOnce(SharedCache<LwLocks>) -> R,
 ) -> Result<Option<R>, CacheError> {
     area.with_catalog(LockMode::Shared, || {
         if area.slot(listing.slot).generation() != listing.generation {
             return Ok(None);
         }
-        open(area, listing, listing.generation).map(|cache| Some(read(&cache)))
+        open(area, listing, listing.generation).map(|cache| Some(work(cache)))
     })
 }
 

@@ -304,7 +304,7 @@ fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item
     let area = or_report(catalog::area());
     let mine = catalog::list(area).into_iter().filter(|cache| cache.database == attached::my_database());
     mine.filter_map(move |listing| {
-        let found = or_report(catalog::report(area, &listing, &read));
+        let found = or_report(catalog::while_current(area, &listing, |cache| read(&cache)));
         found.map(|found| (listing.name, found))
     })
 }

@@ -52,7 +52,7 @@ impl<L: Locks> SharedCache<L> {
 
     /// As `append`; what is said of the value is made of how it was seen, without the lock or under it.
     #[inline(always)]
-    fn use_into<R>(
+    pub(super) fn use_into<R>(
         &self,
         (index, key): (usize, Key<'_>),
         out: &mut Vec<u8>,

@@ -149,10 +149,10 @@ impl<L: Locks> SharedCache<L> {
     pub fn get_versioned(&self, key: &[u8], out: &mut Vec<u8>) -> Option<Version> {
         out.clear();
         let (index, key) = self.key(key);
-        self.read((index, key), |partition, entry| {
-            partition.copy_value(entry, out);
-            partition.version_of(key, entry)
-        })
+        // First: a change that comes between is not in the version, so the version is old sooner than it need be.
+        let changes = if self.locks.is_mapped() { self.unlocked(index).changes_before(key) } else { 0 };
+        let seen = |sighting| Version::of(sighting, changes);
+        self.use_into((index, key), out, seen, |partition, entry| partition.version_of(key, entry))
     }
 
     /// Stores a value if `condition` holds. Clean entries that must make way are dropped, and added to `dropped`.

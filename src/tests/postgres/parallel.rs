@@ -7,10 +7,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use serde::{Deserialize, Serialize};
+use exchange::{Outcome, Request, Trouble};
 
 use crate::cluster::Cluster;
 use crate::world::Backend;
+
+#[path = "../parallel_extension/src/exchange.rs"]
+mod exchange;
 
 const FUNCTIONS: &[(&str, &str)] = &[
     ("exercise(text)", "text"),
@@ -24,36 +27,6 @@ const FUNCTIONS: &[(&str, &str)] = &[
 const WORKERS: i32 = 4;
 /// More than any machine has.
 const ENDLESS_BYTES: usize = 1 << 45;
-
-#[derive(Clone, Serialize)]
-struct Request {
-    library: String,
-    workers: i32,
-    cache_bytes: usize,
-    partitions: u32,
-    ballast_bytes: usize,
-    keys: u64,
-    rounds: u64,
-    trouble: &'static str,
-}
-
-#[derive(Debug, Deserialize)]
-struct Outcome {
-    refused: Option<String>,
-    has_segment: bool,
-    workers_launched: i32,
-    held_in_place: u64,
-    held_after: u64,
-    errors: Vec<String>,
-    wrong: u64,
-    evictions: u64,
-    resets: u64,
-    walked: u64,
-    distinct: u64,
-    drained: u64,
-    inconsistencies: Option<String>,
-    interrupts_held: u32,
-}
 
 impl Outcome {
     /// Whatever happened to the workers: nothing is wrong, and nothing is held.
@@ -114,7 +87,7 @@ impl Session {
             ballast_bytes: 0,
             keys: 2000,
             rounds: 10,
-            trouble: "none",
+            trouble: Trouble::None,
         };
         Session { cluster, backend, request }
     }
@@ -238,7 +211,7 @@ fn an_error_that_is_no_want_of_memory_goes_on() {
 #[test]
 fn a_worker_that_fails_leaves_no_pin_and_no_load() {
     let mut session = Session::new(&[]);
-    let outcome = session.exercise(|request| request.trouble = "error_while_holding");
+    let outcome = session.exercise(|request| request.trouble = Trouble::ErrorWhileHolding);
     // A pin and a load each.
     assert_eq!((outcome.workers_launched, outcome.held_in_place), (WORKERS, 2 * WORKERS as u64), "{outcome:?}");
     assert!(outcome.errors.iter().any(|error| error.contains("stops in the middle")), "{outcome:?}");
@@ -249,7 +222,7 @@ fn a_worker_that_fails_leaves_no_pin_and_no_load() {
 #[test]
 fn a_worker_that_is_terminated_leaves_no_pin_and_no_load() {
     let mut session = Session::new(&[]);
-    let outcome = session.exercise(|request| request.trouble = "terminated_while_holding");
+    let outcome = session.exercise(|request| request.trouble = Trouble::TerminatedWhileHolding);
     // A pin and a load each.
     assert_eq!((outcome.workers_launched, outcome.held_in_place), (WORKERS, 2 * WORKERS as u64), "{outcome:?}");
     assert!(outcome.errors.iter().any(|error| error.contains("terminating")), "{outcome:?}");
@@ -260,7 +233,7 @@ fn a_worker_that_is_terminated_leaves_no_pin_and_no_load() {
 #[test]
 fn a_worker_that_is_terminated_while_it_waits_leaves_the_queue() {
     let mut session = Session::new(&[]);
-    let outcome = session.exercise(|request| request.trouble = "terminated_while_waiting");
+    let outcome = session.exercise(|request| request.trouble = Trouble::TerminatedWhileWaiting);
     assert!(outcome.errors.iter().any(|error| error.contains("terminating")), "{outcome:?}");
     outcome.assert_sound();
     session.assert_unharmed();
@@ -269,7 +242,7 @@ fn a_worker_that_is_terminated_while_it_waits_leaves_the_queue() {
 #[test]
 fn a_worker_that_waits_sees_what_happened_whether_woken_or_not() {
     let mut session = Session::new(&[]);
-    for trouble in ["woken", "not_woken"] {
+    for trouble in [Trouble::Woken, Trouble::NotWoken] {
         let outcome = session.exercise(|request| request.trouble = trouble);
         assert_eq!((outcome.workers_launched, outcome.errors.len()), (WORKERS, 0), "{outcome:?}");
         outcome.assert_sound();

@@ -13,49 +13,13 @@ use pg_shared_lru::{type_tag, Config, Locks, Pod, SharedCache, Text, TypedCache}
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use crate::exchange::{Outcome, Request, Trouble};
 use crate::work::{proves_itself, work};
-use crate::worker::{Control, Trouble, AWAITED, MAX_WORKERS};
+use crate::worker::{Control, AWAITED, MAX_WORKERS};
 use crate::{CACHE_KEY, CONTROL_KEY};
 
 /// A cache for the leader alone, where there is no memory for a shared one.
 const PRIVATE_BYTES: usize = 8 << 20;
-
-#[derive(serde::Deserialize)]
-pub struct Request {
-    library: String,
-    workers: i32,
-    cache_bytes: usize,
-    partitions: u32,
-    /// A chunk of the segment that nobody uses.
-    ballast_bytes: usize,
-    keys: u64,
-    rounds: u64,
-    trouble: Trouble,
-}
-
-/// What the leader found.
-#[derive(Default, serde::Serialize)]
-pub struct Outcome {
-    /// Why there was no shared memory.
-    refused: Option<String>,
-    has_segment: bool,
-    workers_launched: i32,
-    /// Pins and loads of workers while these were in place, and after the last of them had gone.
-    held_in_place: u64,
-    held_after: u64,
-    /// Errors of workers that reached the leader.
-    errors: Vec<String>,
-    /// Reads, refusals and entries that were not right.
-    wrong: u64,
-    evictions: u64,
-    resets: u64,
-    /// Entries met by a walk, keys among them, and entries drained.
-    walked: u64,
-    distinct: u64,
-    drained: u64,
-    inconsistencies: Option<String>,
-    interrupts_held: u32,
-}
 
 /// A parallel context, from the call that makes it to the one that ends it.
 struct Operation {

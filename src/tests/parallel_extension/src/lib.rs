@@ -6,6 +6,7 @@
 //! - `hold_segments`    takes every slot for shared memory segments, `release_segments` gives them back
 //! - `draw_tranche`     the next number for an LWLock tranche
 
+mod exchange;
 mod leader;
 mod work;
 mod worker;

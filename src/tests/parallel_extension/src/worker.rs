@@ -6,6 +6,7 @@ use pg_shared_lru::pg::parallel::{self, ParallelCache};
 use pg_shared_lru::shared::write_back::LoadStep;
 use pgrx::prelude::*;
 
+use crate::exchange::Trouble;
 use crate::work::work;
 use crate::{CACHE_KEY, CONTROL_KEY};
 
@@ -13,24 +14,6 @@ pub const MAX_WORKERS: usize = 8;
 
 /// What the leader loads while the workers wait for it.
 pub const AWAITED: &[u8] = b"awaited";
-
-/// What happens to the workers after their work.
-#[derive(Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u32)]
-pub enum Trouble {
-    None,
-    /// They raise an ERROR while each has an entry pinned and a key to load.
-    ErrorWhileHolding,
-    /// They are terminated then.
-    TerminatedWhileHolding,
-    /// They are terminated while they wait for the leader's load.
-    TerminatedWhileWaiting,
-    /// They wait for the leader's load, which ends.
-    Woken,
-    /// They wait for the leader's load, which does not end, but the key is there all at once.
-    NotWoken,
-}
 
 impl Trouble {
     const ALL: [Trouble; 6] = [
