@@ -37,7 +37,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-use support::caches::{build, Bound, Cache, CacheArgs, Figures, Outcome};
+use support::caches::{Bound, Cache, CacheArgs, Figures, Outcome, build};
 use support::cli;
 use support::content::{Content, Written};
 use support::sizes::Sizes;

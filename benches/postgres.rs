@@ -33,7 +33,7 @@ mod support;
 use std::io::Write;
 use std::process::{ExitCode, Stdio};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use cluster::Cluster;
 use postgres::Client;

@@ -259,7 +259,7 @@ fn build_slab(settings: &Settings) -> Result<SlabCache, String> {
             Config::bytes(usize::try_from(bytes).map_err(|_| "slab: the region is larger than memory can be")?)
         }
         Bound::ValueBytes(_) => {
-            return Err("slab: only lru and s3-fifo can count values alone; give bytes or entries".into())
+            return Err("slab: only lru and s3-fifo can count values alone; give bytes or entries".into());
         }
     };
     config = config.policy(settings.policy.into());
@@ -280,7 +280,7 @@ fn build_bump(settings: &Settings) -> Result<BumpCache, String> {
             (Bump::region_bytes_for(count, entry_bytes, settings.bump_buckets), Some(u64::from(count)))
         }
         Bound::ValueBytes(_) => {
-            return Err("bump: only lru and s3-fifo can count values alone; give bytes or entries".into())
+            return Err("bump: only lru and s3-fifo can count values alone; give bytes or entries".into());
         }
     };
     let region_bytes = region_bytes.ok_or("bump: the region is larger than memory can be")?;

@@ -15,12 +15,12 @@
 
 use std::num::NonZeroUsize;
 
-use pg_shared_lru::adapters::neighbors::{decode_list, Neighbor, NeighborList, NodePointer};
-use pg_shared_lru::{LruCacheWithStats, ENTRY_METADATA_BYTES};
+use pg_shared_lru::adapters::neighbors::{Neighbor, NeighborList, NodePointer, decode_list};
+use pg_shared_lru::{ENTRY_METADATA_BYTES, LruCacheWithStats};
 
-use super::caches::{build, entry_count, outcome, Bound, Cache, Figures, Inspect, Kind, Lru, Outcome, Settings};
+use super::caches::{Bound, Cache, Figures, Inspect, Kind, Lru, Outcome, Settings, build, entry_count, outcome};
 use super::content::Written;
-use super::lists::{encode, node, plain, HeapList, Lists, Neighbours};
+use super::lists::{HeapList, Lists, Neighbours, encode, node, plain};
 
 /// Told of every list that is pushed out, where a cache can tell: its node and its neighbours.
 pub type OnSpill<'a> = dyn FnMut(NodePointer, Neighbours<'_>) -> Result<(), String> + 'a;
@@ -92,7 +92,7 @@ impl DropIn {
                 (cache, Some(bytes))
             }
             Bound::ValueBytes(_) => {
-                return Err("drop-in: only lru can count values alone; give bytes or entries".into())
+                return Err("drop-in: only lru can count values alone; give bytes or entries".into());
             }
         };
         Ok(DropIn { cache: cache.warn_with(|_| ()), given_bytes })

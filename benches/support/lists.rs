@@ -13,13 +13,13 @@
 
 use std::cell::OnceCell;
 
-use pg_shared_lru::adapters::neighbors::{encode_list, EdgeDistance, Neighbor, NeighborList, NeighborRef, NodePointer};
+use pg_shared_lru::adapters::neighbors::{EdgeDistance, Neighbor, NeighborList, NeighborRef, NodePointer, encode_list};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::content::Written;
-use super::reference::{malloc_bytes, OnHeap};
+use super::reference::{OnHeap, malloc_bytes};
 
 /// Lists begin anywhere among so many edges.
 const WINDOW_STARTS: usize = 1 << 14;

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use super::caches::{outcome, Cache, Figures, Inspect, Outcome};
+use super::caches::{Cache, Figures, Inspect, Outcome, outcome};
 use super::servers::{Connection, Server, ServerKind};
 
 /// A memcached of its own, whose `-m` is the bound: slabs alone, without its hash table and all that a process has.

@@ -21,8 +21,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use rand::{Rng, RngExt};
-use rand_distr::weighted::WeightedAliasIndex;
 use rand_distr::Distribution;
+use rand_distr::weighted::WeightedAliasIndex;
 use serde::Deserialize;
 
 /// Sizes beyond this are taken for a mistake in the description.

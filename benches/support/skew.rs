@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rand::rngs::SmallRng;
 use rand::RngExt;
+use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Zipf};
 
 /// How keys are drawn.

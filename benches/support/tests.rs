@@ -31,14 +31,14 @@ use pg_shared_lru::adapters::neighbors::NodePointer;
 use pg_shared_lru::{Config, SharedCache};
 
 use support::belady::hits_and_misses;
-use support::bump::{Bump, BumpError, TooLarge, HEADER_BYTES};
-use support::caches::{build, Bound, CacheArgs, Kind, Outcome, PolicyName, Settings};
+use support::bump::{Bump, BumpError, HEADER_BYTES, TooLarge};
+use support::caches::{Bound, CacheArgs, Kind, Outcome, PolicyName, Settings, build};
 use support::content::{Content, Written};
 use support::list_caches::build_lists;
-use support::lists::{encode, encoded_bytes_at_most, key, node, plain, HeapList, Lists, Neighbours};
+use support::lists::{HeapList, Lists, Neighbours, encode, encoded_bytes_at_most, key, node, plain};
 use support::measured::Measured;
 use support::reference::{
-    lru_entry_bytes, lru_table_bytes, ClockReference, LruBound, LruReference, OnHeap, S3FifoBound, S3FifoReference,
+    ClockReference, LruBound, LruReference, OnHeap, S3FifoBound, S3FifoReference, lru_entry_bytes, lru_table_bytes,
 };
 use support::sizes::Sizes;
 use support::skew::Skew;

@@ -251,7 +251,7 @@ impl TraceReader {
                     _ => {
                         return Err(format!(
                             "{count} blocks from {first} are more than the {MAX_BLOCKS_PER_RECORD} a record may have"
-                        ))
+                        ));
                     }
                 };
                 Ok(None)

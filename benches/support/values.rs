@@ -11,10 +11,10 @@ use std::hint::black_box;
 
 use pg_shared_lru::adapters::neighbors::NodePointer;
 
-use super::caches::{build, Cache, Inspect, Kind, Outcome, Settings};
+use super::caches::{Cache, Inspect, Kind, Outcome, Settings, build};
 use super::content::{Content, Written};
-use super::list_caches::{build_lists, ListCache};
-use super::lists::{encoded_bytes_at_most, key, node, HeapList, Lists};
+use super::list_caches::{ListCache, build_lists};
+use super::lists::{HeapList, Lists, encoded_bytes_at_most, key, node};
 use super::reference::lru_node_bytes;
 
 const KEY_BYTES: usize = size_of::<u64>();

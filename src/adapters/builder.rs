@@ -26,12 +26,12 @@ use std::time::{Duration, Instant};
 
 use super::codec::{Codec, DecodeError};
 use super::item::{CacheItem, CacheValue};
-use crate::core::config::Config;
-use crate::core::partition::{PushError, Put};
-use crate::core::write_back::Version;
+use crate::engine::config::Config;
+use crate::engine::partition::{PushError, Put};
+use crate::engine::write_back::Version;
 use crate::shared::cache::{CreateError, SharedCache};
 use crate::shared::lock::{Locks, NoLocks};
-use crate::shared::write_back::{may_wait, Blocked, Condition, Load, LoadStep, Step, Ticket, UnderWay};
+use crate::shared::write_back::{Blocked, Condition, Load, LoadStep, Step, Ticket, UnderWay, may_wait};
 
 /// How long a worker waits by default while no other ends what it has in hand.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -104,9 +104,7 @@ pub enum DrainError<E> {
     #[error("{0}")]
     Taker(E),
     /// Some worker is not done.
-    #[error(
-        "{writes} entries are being written back, {loads} loaded and {pins} read: drain when the workers are done"
-    )]
+    #[error("{writes} entries are being written back, {loads} loaded and {pins} read: drain when the workers are done")]
     InUse {
         /// Entries being written back.
         writes: u64,
@@ -395,7 +393,7 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
                 Ok(Step::Stale) => return Ok(Loaded::Again),
                 Ok(Step::WriteBack(ticket)) => self.write_back(ticket, store)?,
                 Ok(Step::Blocked(_)) | Err(PushError::TooLarge { .. } | PushError::KeyTooLong { .. }) => {
-                    return Ok(Loaded::Done(Some(value), uncached))
+                    return Ok(Loaded::Done(Some(value), uncached));
                 }
                 Ok(Step::Lost) => return Err(BuilderError::Lost),
                 Err(error) => return Err(error.into()),

@@ -6,8 +6,8 @@
 
 use std::marker::PhantomData;
 
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Bytes that are no value of the type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

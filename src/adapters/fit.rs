@@ -9,7 +9,7 @@
 //!
 //! Cost: quadratic in the number of candidates, of which a slab of 16 KiB has about 150 and one of 64 KiB about 300.
 
-use crate::core::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
+use crate::engine::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
 
 /// Steps per doubling where nothing was seen; the default of the engine.
 const STEPS: u32 = 16;
@@ -123,12 +123,12 @@ fn candidates(slab_bytes: u32) -> Vec<(u32, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::{Classes, Config};
+    use crate::engine::config::{Classes, Config};
 
     /// Bytes lost in and between slots by entries of these sizes.
     fn lost_bytes(sizes: &Sizes, slots: &[u32]) -> f64 {
         let mut used = vec![false; slots.len()];
-        let counted = sizes.counts.iter().enumerate().filter(|(_, &count)| count > 0);
+        let counted = sizes.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         let waste: f64 = counted
             .map(|(units, &count)| {
                 let class = slots.partition_point(|&size| (size as usize) < units * UNIT);

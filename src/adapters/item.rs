@@ -18,8 +18,8 @@
 use std::marker::PhantomData;
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::codec::{Codec, DecodeError, Pod, Postcard, Text};
 

@@ -26,10 +26,10 @@ use std::collections::VecDeque;
 use std::num::NonZero;
 
 use super::fit::{self, Sizes};
-use crate::core::config::{Classes, Config};
-use crate::core::evicted::Evicted;
-use crate::core::partition::{PushError, Put};
-use crate::core::report::ENTRY_METADATA_BYTES;
+use crate::engine::config::{Classes, Config};
+use crate::engine::evicted::Evicted;
+use crate::engine::partition::{PushError, Put};
+use crate::engine::report::ENTRY_METADATA_BYTES;
 use crate::shared::cache::{CreateError, SharedCache};
 
 /// An encoded key and value.
@@ -307,11 +307,7 @@ impl Filled {
         put.unwrap_or_else(|_| {
             let replaced = self.region.remove(key).is_some();
             self.displaced.push_back((key.to_vec(), value.to_vec()));
-            if replaced {
-                Put::Replaced
-            } else {
-                Put::Inserted
-            }
+            if replaced { Put::Replaced } else { Put::Inserted }
         })
     }
 }

@@ -25,7 +25,7 @@ use std::num::NonZero;
 use super::codec::{Codec, DecodeError};
 use super::item::{CacheItem, CacheValue};
 use super::lru_store::{Entry, Filled, Growing, Store};
-use crate::core::partition::Put;
+use crate::engine::partition::Put;
 use crate::shared::cache::CreateError;
 
 /// What a cache has done since it was made.

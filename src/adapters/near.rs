@@ -36,7 +36,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::codec::{Codec, DecodeError};
 use super::typed::TypedCache;
-use crate::core::partition::{PushError, Put};
+use crate::engine::partition::{PushError, Put};
 use crate::shared::lock::Locks;
 use crate::shared::read::Sight;
 
@@ -305,8 +305,8 @@ mod tests {
     use super::*;
     use crate::adapters::codec::Pod;
     use crate::adapters::item::PodVec;
-    use crate::core::config::{Config, Policy};
-    use crate::core::room::CompactBudget;
+    use crate::engine::config::{Config, Policy};
+    use crate::engine::room::CompactBudget;
     use crate::shared::lock::{NoLocks, RobustLocks};
 
     type Values<L> = TypedCache<Pod<u32>, PodVec<u64>, L>;

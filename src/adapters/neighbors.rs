@@ -15,7 +15,7 @@ use std::fmt;
 
 use super::codec::{Codec, DecodeError};
 use super::item::{CacheItem, CacheValue};
-pub use super::neighbor_encoding::{decode_list, encode_list, EncodedList};
+pub use super::neighbor_encoding::{EncodedList, decode_list, encode_list};
 
 /// Where a node lies in its index: a page and an item on it.
 ///

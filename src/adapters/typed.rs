@@ -3,14 +3,14 @@
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use super::codec::{type_tag, Codec, DecodeError};
-use crate::core::config::Config;
-use crate::core::evicted::Evicted;
-use crate::core::layout::AttachError;
-use crate::core::partition::{PushError, Put};
-use crate::core::report::{MemoryReport, Stats};
-use crate::core::room::{CompactBudget, CompactReport};
-use crate::core::validate::Inconsistencies;
+use super::codec::{Codec, DecodeError, type_tag};
+use crate::engine::config::Config;
+use crate::engine::evicted::Evicted;
+use crate::engine::layout::AttachError;
+use crate::engine::partition::{PushError, Put};
+use crate::engine::report::{MemoryReport, Stats};
+use crate::engine::room::{CompactBudget, CompactReport};
+use crate::engine::validate::Inconsistencies;
 use crate::shared::cache::{CreateError, SharedCache};
 use crate::shared::lock::{Locks, NoLocks, RobustLocks};
 use crate::shared::many::Found;

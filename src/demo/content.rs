@@ -1,7 +1,7 @@
 //! Values that prove what they are: a neighbour list whose every byte follows from its key, its length and the write
 //! that made it.
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 
 const NEIGHBOUR_BYTES: usize = 12;
 const HEADER_BYTES: usize = 9;

@@ -17,14 +17,14 @@
 
 use std::ffi::CStr;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
 use super::lwlock::{self, Held};
-use crate::core::layout::{Stripe, MAX_PARTITIONS, STRIPE_COUNT};
-use crate::core::region::{RegionType, Word32, Word64};
+use crate::engine::layout::{MAX_PARTITIONS, STRIPE_COUNT, Stripe};
+use crate::engine::region::{RegionType, Word32, Word64};
 use crate::shared::lock::LockMode;
 
 /// The longest name of a cache, in bytes.

@@ -7,8 +7,8 @@
 use super::area::{Area, MAX_NAME_BYTES};
 use super::error::CacheError;
 use super::lwlock::{self, LwLocks};
-use crate::core::config::Config;
-use crate::core::layout::MAX_PARTITIONS;
+use crate::engine::config::Config;
+use crate::engine::layout::MAX_PARTITIONS;
 use crate::shared::cache::{CreateError, SharedCache};
 use crate::shared::lock::LockMode;
 

@@ -1,11 +1,11 @@
 //! Errors as PostgreSQL reports them: SQLSTATE, message, and a hint that says what to do.
 
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{function_name, PgLogLevel, PgSqlErrorCode};
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
-use crate::core::config::ConfigError;
-use crate::core::partition::PushError;
-use crate::core::validate::Inconsistencies;
+use crate::engine::config::ConfigError;
+use crate::engine::partition::PushError;
+use crate::engine::validate::Inconsistencies;
 
 /// Whatever can go wrong with a named cache.
 #[derive(Debug, thiserror::Error)]

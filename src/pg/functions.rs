@@ -3,22 +3,22 @@
 //! Each function finds its cache, does one operation of the engine, and turns the result into SQL values after the lock
 //! is released. Nothing is transactional: a put is visible at once and is not rolled back.
 
+use pgrx::Array;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
-use pgrx::Array;
 
 use super::area::{self, AreaRequest};
 use super::attached::{self, AttachedCache};
 use super::catalog;
-use super::error::{or_report, CacheError};
+use super::error::{CacheError, or_report};
 use super::lwlock::LwLocks;
 use super::settings;
-use crate::core::config::{Config, Policy};
-use crate::core::evicted::Evicted;
-use crate::core::layout::BUCKET_CELLS;
-use crate::core::partition::Put;
-use crate::core::report::{ClassReport, MemoryReport};
-use crate::core::room::{CompactBudget, CompactReport};
+use crate::engine::config::{Config, Policy};
+use crate::engine::evicted::Evicted;
+use crate::engine::layout::BUCKET_CELLS;
+use crate::engine::partition::Put;
+use crate::engine::report::{ClassReport, MemoryReport};
+use crate::engine::room::{CompactBudget, CompactReport};
 use crate::shared::cache::SharedCache;
 use crate::shared::walk::Entries;
 

@@ -16,7 +16,7 @@ use pgrx::pg_sys;
 
 use super::area::Area;
 use super::error::CacheError;
-use crate::core::layout::Stripe;
+use crate::engine::layout::Stripe;
 use crate::shared::lock::{LockMode, Locks};
 
 /// The locks of one cache's partitions, valid for one generation of its slot in the catalog.

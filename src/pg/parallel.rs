@@ -52,13 +52,13 @@ use std::panic::AssertUnwindSafe;
 use std::ptr::NonNull;
 
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
-use pgrx::{pg_guard, pg_sys, PgSqlErrorCode, PgTryBuilder};
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 
 use super::dsm_locks::{self, DsmLocks};
 use super::error;
-use crate::core::config::{Config, ConfigError};
-use crate::core::layout::AttachError;
-use crate::core::region::{RegionType, Word32, Word64};
+use crate::engine::config::{Config, ConfigError};
+use crate::engine::layout::AttachError;
+use crate::engine::region::{RegionType, Word32, Word64};
 use crate::shared::cache::{CreateError, SharedCache};
 
 /// A cache in the memory of a parallel operation.
@@ -85,9 +85,7 @@ pub enum ParallelError {
     #[error("the parallel operation has no cache under the key {0:#x}: the leader has not created it")]
     Absent(u64),
     /// Something else was stored under the key.
-    #[error(
-        "the key {key:#x} of the parallel operation names no cache: magic number {found:#018x}, not {MAGIC:#018x}"
-    )]
+    #[error("the key {key:#x} of the parallel operation names no cache: magic number {found:#018x}, not {MAGIC:#018x}")]
     NotACache {
         /// The key.
         key: u64,

@@ -5,8 +5,8 @@
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use crate::core::config::{Config, Policy};
-use crate::core::layout::MAX_PARTITIONS;
+use crate::engine::config::{Config, Policy};
+use crate::engine::layout::MAX_PARTITIONS;
 
 static MEMORY_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
 static MAX_CACHES: GucSetting<i32> = GucSetting::<i32>::new(16);

@@ -11,21 +11,21 @@
 use std::cell::UnsafeCell;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{fence, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use super::backing::{Backing, PrivateMemory, SharedMapping};
 use super::held::{Held, HeldRegistry, Pin};
 use super::lock::{Guard, LockMode, Locks, NoLocks, RobustLocks};
-use crate::core::config::{Config, ConfigError, Policy};
-use crate::core::evicted::{Evicted, Sink};
-use crate::core::ids::EntryIndex;
-use crate::core::layout::{AttachError, Layout, RegionHeader, Stripe, STRIPE_COUNT};
-use crate::core::partition::{hash_key, Key, Partition, PushError, Put};
-use crate::core::region::Region;
-use crate::core::report::{MemoryReport, Stats};
-use crate::core::room::{CompactBudget, CompactReport};
-use crate::core::validate::Inconsistencies;
+use crate::engine::config::{Config, ConfigError, Policy};
+use crate::engine::evicted::{Evicted, Sink};
+use crate::engine::ids::EntryIndex;
+use crate::engine::layout::{AttachError, Layout, RegionHeader, STRIPE_COUNT, Stripe};
+use crate::engine::partition::{Key, Partition, PushError, Put, hash_key};
+use crate::engine::region::Region;
+use crate::engine::report::{MemoryReport, Stats};
+use crate::engine::room::{CompactBudget, CompactReport};
+use crate::engine::validate::Inconsistencies;
 
 /// Entries that are removed under one acquisition of a lock, at most.
 const BATCH_ENTRIES: usize = 1024;
@@ -580,11 +580,7 @@ impl<L: Locks> SharedCache<L> {
                 found.extend(more);
             }
         }
-        if found.is_empty() {
-            Ok(())
-        } else {
-            Err(Inconsistencies(found))
-        }
+        if found.is_empty() { Ok(()) } else { Err(Inconsistencies(found)) }
     }
 
     /// As [`SharedCache::validate`], for one partition.

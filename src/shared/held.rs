@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use slab::Slab;
 
-use crate::core::claims::ClaimId;
-use crate::core::ids::EntryIndex;
+use crate::engine::claims::ClaimId;
+use crate::engine::ids::EntryIndex;
 
 thread_local! {
     static HELD_BY_THREAD: Cell<usize> = const { Cell::new(0) };

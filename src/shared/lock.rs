@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use crate::core::layout::Stripe;
+use crate::engine::layout::Stripe;
 
 /// What the holder of a lock may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub unsafe trait Locks {
     }
 
     /// Where reads that took no lock are counted, if not in the cache's own memory: where caches can be dropped, a
-    /// count may come late. [`STRIPE_COUNT`](crate::core::layout::STRIPE_COUNT) of them, zeroed when the cache is
+    /// count may come late. [`STRIPE_COUNT`](crate::engine::layout::STRIPE_COUNT) of them, zeroed when the cache is
     /// created.
     #[inline]
     fn stripes(&self) -> Option<&[Stripe]> {

@@ -8,8 +8,8 @@
 
 use super::cache::SharedCache;
 use super::lock::Locks;
-use crate::core::config::Policy;
-use crate::core::partition::Key;
+use crate::engine::config::Policy;
+use crate::engine::partition::Key;
 
 /// Keys that are looked up together: as many lines as a processor fetches at once, and what a lock is held for.
 const GROUP_KEYS: usize = 16;
@@ -134,7 +134,7 @@ impl<L: Locks> SharedCache<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::Config;
+    use crate::engine::config::Config;
 
     #[test]
     fn many_lookups_are_as_one_after_the_other() {

@@ -4,9 +4,9 @@ use hashbrown::HashTable;
 
 use super::cache::SharedCache;
 use super::lock::Locks;
-use crate::core::evicted::Evicted;
-use crate::core::partition::hash_key;
-use crate::core::report::Stats;
+use crate::engine::evicted::Evicted;
+use crate::engine::partition::hash_key;
+use crate::engine::report::Stats;
 
 /// The entries of a drained cache in the order of eviction (policy `lru`: least recently used first), with the cache's
 /// counters.

@@ -10,18 +10,18 @@
 //! Whoever keeps a copy of a value, or something made of it, can keep its [`Sight`] too and ask later, without a lock,
 //! whether the value is still the key's.
 //!
-//! Not here: why what was read so is right (`core::optimistic`), and what the caches of PostgreSQL do against being
+//! Not here: why what was read so is right (`engine::optimistic`), and what the caches of PostgreSQL do against being
 //! dropped meanwhile (`pg::lwlock`).
 
 use super::cache::SharedCache;
 use super::lock::Locks;
-use crate::core::config::Policy;
-use crate::core::evicted::Sink;
-use crate::core::ids::EntryIndex;
-use crate::core::optimistic::{Sighting, Unread, Wanted};
-use crate::core::partition::{Key, Partition, PushError, Put};
-use crate::core::region::Word64;
-use crate::core::words::append_words;
+use crate::engine::config::Policy;
+use crate::engine::evicted::Sink;
+use crate::engine::ids::EntryIndex;
+use crate::engine::optimistic::{Sighting, Unread, Wanted};
+use crate::engine::partition::{Key, Partition, PushError, Put};
+use crate::engine::region::Word64;
+use crate::engine::words::append_words;
 
 /// Attempts without the lock.
 const TRIES: usize = 4;

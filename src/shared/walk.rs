@@ -9,8 +9,8 @@ use std::ops::Deref;
 
 use super::cache::SharedCache;
 use super::lock::Locks;
-use crate::core::ids::{EntryId, EntryIndex};
-use crate::core::partition::Partition;
+use crate::engine::ids::{EntryId, EntryIndex};
+use crate::engine::partition::Partition;
 
 /// Where a walk goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! A cache in front of a store that many workers share: loads that happen once, stores that lose no update, write-backs
-//! without a lock. The engine's part is in `core::write_back` and `core::claims`; `adapters::builder` puts types on top.
+//! without a lock. The engine's part is in `engine::write_back` and `engine::claims`; `adapters::builder` puts types on top.
 //!
 //! Who waits for whom: a thread that holds nothing (no pin, no claim, of any cache) may wait for those that do. One that
 //! holds something does not wait: it is told [`Step::Blocked`] or [`LoadStep::Taken`] and finds another way. So whoever is
@@ -13,13 +13,13 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use super::cache::SharedCache;
-use super::held::{thread_holds_something, Held};
+use super::held::{Held, thread_holds_something};
 use super::lock::Locks;
-use crate::core::claims::{ClaimId, LoadClaim};
-use crate::core::evicted::Evicted;
-use crate::core::ids::{EntryId, EntryIndex};
-use crate::core::partition::{Partition, PushError, Put};
-use crate::core::write_back::{Expected, Stored, Version};
+use crate::engine::claims::{ClaimId, LoadClaim};
+use crate::engine::evicted::Evicted;
+use crate::engine::ids::{EntryId, EntryIndex};
+use crate::engine::partition::{Partition, PushError, Put};
+use crate::engine::write_back::{Expected, Stored, Version};
 
 /// How long to wait before looking again, whatever is known of the others.
 const WAIT_SLICE: Duration = Duration::from_millis(20);

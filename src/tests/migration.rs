@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use pg_shared_lru::adapters::builder::{BuilderCache, SpillStore};
 use pg_shared_lru::adapters::neighbors::{
-    decode_list, encode_list, EdgeDistance, NeighborRef, NodePointer, NodePointers,
+    EdgeDistance, NeighborRef, NodePointer, NodePointers, decode_list, encode_list,
 };
 use pg_shared_lru::{
     CacheItem, CacheValue, Codec, Config, DecodeError, LruCacheWithStats, Policy, RobustLocks, SharedCache,

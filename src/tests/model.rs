@@ -3,12 +3,12 @@
 //! Random operations run on both; after every one the return values, the evicted entries in their order, the counters
 //! and the contents must agree, and `validate()` must find nothing wrong. What `s3-fifo` evicts depends on hashes, so here
 //! the cache says which entries go; that they are the right ones is tested where the seed can be chosen
-//! (`core::s3fifo`).
+//! (`engine::s3fifo`).
 
 use std::collections::{HashMap, VecDeque};
 
 use pg_shared_lru::{
-    Classes, CompactBudget, Config, Evicted, NoLocks, Policy, PushError, Put, SharedCache, ENTRY_METADATA_BYTES,
+    Classes, CompactBudget, Config, ENTRY_METADATA_BYTES, Evicted, NoLocks, Policy, PushError, Put, SharedCache,
 };
 use proptest::prelude::*;
 

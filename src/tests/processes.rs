@@ -2,20 +2,20 @@
 //!
 //! What must hold, and which file holds it to that:
 //!
-//! - `account`   Processes (and threads) that use one cache at once lose nothing, invent nothing and read only what was
+//! - `accounting`   Processes (and threads) that use one cache at once lose nothing, invent nothing and read only what was
 //!   written; every entry ever inserted is evicted, removed, popped, drained or still there, once.
-//! - `beside`    Readers that take no lock read whole values of their key, whatever writers do beside them.
-//! - `address`   Nothing in the region depends on where it is mapped; an id means the same entry in every process, for
+//! - `optimistic_reads`    Readers that take no lock read whole values of their key, whatever writers do beside them.
+//! - `position_independence`   Nothing in the region depends on where it is mapped; an id means the same entry in every process, for
 //!   life.
-//! - `walk`      A walk sees each entry that stays exactly once, whatever others do.
+//! - `scan`      A walk sees each entry that stays exactly once, whatever others do.
 //! - `kill`      A process may be killed at any moment: entries may be lost, never wrong; nobody hangs.
-//! - `refuse`    What is no cache, another cache or a damaged one is refused; so is every wrong configuration, with
+//! - `rejected_input`    What is no cache, another cache or a damaged one is refused; so is every wrong configuration, with
 //!   value and range.
 //! - `capacity`  N entries are N entries, whatever their sizes; what is not pinned can always make room.
 //! - `compact`   Compaction does bounded work and works around pins.
 //! - `builder`   Workers over one cache in front of one store lose no update, never wait for each other in a circle
 //!   (`builder_waits`), and leave nothing behind when they fail (`builder_faults`).
-//! - `edge`      Lengths of 0 and the longest, many pins, panics, odd numbers.
+//! - `edge_cases`      Lengths of 0 and the longest, many pins, panics, odd numbers.
 //!
 //! Each scenario runs in a process of its own, forked from one without threads (see `support::runner`); numbers are
 //! random but with fixed seeds, only the interleaving differs from run to run.
@@ -23,12 +23,8 @@
 
 mod support;
 
-#[path = "processes/account.rs"]
-mod account;
-#[path = "processes/address.rs"]
-mod address;
-#[path = "processes/beside.rs"]
-mod beside;
+#[path = "processes/accounting.rs"]
+mod accounting;
 #[path = "processes/builder.rs"]
 mod builder;
 #[path = "processes/builder_faults.rs"]
@@ -39,26 +35,30 @@ mod builder_waits;
 mod capacity;
 #[path = "processes/compact.rs"]
 mod compact;
-#[path = "processes/edge.rs"]
-mod edge;
+#[path = "processes/edge_cases.rs"]
+mod edge_cases;
 #[path = "processes/kill.rs"]
 mod kill;
-#[path = "processes/refuse.rs"]
-mod refuse;
-#[path = "processes/walk.rs"]
-mod walk;
+#[path = "processes/optimistic_reads.rs"]
+mod optimistic_reads;
+#[path = "processes/position_independence.rs"]
+mod position_independence;
+#[path = "processes/rejected_input.rs"]
+mod rejected_input;
+#[path = "processes/scan.rs"]
+mod scan;
 
 fn main() -> std::process::ExitCode {
     let scenarios = [
-        account::SCENARIOS,
-        beside::SCENARIOS,
-        address::SCENARIOS,
-        walk::SCENARIOS,
+        accounting::SCENARIOS,
+        optimistic_reads::SCENARIOS,
+        position_independence::SCENARIOS,
+        scan::SCENARIOS,
         kill::SCENARIOS,
-        refuse::SCENARIOS,
+        rejected_input::SCENARIOS,
         capacity::SCENARIOS,
         compact::SCENARIOS,
-        edge::SCENARIOS,
+        edge_cases::SCENARIOS,
         builder::SCENARIOS,
         builder_waits::SCENARIOS,
         builder_faults::SCENARIOS,

@@ -40,11 +40,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use rand::rngs::SmallRng;
 use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use serde::Serialize;
 
-use caches::{build, Cache, Capacity, Key, Kind};
+use caches::{Cache, Capacity, Key, Kind, build};
 use support::cli;
 use support::content::{Content, Written};
 use support::measured::Measured;

@@ -13,7 +13,7 @@ use pg_shared_lru::adapters::neighbors::NodePointer;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::neighbor::{DistanceWithTieBreak, NeighborWithDistance};
-use crate::pages::{number_of, pointer_of, RECORD_NEIGHBORS};
+use crate::pages::{RECORD_NEIGHBORS, number_of, pointer_of};
 use crate::request::Counters;
 use crate::search::{Adjacency, Search};
 use crate::vectors::Vectors;

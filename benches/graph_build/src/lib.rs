@@ -42,10 +42,10 @@ mod reference;
 use std::path::Path;
 use std::time::Instant;
 
-use pgrx::{pg_guard, pg_sys, FromDatum, IntoDatum};
+use pgrx::{FromDatum, IntoDatum, pg_guard, pg_sys};
 
 use crate::graph::edge_hash;
-use crate::pages::{number_of, pointer_of, Pages};
+use crate::pages::{Pages, number_of, pointer_of};
 use crate::request::{Mode, Report, Request};
 use crate::vectors::Vectors;
 

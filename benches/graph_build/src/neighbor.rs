@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 
-use pg_shared_lru::adapters::neighbors::{decode_list, encode_list, EdgeDistance, NeighborRef, NodePointer};
+use pg_shared_lru::adapters::neighbors::{EdgeDistance, NeighborRef, NodePointer, decode_list, encode_list};
 use pg_shared_lru::{CacheValue, DecodeError};
 
 /// A distance, with the ends of the edge that break a tie between distances of 0.

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
-use std::ffi::{c_void, CString};
+use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use pg_shared_lru::pg::dsm_locks::DsmLocks;

@@ -9,9 +9,9 @@
 
 use pg_shared_lru::adapters::neighbors::NodePointer;
 
-use crate::graph::{pruned, Ledger, MAX_NEIGHBORS};
+use crate::graph::{Ledger, MAX_NEIGHBORS, pruned};
 use crate::neighbor::{DistanceWithTieBreak, NeighborWithDistance};
-use crate::pages::{number_of, Pages};
+use crate::pages::{Pages, number_of};
 use crate::request::Counters;
 use crate::vectors::Vectors;
 

@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 
 use pg_shared_lru::adapters::builder::{BuilderCache, BuilderError, SpillStore};
-use pg_shared_lru::adapters::neighbors::{decode_list, NodePointer};
+use pg_shared_lru::adapters::neighbors::{NodePointer, decode_list};
 use pg_shared_lru::{Config, Locks, Policy};
 
 use crate::graph::{Change, Ledger, Lists};
 use crate::neighbor::NeighborCacheEntry;
-use crate::pages::{number_of, pointer_of, Pages};
+use crate::pages::{Pages, number_of, pointer_of};
 use crate::records::Records;
 use crate::request::{Counters, Request};
 use crate::search::Adjacency;

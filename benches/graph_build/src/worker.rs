@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use pg_shared_lru::pg::parallel::ParallelCache;
 use pg_shared_lru::Locks;
+use pg_shared_lru::pg::parallel::ParallelCache;
 
 use crate::counted_lru::LruCacheWithStats;
 use crate::graph::{Builder, Lists};

@@ -35,7 +35,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use judge::Verdict;
 use request::{Mode, Report};
 use site::Site;
-use vectors::{Vector, DIMENSIONS};
+use vectors::{DIMENSIONS, Vector};
 
 const NODES: u32 = 2000;
 const QUERIES: u32 = 100;

@@ -21,7 +21,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Result};
+use anyhow::{Result, ensure};
 use clap::Parser;
 
 use sections::{Options, Section};

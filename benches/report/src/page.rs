@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::goals::goals;
-use crate::plots::{lines, Labels, Series};
+use crate::plots::{Labels, Series, lines};
 use crate::table::{Row, Table};
 
 const TEMPLATE: &str = include_str!("page.md");
@@ -21,11 +21,7 @@ const NOTHING: &str = "_Not measured yet._\n";
 const BUILD: &str = "build-20000.csv";
 
 fn read_if_there(file: &Path) -> Result<Table> {
-    if file.exists() {
-        Table::read(file)
-    } else {
-        Ok(Table::default())
-    }
+    if file.exists() { Table::read(file) } else { Ok(Table::default()) }
 }
 
 /// The newest figures of each section.
@@ -121,11 +117,7 @@ fn markdown(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Strin
         any = true;
         let _ = writeln!(text, "| {} |", row.join(" | "));
     }
-    if any {
-        text
-    } else {
-        NOTHING.to_owned()
-    }
+    if any { text } else { NOTHING.to_owned() }
 }
 
 /// A number with so many digits behind the point; a dash where there is none.

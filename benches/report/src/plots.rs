@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{anyhow, ensure, Result};
+use anyhow::{Result, anyhow, ensure};
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (720, 420);

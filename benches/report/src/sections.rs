@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::table::Table;
@@ -127,11 +127,7 @@ impl Runner<'_> {
     }
 
     fn choose<'a>(&self, quick: &'a str, full: &'a str) -> &'a str {
-        if self.options.full {
-            full
-        } else {
-            quick
-        }
+        if self.options.full { full } else { quick }
     }
 
     /// A file of the folder of traces, if there is one.

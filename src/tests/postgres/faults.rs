@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::sharing::{assert_accounts, WORKLOAD};
-use crate::world::{wait_until, Backend, World};
+use crate::sharing::{WORKLOAD, assert_accounts};
+use crate::world::{Backend, World, wait_until};
 
 /// Work that does not end by itself within any patience.
 const ENDLESS_WORK: &str = "SELECT work(0.5, 1000000000, 3000)";

@@ -3,7 +3,7 @@
 use std::thread;
 
 use crate::sharing::WORKLOAD;
-use crate::world::{wait_until, World};
+use crate::world::{World, wait_until};
 
 /// One MiB of pg_shared_lru.memory, in bytes.
 const MIB: i64 = 1 << 20;

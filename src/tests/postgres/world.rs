@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use postgres::types::{FromSqlOwned, ToSql};
 use postgres::Client;
+use postgres::types::{FromSqlOwned, ToSql};
 
 use crate::cluster::Cluster;
 

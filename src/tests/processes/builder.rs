@@ -12,8 +12,8 @@ use pg_shared_lru::shared::write_back::LoadStep;
 use pg_shared_lru::{Config, Locks, Policy, Put};
 
 use crate::support::content::Random;
-use crate::support::fork::{join, shared_words, Child};
-use crate::support::history::{drained, pair, private, small, Cache, Disk, History, Nothing, Table};
+use crate::support::fork::{Child, join, shared_words};
+use crate::support::history::{Cache, Disk, History, Nothing, Table, drained, pair, private, small};
 use crate::support::memory::Arena;
 
 crate::scenarios![builder:

@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use pg_shared_lru::adapters::builder::BuilderError;
-use pg_shared_lru::shared::write_back::{may_wait, Condition, LoadStep, Step};
+use pg_shared_lru::shared::write_back::{Condition, LoadStep, Step, may_wait};
 use pg_shared_lru::{Config, Policy, RobustLocks, SharedCache};
 
-use crate::support::fork::{catch_quietly, kill_myself, Child};
-use crate::support::history::{drained, pair, pair_in, small, Cache, Disk, History, Table};
+use crate::support::fork::{Child, catch_quietly, kill_myself};
+use crate::support::history::{Cache, Disk, History, Table, drained, pair, pair_in, small};
 use crate::support::memory::{Arena, HookLocks};
 
 crate::scenarios![builder_faults:

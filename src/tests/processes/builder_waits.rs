@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pg_shared_lru::adapters::builder::BuilderError;
-use pg_shared_lru::shared::write_back::{may_wait, Condition, LoadStep, Step};
+use pg_shared_lru::shared::write_back::{Condition, LoadStep, Step, may_wait};
 use pg_shared_lru::{Config, LockMode, Locks, Policy, RobustLocks};
 
-use crate::support::fork::{join, shared_words, Child};
-use crate::support::history::{drained, pair, small, Cache, Disk, History, Table};
+use crate::support::fork::{Child, join, shared_words};
+use crate::support::history::{Cache, Disk, History, Table, drained, pair, small};
 use crate::support::memory::Arena;
 
 crate::scenarios![builder_waits:

@@ -2,7 +2,7 @@
 
 use pg_shared_lru::{Bytes, Classes, Config, Evicted, Policy, PushError, Put, SharedCache, TypedCache, TypedEvicted};
 
-use crate::support::content::{key, value, Random};
+use crate::support::content::{Random, key, value};
 
 crate::scenarios![capacity:
     n_entries_are_n_entries_whatever_their_sizes,

@@ -2,7 +2,7 @@
 
 use pg_shared_lru::{CompactBudget, Config, NoLocks, Policy, SharedCache};
 
-use crate::support::content::{check, key, value, Random};
+use crate::support::content::{Random, check, key, value};
 
 crate::scenarios![compact:
     work_is_bounded_by_the_budget_and_one_slot,

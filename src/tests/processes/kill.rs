@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pg_shared_lru::core::layout::SlabDescriptor;
+use pg_shared_lru::engine::layout::SlabDescriptor;
 use pg_shared_lru::{CompactBudget, Config, Locks, Policy, RobustLocks, SharedCache};
 
-use super::account::{work, Readers, Tally};
-use crate::support::content::{check, key, value, Random};
-use crate::support::fork::{assert_all_run, catch_quietly, join, kill_myself, shared_words, Child, Exit};
+use super::accounting::{Readers, Tally, work};
+use crate::support::content::{Random, check, key, value};
+use crate::support::fork::{Child, Exit, assert_all_run, catch_quietly, join, kill_myself, shared_words};
 use crate::support::memory::{Arena, HookLocks};
 
 crate::scenarios![kill:

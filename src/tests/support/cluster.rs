@@ -12,7 +12,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Seek, Write as _};
-use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result, bail};
 use postgres::{Client, NoTls};
 
 /// The user that runs the server when we are root.
@@ -273,11 +273,7 @@ impl Server {
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
-        if tail.is_empty() {
-            String::new()
-        } else {
-            format!("\nserver log:\n{}", tail.join("\n"))
-        }
+        if tail.is_empty() { String::new() } else { format!("\nserver log:\n{}", tail.join("\n")) }
     }
 
     /// One of the server's programs, to run as its user, with nothing of our environment that could sway it.

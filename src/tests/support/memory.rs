@@ -15,8 +15,8 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use pg_shared_lru::core::ids::SlabIndex;
-use pg_shared_lru::core::layout::{Layout, PartitionHeader, SlabDescriptor};
+use pg_shared_lru::engine::ids::SlabIndex;
+use pg_shared_lru::engine::layout::{Layout, PartitionHeader, SlabDescriptor};
 use pg_shared_lru::{
     AttachError, Codec, Config, CreateError, LockMode, Locks, NoLocks, RobustLocks, SharedCache, TypedCache,
 };

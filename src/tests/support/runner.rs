@@ -10,7 +10,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::fork::{lead_group, Child, Exit};
+use super::fork::{Child, Exit, lead_group};
 
 /// A name and what to run.
 pub type Scenario = (&'static str, fn());
@@ -86,11 +86,7 @@ pub fn run(scenarios: &[Scenario]) -> ExitCode {
         scenarios.len() - chosen.len(),
         start.elapsed().as_secs_f64()
     );
-    if failures.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(101)
-    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
 fn run_one(name: &str, body: fn()) -> Option<String> {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use pg_shared_lru::pg::dsm_locks::DsmLocks;
 use pg_shared_lru::pg::parallel::{self, ParallelCache};
 use pg_shared_lru::shared::write_back::{Load, LoadStep};
-use pg_shared_lru::{type_tag, Config, Locks, Pod, SharedCache, Text, TypedCache};
+use pg_shared_lru::{Config, Locks, Pod, SharedCache, Text, TypedCache, type_tag};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use crate::exchange::{Outcome, Request, Trouble};
 use crate::work::{proves_itself, work};
-use crate::worker::{Control, AWAITED, MAX_WORKERS};
+use crate::worker::{AWAITED, Control, MAX_WORKERS};
 use crate::{CACHE_KEY, CONTROL_KEY};
 
 /// A cache for the leader alone, where there is no memory for a shared one.

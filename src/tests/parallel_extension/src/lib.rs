@@ -44,16 +44,18 @@ thread_local! {
 #[pg_extern]
 fn hold_segments() -> i32 {
     const BYTES: usize = 8192;
-    HELD.with_borrow_mut(|held| loop {
-        let flags = pg_sys::DSM_CREATE_NULL_IF_MAXSEGMENTS as i32;
-        // SAFETY: in a transaction; the mapping is kept until `release_segments`.
-        let segment = unsafe { pg_sys::dsm_create(BYTES, flags) };
-        if segment.is_null() {
-            return held.len() as i32;
+    HELD.with_borrow_mut(|held| {
+        loop {
+            let flags = pg_sys::DSM_CREATE_NULL_IF_MAXSEGMENTS as i32;
+            // SAFETY: in a transaction; the mapping is kept until `release_segments`.
+            let segment = unsafe { pg_sys::dsm_create(BYTES, flags) };
+            if segment.is_null() {
+                return held.len() as i32;
+            }
+            // SAFETY: just created.
+            unsafe { pg_sys::dsm_pin_mapping(segment) };
+            held.push(segment);
         }
-        // SAFETY: just created.
-        unsafe { pg_sys::dsm_pin_mapping(segment) };
-        held.push(segment);
     })
 }
 

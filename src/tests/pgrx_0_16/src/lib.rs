@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use pg_shared_lru::pg::parallel::{self, NoSegment, ParallelCache};
 use pg_shared_lru::pg::{area, attached, catalog};
-use pg_shared_lru::{type_tag, Config, Locks, LruCacheWithStats, Pod, Text, TypedCache};
+use pg_shared_lru::{Config, Locks, LruCacheWithStats, Pod, Text, TypedCache, type_tag};
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!();

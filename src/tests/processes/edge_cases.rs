@@ -5,7 +5,7 @@ use pg_shared_lru::{CompactBudget, Config, Evicted, NoLocks, Policy, Put, Shared
 use crate::support::content::{check, key, value};
 use crate::support::fork::catch_quietly;
 
-crate::scenarios![edge:
+crate::scenarios![edge_cases:
     a_panic_in_a_closure_leaves_no_pin,
     keys_of_every_length_and_empty_values,
     values_are_aligned_whatever_the_key,

@@ -44,11 +44,7 @@ impl Partition {
             let (loads, writes) = self.claim_counts();
             findings.expect(|| "claims in use".into(), self.write_back().in_use.get(), loads + writes);
         }
-        if findings.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Inconsistencies(findings.0))
-        }
+        if findings.0.is_empty() { Ok(()) } else { Err(Inconsistencies(findings.0)) }
     }
 
     fn slabs(&self) -> impl Iterator<Item = SlabIndex> {

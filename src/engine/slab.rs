@@ -9,11 +9,11 @@
 //! Locking: everything here runs under the partition's exclusive lock. Not here: which entry a slot belongs to
 //! (`payload`), when to compact or evict (`room`).
 
-use std::sync::atomic::{fence, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use super::bitmap::{word_count, FreeBitmap};
+use super::bitmap::{FreeBitmap, word_count};
 use super::ids::{ClassIndex, Location, SlabIndex};
-use super::layout::{ClassState, SlabDescriptor, BIN_COUNT};
+use super::layout::{BIN_COUNT, ClassState, SlabDescriptor};
 use super::partition::Partition;
 
 impl Partition {
@@ -104,7 +104,7 @@ impl Partition {
         self.bitmap(slab, class).set_all_free();
         // A process killed here must leave a slab of the pool, or one whose records are prepared.
         let descriptor = self.descriptor(slab);
-        descriptor.class.publish(class.0);
+        descriptor.class.store_release(class.0);
         descriptor.used.set(0);
         descriptor.bin.set(SlabDescriptor::NO_BIN);
         descriptor.free_hint.set(0);
@@ -149,7 +149,7 @@ impl Partition {
     /// that they left is used again.
     pub(super) fn begin_placement_epoch(&self) {
         let epoch = &self.header().placement_epoch;
-        epoch.publish(epoch.get() + 1);
+        epoch.store_release(epoch.get() + 1);
     }
 
     /// Links a slab without class into the pool.

@@ -10,7 +10,7 @@
 //! Locking: the lists are changed under the exclusive lock; uses are noted under any.
 
 use super::config::Policy;
-use super::directory::{flag, Record, MAX_USES};
+use super::directory::{MAX_USES, Record, flag};
 use super::ids::EntryIndex;
 use super::partition::{Key, Partition};
 use super::region::Word32;
@@ -19,11 +19,7 @@ impl Partition {
     /// Head and tail of the list that an entry is in, or would be.
     fn ends(&self, entry: EntryIndex) -> (&Word32, &Word32) {
         let header = self.header();
-        if self.is_small(entry) {
-            (&header.small_head, &header.small_tail)
-        } else {
-            (&header.head, &header.tail)
-        }
+        if self.is_small(entry) { (&header.small_head, &header.small_tail) } else { (&header.head, &header.tail) }
     }
 
     /// Puts a new entry into the list that its policy has for it.

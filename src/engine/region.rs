@@ -43,13 +43,13 @@ impl Word32 {
 
     /// Reads the word; what was written before it was published is seen from here on.
     #[inline]
-    pub fn observe(&self) -> u32 {
+    pub fn load_acquire(&self) -> u32 {
         self.0.load(Ordering::Acquire)
     }
 
     /// Writes the word; who observes it sees all that was written before.
     #[inline]
-    pub fn publish(&self, value: u32) {
+    pub fn store_release(&self, value: u32) {
         self.0.store(value, Ordering::Release)
     }
 
@@ -87,13 +87,13 @@ impl Word64 {
 
     /// Reads the word; what was written before it was published is seen from here on.
     #[inline]
-    pub fn observe(&self) -> u64 {
+    pub fn load_acquire(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 
     /// Writes the word; who observes it sees all that was written before.
     #[inline]
-    pub fn publish(&self, value: u64) {
+    pub fn store_release(&self, value: u64) {
         self.0.store(value, Ordering::Release)
     }
 
@@ -208,7 +208,7 @@ impl Region {
     pub fn prefetch(&self, offset: usize) {
         #[cfg(target_arch = "x86_64")]
         if offset < self.len_bytes {
-            use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             // SAFETY: in bounds (checked); a prefetch reads nothing that the program can see, and every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(offset).cast()) }
         }

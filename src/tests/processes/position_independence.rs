@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 
 use pg_shared_lru::{CompactBudget, Config, Evicted, NoLocks, Policy, SharedCache};
 
-use crate::support::content::{check, key, value, Random};
-use crate::support::fork::{join, shared_words, Child};
+use crate::support::content::{Random, check, key, value};
+use crate::support::fork::{Child, join, shared_words};
 use crate::support::memory::Arena;
 
-crate::scenarios![address:
+crate::scenarios![position_independence:
     two_mappings_of_one_process_are_one_cache,
     a_child_that_maps_again_is_in_the_same_cache,
     bytes_copied_elsewhere_are_the_same_cache,

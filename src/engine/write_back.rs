@@ -14,7 +14,7 @@
 //! Locking: the partition's exclusive lock, but for looking. Not here: writing, waiting (`shared::write_back`).
 
 use super::claims::{Claim, ClaimId, MAX_CLAIMS};
-use super::directory::{flag, Stamp};
+use super::directory::{Stamp, flag};
 use super::evicted::{CleanOnly, Evicted, Sink};
 use super::ids::EntryIndex;
 use super::layout::Layout;
@@ -100,7 +100,7 @@ impl Partition {
     /// The count of changes that a key shares with others, for a look without the lock: a value that is seen after this was
     /// read has every change that is counted in it.
     pub fn changes_before(&self, key: Key<'_>) -> u32 {
-        self.changes(key).observe()
+        self.changes(key).load_acquire()
     }
 
     /// The version of an entry's value.
@@ -158,7 +158,7 @@ impl Partition {
                 (Some((_, entry)), _) if !matches!(expected, Expected::Claim(_)) => {
                     partition.record(entry).set_flags(flag::DIRTY);
                     let changes = partition.changes(key);
-                    changes.publish(changes.get().wrapping_add(1));
+                    changes.store_release(changes.get().wrapping_add(1));
                     partition.overtake_loads(key, entry);
                     (stored, None)
                 }
@@ -217,7 +217,7 @@ impl Partition {
         let state = self.write_back();
         state.settled.add(1);
         for changes in &state.changes {
-            changes.publish(changes.get().wrapping_add(1));
+            changes.store_release(changes.get().wrapping_add(1));
         }
     }
 }

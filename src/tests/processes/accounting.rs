@@ -1,15 +1,15 @@
 //! Several processes, or threads, use one cache at once; at the end the books must balance.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pg_shared_lru::{CompactBudget, Config, Evicted, Locks, Policy, PushError, Put, RobustLocks, SharedCache, Stats};
 
-use crate::support::content::{check, key, number_of, value, Random};
-use crate::support::fork::{join, shared_words, Child};
+use crate::support::content::{Random, check, key, number_of, value};
+use crate::support::fork::{Child, join, shared_words};
 
-crate::scenarios![account:
+crate::scenarios![accounting:
     four_processes_lru_1_partition,
     four_processes_lru_8_partitions,
     four_processes_clock_1_partition,

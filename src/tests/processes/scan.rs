@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 
 use pg_shared_lru::{CompactBudget, Config, Cursor, EntryId, Policy, SharedCache};
 
-use crate::support::content::{check, key, number_of, value, Random};
-use crate::support::fork::{join, shared_words, Child};
+use crate::support::content::{Random, check, key, number_of, value};
+use crate::support::fork::{Child, join, shared_words};
 
-crate::scenarios![walk:
+crate::scenarios![scan:
     entries_that_stay_are_seen_exactly_once_beside_three_writers,
     a_cursor_can_be_handed_to_another_process,
     cursors_and_ids_that_nobody_made_lead_nowhere_bad,

@@ -4,7 +4,7 @@
 //! except that a bucket count is rounded up to a power of two.
 
 use super::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, RECORD_BYTES, SLOT_ALIGN_BYTES};
-use super::layout::{Layout, BUCKET_CELLS, MAX_PARTITIONS, MAX_REGION_BYTES};
+use super::layout::{BUCKET_CELLS, Layout, MAX_PARTITIONS, MAX_REGION_BYTES};
 use super::payload::Shape;
 
 /// The least that the largest slot of an explicit list may have.

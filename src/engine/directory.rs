@@ -30,7 +30,7 @@
 //! Locking: everything but the pins, the reference bit and `touched` is written under the partition's exclusive lock. A
 //! hit writes `touched` under the shared lock without regard to other hits: one of two at the same moment may be lost.
 
-use std::sync::atomic::{fence, Ordering};
+use std::sync::atomic::{Ordering, fence};
 
 use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
 use super::partition::Partition;
@@ -130,7 +130,7 @@ impl Record {
     /// The stamp; whoever sees a whole one sees what it vouches for.
     #[inline]
     pub fn stamp(&self) -> Stamp {
-        Stamp(self.stamp.observe())
+        Stamp(self.stamp.load_acquire())
     }
 
     /// Whether the record is in use, be it by an entry or a continuation.
@@ -185,31 +185,31 @@ impl Record {
     /// The entry is complete and about to be findable.
     #[inline]
     pub fn mark_whole(&self) {
-        self.stamp.publish(self.stamp.get() & !Stamp::CHANGING);
+        self.stamp.store_release(self.stamp.get() & !Stamp::CHANGING);
     }
 
     /// The value was replaced by another: counts it.
     #[inline]
     pub fn mark_replaced(&self) {
-        self.stamp.publish(self.stamp.get().wrapping_add(Stamp::ONE_VERSION) & !Stamp::CHANGING);
+        self.stamp.store_release(self.stamp.get().wrapping_add(Stamp::ONE_VERSION) & !Stamp::CHANGING);
     }
 
     /// Where the entry's slot lies. What was moved there before the record was pointed to it is seen.
     #[inline]
     pub fn location(&self) -> Location {
-        Location(self.location.observe())
+        Location(self.location.load_acquire())
     }
 
     /// Points the record to another slot, which has its bytes.
     #[inline]
     pub fn set_location(&self, location: Location) {
-        self.location.publish(location.0)
+        self.location.store_release(location.0)
     }
 
     /// The entry behind this one in a bucket's chain.
     #[inline]
     pub fn next_in_chain(&self) -> Option<EntryIndex> {
-        EntryIndex(self.chain.observe()).some()
+        EntryIndex(self.chain.load_acquire()).some()
     }
 
     /// Flags and length of the key in one load.
@@ -382,7 +382,7 @@ impl Partition {
         let class = self.layout.classes.get(ClassIndex::DIRECTORY);
         match self.layout.slab_of(self.layout.record_offset(entry)) {
             Some((slab, within)) => {
-                self.descriptor(slab).class.observe() == ClassIndex::DIRECTORY.0
+                self.descriptor(slab).class.load_acquire() == ClassIndex::DIRECTORY.0
                     && within >= class.first_slot_bytes
                     && (within - class.first_slot_bytes) / class.slot_bytes < class.slots_per_slab
             }

@@ -2,16 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
-use pg_shared_lru::core::layout::MAX_REGION_BYTES;
+use pg_shared_lru::engine::layout::MAX_REGION_BYTES;
 use pg_shared_lru::{
     AttachError, Bytes, Classes, Config, ConfigError, CreateError, NoLocks, Pod, Policy, SharedCache, Text, TypedCache,
 };
 
-use crate::support::content::{check, key, value, Random};
+use crate::support::content::{Random, check, key, value};
 use crate::support::fork::catch_quietly;
 use crate::support::memory::Arena;
 
-crate::scenarios![refuse:
+crate::scenarios![rejected_input:
     memory_without_a_cache_cannot_be_attached,
     a_cache_that_is_not_finished_cannot_be_attached,
     another_layout_version_size_or_type_cannot_be_attached,
@@ -25,7 +25,7 @@ crate::scenarios![refuse:
     region_bytes_is_what_private_allocates,
 ];
 
-// Where the header's words lie: documented in core::layout as the first fields of RegionHeader.
+// Where the header's words lie: documented in engine::layout as the first fields of RegionHeader.
 const MAGIC: usize = 0;
 const VERSION: usize = 8;
 const HASH_SEED: usize = 40;

@@ -54,13 +54,13 @@
 //!
 //! Not here: the choice between this and the lock, counting (`shared::read`).
 
-use std::sync::atomic::{fence, Ordering};
+use std::sync::atomic::{Ordering, fence};
 
 use super::bucket::Bucket;
-use super::directory::{flag, Record, Stamp};
+use super::directory::{Record, Stamp, flag};
 use super::ids::{EntryIndex, Location};
 use super::partition::{Key, Partition};
-use super::payload::{padded, HEADER_BYTES};
+use super::payload::{HEADER_BYTES, padded};
 use super::region::Word64;
 use super::words::words_equal;
 
@@ -169,11 +169,7 @@ impl Partition {
                 return Unread::Disturbed;
             }
         }
-        if self.placement_epoch() == epoch {
-            Unread::Absent
-        } else {
-            Unread::Disturbed
-        }
+        if self.placement_epoch() == epoch { Unread::Absent } else { Unread::Disturbed }
     }
 
     /// An entry's value as it is now. Under the lock, in any mode.
@@ -224,7 +220,7 @@ impl Partition {
     /// Names the present placement of all entries; see the head of this file.
     #[inline]
     pub fn placement_epoch(&self) -> u64 {
-        self.header().placement_epoch.observe()
+        self.header().placement_epoch.load_acquire()
     }
 
     /// The record that an index names, if it lies in a slab at all.

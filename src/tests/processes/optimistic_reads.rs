@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pg_shared_lru::{CompactBudget, Config, LockMode, Locks, Policy, RobustLocks, SharedCache};
 
-use crate::support::content::{check, key, value, Random};
-use crate::support::fork::{join, shared_words, Child};
+use crate::support::content::{Random, check, key, value};
+use crate::support::fork::{Child, join, shared_words};
 use crate::support::memory::Arena;
 
-crate::scenarios![beside:
+crate::scenarios![optimistic_reads:
     threads_read_whole_values_beside_a_writer,
     processes_read_whole_values_beside_a_writer,
     a_key_that_is_always_there_is_always_found,

@@ -118,8 +118,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::core::config::Config;
-    use crate::core::region::Region;
+    use crate::engine::config::Config;
+    use crate::engine::region::Region;
 
     /// A partition that takes itself to have `len` entries.
     fn partition(buckets: u64, len: u32) -> Partition {

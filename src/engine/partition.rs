@@ -12,8 +12,8 @@
 //!
 //! Not here: locks, the choice of the partition, user code, decoding.
 
-use std::sync::atomic::{fence, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use super::directory::flag;
 use super::evicted::Sink;
@@ -85,7 +85,9 @@ pub enum PushError {
         max: usize,
     },
     /// No room could be made.
-    #[error("no room for an entry of {bytes} bytes: nothing may be evicted, {pinned} entries of the partition are pinned by readers")]
+    #[error(
+        "no room for an entry of {bytes} bytes: nothing may be evicted, {pinned} entries of the partition are pinned by readers"
+    )]
     Full {
         /// Length of key plus value.
         bytes: usize,

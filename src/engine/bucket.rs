@@ -73,7 +73,7 @@ impl Bucket {
             let cleared = self.more_tags.get() & !(0xff << (8 * (cell - 8)));
             self.more_tags.set(cleared | u32::from(tag) << (8 * (cell - 8)));
         }
-        self.entries[cell].publish(entry.0);
+        self.entries[cell].store_release(entry.0);
     }
 
     /// Names no entries any more.
@@ -87,7 +87,7 @@ impl Bucket {
     /// The entries that a key with this tag may have, in the line; safe beside writers.
     #[inline(always)]
     pub(super) fn candidates(&self, tag: u8) -> impl Iterator<Item = EntryIndex> + '_ {
-        let cells = self.matches(tag).map(|cell| EntryIndex(self.entries[cell].observe()));
+        let cells = self.matches(tag).map(|cell| EntryIndex(self.entries[cell].load_acquire()));
         cells.filter(|entry| !entry.is_none())
     }
 
@@ -101,7 +101,7 @@ impl Bucket {
     /// The first entry chained beyond the line, if any; safe beside writers.
     #[inline]
     pub(super) fn first_overflowed(&self) -> Option<EntryIndex> {
-        EntryIndex(self.overflow.observe()).some()
+        EntryIndex(self.overflow.load_acquire()).some()
     }
 
     fn cell_of(&self, entry: EntryIndex) -> Option<usize> {
@@ -158,7 +158,7 @@ impl Partition {
                 let record = self.record(entry);
                 record.chain.set(bucket.overflow.get());
                 record.set_flags(flag::OVERFLOWED);
-                bucket.overflow.publish(entry.0);
+                bucket.overflow.store_release(entry.0);
                 self.header().overflowed.add(1);
             }
         }
@@ -192,11 +192,11 @@ impl Partition {
             record.chain.set(self.record(entry).chain.get());
             record.set_flags(flag::OVERFLOWED);
             self.header().overflowed.add(1);
-            self.link_to(bucket, entry).publish(built.0);
+            self.link_to(bucket, entry).store_release(built.0);
             self.leave_chain(entry);
         } else {
             let cell = bucket.cell_of(entry).expect("an entry is listed in its key's bucket");
-            bucket.entries[cell].publish(built.0);
+            bucket.entries[cell].store_release(built.0);
         }
     }
 
@@ -210,7 +210,7 @@ impl Partition {
     }
 
     fn unchain(&self, bucket: &Bucket, entry: EntryIndex) {
-        self.link_to(bucket, entry).publish(self.record(entry).chain.get());
+        self.link_to(bucket, entry).store_release(self.record(entry).chain.get());
         self.leave_chain(entry);
     }
 

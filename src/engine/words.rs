@@ -125,11 +125,7 @@ pub(super) unsafe fn copy_words(from: *const u8, to: *mut u8, count: usize) {
             let (from, to) = (from.cast::<AtomicU64>().add(index), to.cast::<AtomicU64>().add(index));
             let word =
                 if from.is_aligned() { (*from).load(Ordering::Relaxed) } else { from.cast::<u64>().read_unaligned() };
-            if to.is_aligned() {
-                (*to).store(word, Ordering::Relaxed)
-            } else {
-                to.cast::<u64>().write_unaligned(word)
-            }
+            if to.is_aligned() { (*to).store(word, Ordering::Relaxed) } else { to.cast::<u64>().write_unaligned(word) }
         }
     }
 }

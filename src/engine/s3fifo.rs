@@ -139,10 +139,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::config::Config;
-    use crate::core::evicted::{Evicted, Sink};
-    use crate::core::partition::{hash_key, Key, PushError, Put};
-    use crate::core::region::Region;
+    use crate::engine::config::Config;
+    use crate::engine::evicted::{Evicted, Sink};
+    use crate::engine::partition::{Key, PushError, Put, hash_key};
+    use crate::engine::region::Region;
 
     const SEED: u64 = 5;
 
@@ -262,11 +262,7 @@ mod tests {
     }
 
     fn queue_of(small: bool, model: &mut Model) -> &mut VecDeque<u16> {
-        if small {
-            &mut model.small
-        } else {
-            &mut model.main
-        }
+        if small { &mut model.small } else { &mut model.main }
     }
 
     fn key(bytes: &[u8; 2]) -> Key<'_> {

@@ -19,7 +19,7 @@
 use super::directory::flag;
 use super::evicted::Sink;
 use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
-use super::layout::{SlabDescriptor, BIN_COUNT};
+use super::layout::{BIN_COUNT, SlabDescriptor};
 use super::partition::Partition;
 
 /// How much work one call of `compact` may do.
