@@ -9,10 +9,10 @@ pub mod pg;
 pub mod shared;
 
 pub use adapters::builder::{BuilderCache, BuilderError, BuilderStats, DrainError, SpillStore};
-pub use adapters::codec::{Bytes, Codec, DecodeError, Pod, Postcard, Text, type_tag};
-pub use adapters::item::{CacheItem, CacheValue};
-pub use adapters::lru_with_stats::{CacheStats, LruCacheWithStats, LruParts};
+pub use adapters::codec::{Codec, DecodeError, Pod, PodVec, Postcard, Text};
+pub use adapters::drop_in::{CacheStats, LruCacheWithStats, LruParts};
 pub use adapters::near::{NearCache, NearStats};
+pub use adapters::stored::{CacheKey, CacheValue, Coded, StoredAs, type_tag};
 pub use adapters::typed::{TypedCache, TypedEvicted, TypedParts};
 pub use engine::config::{Capacity, Classes, Config, ConfigError, Policy};
 pub use engine::evicted::Evicted;

@@ -23,6 +23,7 @@
 //! write_back dirty entries, versions, conditional stores ─┐ for a cache
 //! claims     who is loading or writing back which key     ─┘ before a store
 //! partition  the cache's operations
+//! in_place   entries looked at where they lie
 //! prefetch   what a lookup will touch, fetched ahead
 //! report, validate   read everything
 //! ```
@@ -36,6 +37,7 @@ pub mod directory;
 pub mod evicted;
 pub mod ghost;
 pub mod ids;
+pub mod in_place;
 pub mod layout;
 pub mod optimistic;
 pub mod partition;

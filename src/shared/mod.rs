@@ -9,6 +9,8 @@
 //! many        many keys looked up at once
 //! walk        iteration by cursor
 //! parts       a cache taken apart
+//! private     a cache of one thread and one handle
+//! resets      whether entries were lost
 //! write_back  a cache before a store: versions, single loads, write-backs in two phases
 //! ```
 
@@ -18,6 +20,8 @@ mod held;
 pub mod lock;
 pub mod many;
 pub mod parts;
+pub(crate) mod private;
 pub mod read;
+mod resets;
 pub mod walk;
 pub mod write_back;

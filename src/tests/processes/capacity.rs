@@ -1,6 +1,6 @@
 //! How much a cache holds: exactly N entries, and whatever fits when nothing is pinned.
 
-use pg_shared_lru::{Bytes, Classes, Config, Evicted, Policy, PushError, Put, SharedCache, TypedCache, TypedEvicted};
+use pg_shared_lru::{Classes, Config, Evicted, Policy, PushError, Put, SharedCache, TypedCache, TypedEvicted};
 
 use crate::support::content::{Random, key, value};
 
@@ -269,7 +269,7 @@ fn a_refused_push_still_hands_over_what_it_evicted() {
 }
 
 fn a_refused_push_of_types_loses_nothing() {
-    let cache = TypedCache::<Bytes, Bytes>::private(&config_of_ten_slabs()).unwrap();
+    let cache = TypedCache::<Vec<u8>, Vec<u8>>::private(&config_of_ten_slabs()).unwrap();
     let keys = fill_for_refusal(cache.encoded());
     let mut handed_over = 0;
     while_pinned(cache.encoded(), &keys, &mut || {

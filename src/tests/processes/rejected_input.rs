@@ -3,9 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use pg_shared_lru::engine::layout::MAX_REGION_BYTES;
-use pg_shared_lru::{
-    AttachError, Bytes, Classes, Config, ConfigError, CreateError, NoLocks, Pod, Policy, SharedCache, Text, TypedCache,
-};
+use pg_shared_lru::{AttachError, Classes, Config, ConfigError, CreateError, NoLocks, Policy, SharedCache, TypedCache};
 
 use crate::support::content::{Random, check, key, value};
 use crate::support::fork::catch_quietly;
@@ -78,7 +76,7 @@ fn another_layout_version_size_or_type_cannot_be_attached() {
         assert_eq!(error, AttachError::Size { created: 1 << 20, mapped });
         assert_says(error, &["1048576", &mapped.to_string()]);
     }
-    let error = arena.attach_typed::<Bytes, Bytes>().err().expect("another type");
+    let error = arena.attach_typed::<Vec<u8>, Vec<u8>>().err().expect("another type");
     let AttachError::TypeTag { found, expected } = error.clone() else { panic!("{error}") };
     assert!(found == 0 && expected != 0);
     assert_says(error, &["another type", &format!("{expected:#018x}")]);
@@ -87,13 +85,13 @@ fn another_layout_version_size_or_type_cannot_be_attached() {
 
 fn typed_caches_attach_to_their_own_types_only() {
     let arena = Arena::for_config(&config());
-    let cache: TypedCache<Pod<u64>, Text> = arena.create_typed(&config()).unwrap();
+    let cache: TypedCache<u64, String> = arena.create_typed(&config()).unwrap();
     cache.put(&1, &"one".to_owned()).unwrap();
-    assert!(matches!(arena.attach_typed::<Pod<i64>, Text>(), Err(AttachError::TypeTag { .. })));
-    assert!(matches!(arena.attach_typed::<Pod<u64>, Bytes>(), Err(AttachError::TypeTag { .. })));
-    assert!(matches!(arena.attach_typed::<Text, Pod<u64>>(), Err(AttachError::TypeTag { .. })));
+    assert!(matches!(arena.attach_typed::<i64, String>(), Err(AttachError::TypeTag { .. })));
+    assert!(matches!(arena.attach_typed::<u64, Vec<u8>>(), Err(AttachError::TypeTag { .. })));
+    assert!(matches!(arena.attach_typed::<String, u64>(), Err(AttachError::TypeTag { .. })));
     assert!(matches!(arena.attach(), Err(AttachError::TypeTag { expected: 0, .. })));
-    let again = arena.attach_typed::<Pod<u64>, Text>().unwrap();
+    let again = arena.attach_typed::<u64, String>().unwrap();
     assert_eq!(again.get(&1).unwrap().as_deref(), Some("one"));
 }
 

@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pg_shared_lru::engine::ids::SlabIndex;
 use pg_shared_lru::engine::layout::{Layout, PartitionHeader, SlabDescriptor};
 use pg_shared_lru::{
-    AttachError, Codec, Config, CreateError, LockMode, Locks, NoLocks, RobustLocks, SharedCache, TypedCache,
+    AttachError, CacheKey, CacheValue, Config, CreateError, LockMode, Locks, NoLocks, RobustLocks, SharedCache,
+    TypedCache,
 };
 
 const LOCK_COUNT: usize = 64;
@@ -85,13 +86,16 @@ impl Arena {
     }
 
     /// As [`Arena::create`], with types. For one thread.
-    pub fn create_typed<K: Codec, V: Codec>(&self, config: &Config) -> Result<TypedCache<K, V>, CreateError> {
+    pub fn create_typed<K: CacheKey, V: CacheValue<K>>(
+        &self,
+        config: &Config,
+    ) -> Result<TypedCache<K, V>, CreateError> {
         // SAFETY: as in `create`; no locks are needed for one thread.
         unsafe { TypedCache::create(self.region(), self.region_bytes, config, NoLocks::default()) }
     }
 
     /// As [`Arena::attach`], with types. For one thread.
-    pub fn attach_typed<K: Codec, V: Codec>(&self) -> Result<TypedCache<K, V>, AttachError> {
+    pub fn attach_typed<K: CacheKey, V: CacheValue<K>>(&self) -> Result<TypedCache<K, V>, AttachError> {
         // SAFETY: as in `attach_bytes`.
         unsafe { TypedCache::attach(self.region(), self.region_bytes, NoLocks::default()) }
     }
