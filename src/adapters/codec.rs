@@ -76,6 +76,10 @@ pub trait Codec {
     /// What is encoded.
     type Item;
 
+    /// Whether an item is plain data: its bytes are its own ([`Codec::as_bytes`] has them), and it owns nothing else. A
+    /// cache of one thread keeps small ones as they are.
+    const IS_PLAIN: bool = false;
+
     /// The codec's and the type's name, the same in every process. Another form of the bytes is another name.
     fn name() -> String;
 
@@ -157,6 +161,8 @@ pub struct Pod<T>(PhantomData<T>);
 
 impl<T: NoUninit + AnyBitPattern> Codec for Pod<T> {
     type Item = T;
+
+    const IS_PLAIN: bool = true;
 
     fn name() -> String {
         format!("pod {} {}", std::any::type_name::<T>(), size_of::<T>())

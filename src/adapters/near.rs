@@ -33,6 +33,7 @@ use std::hash::{BuildHasher, Hash};
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 
+use hashbrown::hash_table::OccupiedEntry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::codec::DecodeError;
@@ -100,20 +101,25 @@ pub struct NearCache<C, K, V> {
     shared: C,
     values: HashTable<Slot<K, V>>,
     hasher: DefaultHashBuilder,
-    capacity: usize,
-    max_encoded_bytes: usize,
-    encoded_bytes: usize,
-    /// The bucket of `values` that the hand looks at next.
-    hand: usize,
+    bounds: Bounds,
     stats: NearStats,
     key_buffer: Vec<u8>,
     value_buffer: Vec<u8>,
 }
 
+/// How much may be kept, how much is, and what goes next.
+struct Bounds {
+    capacity: usize,
+    max_encoded_bytes: usize,
+    encoded_bytes: usize,
+    /// The bucket of the table that the hand looks at next.
+    hand: usize,
+}
+
 impl<C, K: CacheKey, V: CacheValue<K>> fmt::Debug for NearCache<C, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut described = debug_types::<K, V>(f, "NearCache");
-        described.field("len", &self.values.len()).field("capacity", &self.capacity).field("stats", &self.stats);
+        described.field("len", &self.values.len()).field("capacity", &self.bounds.capacity).field("stats", &self.stats);
         described.finish_non_exhaustive()
     }
 }
@@ -131,10 +137,7 @@ where
             shared,
             values: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
-            capacity: capacity.get(),
-            max_encoded_bytes: usize::MAX,
-            encoded_bytes: 0,
-            hand: 0,
+            bounds: Bounds { capacity: capacity.get(), max_encoded_bytes: usize::MAX, encoded_bytes: 0, hand: 0 },
             stats: NearStats::default(),
             key_buffer: Vec::new(),
             value_buffer: Vec::new(),
@@ -144,7 +147,7 @@ where
     /// Bounds the bytes, too: those of the encoded keys and values, which is what can be counted. A value that is
     /// larger alone is kept alone.
     pub fn max_encoded_bytes(mut self, bytes: usize) -> Self {
-        self.max_encoded_bytes = bytes;
+        self.bounds.max_encoded_bytes = bytes;
         self
     }
 
@@ -156,17 +159,27 @@ where
     #[inline]
     pub fn get(&mut self, key: &K) -> Result<Option<&V>, DecodeError> {
         let hash = self.hasher.hash_one(key);
-        let bucket = match self.find(hash, key) {
-            Some(bucket) if self.is_current(bucket) => {
-                self.stats.near_hits += 1;
-                bucket
+        let table = match self.values.find_entry(hash, |slot| slot.key == *key) {
+            Ok(mut found) => {
+                if found.get_mut().is_current(&self.shared) {
+                    self.stats.near_hits += 1;
+                    return Ok(Some(&found.into_mut().value));
+                }
+                self.stats.outdated += 1;
+                self.bounds.remove(found)
             }
-            found => match self.refresh(hash, key, found)? {
-                Some(bucket) => bucket,
-                None => return Ok(None),
-            },
+            Err(absent) => absent.into_table(),
         };
-        Ok(self.values.get_bucket(bucket).map(|slot| &slot.value))
+        // The parts of `self` one by one: the table is borrowed for as long as the value that is returned.
+        let key_bytes = key_bytes(key, &mut self.key_buffer);
+        let Some(sight) = self.shared.encoded().sight(key_bytes, &mut self.value_buffer) else {
+            self.stats.misses += 1;
+            return Ok(None);
+        };
+        let value = V::decode(key, &self.value_buffer)?;
+        self.stats.shared_hits += 1;
+        let slot = Slot::new(key.clone(), value, sight, key_bytes.len() + self.value_buffer.len());
+        Ok(Some(&self.bounds.insert(table, &self.hasher, hash, slot).value))
     }
 
     /// Stores a value, in the shared cache and here; what is evicted for it there is dropped.
@@ -180,10 +193,11 @@ where
         let (put, sight) = self.shared.encoded().put_sighted(key_bytes, value_bytes)?;
         let encoded_bytes = key_bytes.len() + value_bytes.len();
         let hash = self.hasher.hash_one(&key);
-        if let Some(bucket) = self.find(hash, &key) {
-            self.forget(bucket);
-        }
-        self.insert(hash, key, value, sight, encoded_bytes);
+        let table = match self.values.find_entry(hash, |slot| slot.key == key) {
+            Ok(found) => self.bounds.remove(found),
+            Err(absent) => absent.into_table(),
+        };
+        self.bounds.insert(table, &self.hasher, hash, Slot::new(key, value, sight, encoded_bytes));
         Ok(put)
     }
 
@@ -193,8 +207,8 @@ where
     ///
     /// If the bytes do not decode; the key is removed all the same.
     pub fn remove(&mut self, key: &K) -> Result<Option<V>, DecodeError> {
-        if let Some(bucket) = self.find(self.hasher.hash_one(key), key) {
-            self.forget(bucket);
+        if let Ok(found) = self.values.find_entry(self.hasher.hash_one(key), |slot| slot.key == *key) {
+            self.bounds.remove(found);
         }
         self.shared.remove(key)
     }
@@ -202,7 +216,7 @@ where
     /// Forgets all values here; the shared cache keeps its own.
     pub fn clear_near(&mut self) {
         self.values.clear();
-        self.encoded_bytes = 0;
+        self.bounds.encoded_bytes = 0;
     }
 
     /// Values here, current or not.
@@ -217,12 +231,12 @@ where
 
     /// The most values here.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.bounds.capacity
     }
 
     /// Bytes of the encoded keys and values that the values here were decoded from.
     pub fn encoded_bytes(&self) -> usize {
-        self.encoded_bytes
+        self.bounds.encoded_bytes
     }
 
     /// Counters since the near cache was made.
@@ -234,74 +248,63 @@ where
     pub fn shared(&self) -> &C {
         &self.shared
     }
+}
 
-    #[inline(always)]
-    fn find(&self, hash: u64, key: &K) -> Option<usize> {
-        self.values.find_bucket_index(hash, |slot| slot.key == *key)
+impl<K: CacheKey, V: CacheValue<K>> Slot<K, V> {
+    fn new(key: K, value: V, sight: Sight, encoded_bytes: usize) -> Self {
+        Slot { key, value, sight, encoded_bytes: encoded_bytes as u32, hits: 0, referenced: false }
     }
 
-    /// Whether a value is current; notes the hit if it is.
+    /// Whether the value is current; notes the hit if it is.
     #[inline(always)]
-    fn is_current(&mut self, bucket: usize) -> bool {
-        let Some(slot) = self.values.get_bucket_mut(bucket) else { return false };
-        slot.hits = slot.hits.wrapping_add(1);
-        slot.referenced = true;
-        if slot.hits % HITS_PER_USE == 0 {
-            self.shared.encoded().use_sighted(&mut slot.sight)
+    fn is_current<L: Locks>(&mut self, shared: &TypedCache<K, V, L>) -> bool {
+        self.hits = self.hits.wrapping_add(1);
+        self.referenced = true;
+        if self.hits % HITS_PER_USE == 0 {
+            shared.encoded().use_sighted(&mut self.sight)
         } else {
-            self.shared.encoded().is_current(&mut slot.sight)
+            shared.encoded().is_current(&mut self.sight)
         }
-    }
-
-    /// Reads a key from the shared cache, in place of the value in this bucket, if any.
-    #[cold]
-    fn refresh(&mut self, hash: u64, key: &K, found: Option<usize>) -> Result<Option<usize>, DecodeError> {
-        if let Some(bucket) = found {
-            self.stats.outdated += 1;
-            self.forget(bucket);
-        }
-        let key_bytes = key_bytes(key, &mut self.key_buffer);
-        let Some(sight) = self.shared.encoded().sight(key_bytes, &mut self.value_buffer) else {
-            self.stats.misses += 1;
-            return Ok(None);
-        };
-        let encoded_bytes = key_bytes.len() + self.value_buffer.len();
-        let value = V::decode(key, &self.value_buffer)?;
-        self.stats.shared_hits += 1;
-        Ok(Some(self.insert(hash, key.clone(), value, sight, encoded_bytes)))
     }
 }
 
-impl<C, K: Hash + Eq, V> NearCache<C, K, V> {
-    /// Keeps a value of a key that has none here; returns its bucket.
-    fn insert(&mut self, hash: u64, key: K, value: V, sight: Sight, encoded_bytes: usize) -> usize {
-        while !self.values.is_empty()
-            && (self.values.len() >= self.capacity || self.encoded_bytes + encoded_bytes > self.max_encoded_bytes)
+impl Bounds {
+    /// Puts a value of a key that has none into the table, and evicts what is too much with it.
+    fn insert<'t, K: Hash, V>(
+        &mut self,
+        table: &'t mut HashTable<Slot<K, V>>,
+        hasher: &DefaultHashBuilder,
+        hash: u64,
+        slot: Slot<K, V>,
+    ) -> &'t Slot<K, V> {
+        let encoded_bytes = slot.encoded_bytes as usize;
+        while !table.is_empty()
+            && (table.len() >= self.capacity || self.encoded_bytes + encoded_bytes > self.max_encoded_bytes)
         {
-            self.evict();
+            self.evict(table);
         }
         self.encoded_bytes += encoded_bytes;
-        let slot = Slot { key, value, sight, encoded_bytes: encoded_bytes as u32, hits: 0, referenced: false };
-        self.values.insert_unique(hash, slot, |slot| self.hasher.hash_one(&slot.key)).bucket_index()
+        table.insert_unique(hash, slot, |slot| hasher.hash_one(&slot.key)).into_mut()
     }
 
-    /// Gives up the first value from the hand on that had no hit since the hand passed.
-    fn evict(&mut self) {
+    /// Evicts the first value from the hand on that had no hit since the hand passed.
+    fn evict<K, V>(&mut self, table: &mut HashTable<Slot<K, V>>) {
         loop {
             let bucket = self.hand;
-            self.hand = if bucket + 1 >= self.values.num_buckets() { 0 } else { bucket + 1 };
-            if let Some(slot) = self.values.get_bucket_mut(bucket) {
-                if !std::mem::take(&mut slot.referenced) {
-                    return self.forget(bucket);
+            self.hand = if bucket + 1 >= table.num_buckets() { 0 } else { bucket + 1 };
+            if let Ok(mut found) = table.get_bucket_entry(bucket) {
+                if !std::mem::take(&mut found.get_mut().referenced) {
+                    self.remove(found);
+                    return;
                 }
             }
         }
     }
 
-    fn forget(&mut self, bucket: usize) {
-        if let Ok(slot) = self.values.get_bucket_entry(bucket) {
-            self.encoded_bytes -= slot.remove().0.encoded_bytes as usize;
-        }
+    fn remove<'t, K, V>(&mut self, found: OccupiedEntry<'t, Slot<K, V>>) -> &'t mut HashTable<Slot<K, V>> {
+        let (slot, vacant) = found.remove();
+        self.encoded_bytes -= slot.encoded_bytes as usize;
+        vacant.into_table()
     }
 }
 

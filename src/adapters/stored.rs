@@ -99,6 +99,9 @@ impl<K: StoredAs + Eq> CacheKey for K {}
 /// assert_eq!(cache.pop_lru(), Some((7, Edge { from: 7, to: 9 })));
 /// ```
 pub trait CacheValue<K>: Sized {
+    /// Whether a value is plain data that a cache of one thread may keep as it is; see [`Codec::IS_PLAIN`].
+    const IS_PLAIN: bool = false;
+
     /// Names the form of the bytes, the same in every process; another form is another name. Part of the type tag.
     fn format_name() -> String;
 
@@ -136,6 +139,8 @@ pub trait CacheValue<K>: Sized {
 }
 
 impl<K, T: StoredAs> CacheValue<K> for T {
+    const IS_PLAIN: bool = T::Codec::IS_PLAIN;
+
     fn format_name() -> String {
         T::Codec::name()
     }
@@ -294,6 +299,8 @@ pub struct CodedBy<C>(PhantomData<C>);
 
 impl<C: Codec> Codec for CodedBy<C> {
     type Item = Coded<C>;
+
+    const IS_PLAIN: bool = C::IS_PLAIN;
 
     fn name() -> String {
         C::name()

@@ -25,8 +25,10 @@ pub(crate) struct PrivateCache {
 /// Where an entry is, until something is stored or removed.
 #[derive(Clone, Copy)]
 struct Place {
-    partition: u32,
+    partition: usize,
     entry: EntryIndex,
+    /// Of its key: that of another key tells them apart at once.
+    hash: u64,
 }
 
 impl PrivateCache {
@@ -42,14 +44,15 @@ impl PrivateCache {
 
     #[inline(always)]
     fn find(&mut self, key: &[u8]) -> Option<Place> {
-        if let Some(place) = self.last_found {
-            if self.cache.unlocked(place.partition as usize).has_key(place.entry, key) {
-                return Some(place);
+        let (partition, key) = self.cache.key(key);
+        let view = self.cache.unlocked(partition);
+        if let Some(last) = self.last_found {
+            if last.hash == key.hash && last.partition == partition && view.has_key(last.entry, key.bytes) {
+                return Some(last);
             }
         }
-        let (partition, key) = self.cache.key(key);
-        let entry = self.cache.unlocked(partition).find(key)?;
-        self.last_found = Some(Place { partition: partition as u32, entry });
+        let entry = view.find(key)?;
+        self.last_found = Some(Place { partition, entry, hash: key.hash });
         self.last_found
     }
 
@@ -63,9 +66,9 @@ impl PrivateCache {
     /// recently used of its partition. Not counted.
     #[inline]
     pub(crate) fn get<'a>(&'a mut self, key: &[u8], buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
-        let Place { partition, entry } = self.find(key)?;
-        self.cache.exclusive(partition as usize, |partition| partition.promote(entry));
-        let partition = self.cache.unlocked(partition as usize);
+        let Place { partition, entry, .. } = self.find(key)?;
+        self.cache.exclusive(partition, |partition| partition.promote(entry));
+        let partition = self.cache.unlocked(partition);
         match partition.value_range(entry) {
             // SAFETY: nobody changes, moves or frees the bytes while `self` is borrowed, which the result does: there is
             // no other handle, and all that changes the region takes `&mut self`. The memory lives as long as `self`.

@@ -173,6 +173,22 @@ fn five_thousand_entries_are_as_in_lru() {
 }
 
 #[test]
+fn plain_values_are_as_in_lru() {
+    for capacity in [1, 2, 7, 100, 5000] {
+        let keys = 2 * capacity as u64 + 3;
+        let value = |random: &mut SmallRng, key: &u64| [*key, random.random()];
+        compare(capacity, 100_000, |random| number_below(random, keys), value);
+        let key_of = |random: &mut SmallRng| [number_below(random, keys) as u16; 3];
+        compare(capacity, 50_000, key_of, |random, _| random.random::<u128>());
+    }
+}
+
+#[test]
+fn large_plain_values_are_as_in_lru() {
+    compare(50, 30_000, |random| number_below(random, 150), |random, _| [random.random::<f32>(); 768]);
+}
+
+#[test]
 fn values_of_any_size_are_as_in_lru_while_the_region_grows() {
     for (capacity, steps) in [(1, 2_000), (7, 5_000), (300, 20_000)] {
         let keys = 2 * capacity as u64 + 1;

@@ -21,16 +21,19 @@
 //! error.
 
 mod fit;
+mod plain;
 mod store;
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZero;
 
+use self::plain::PlainStore;
 use self::store::{ByteBound, Entry, EntryBound, Store};
 use super::codec::{Codec, DecodeError};
 use super::stored::{CacheKey, CacheValue, key_bytes, value_bytes};
 use super::typed::debug_types;
+use crate::engine::config::{Config, ConfigError};
 use crate::engine::partition::Put;
 use crate::shared::cache::CreateError;
 
@@ -103,7 +106,7 @@ impl<K: CacheKey, V: CacheValue<K>> LruCacheWithStats<K, V> {
     ///
     /// If the system gives no memory.
     pub fn new(capacity: NonZero<usize>, name: &str) -> Self {
-        Self::over(Store::EntryBound(EntryBound::new(capacity)), name)
+        Self::over(TypedStore::new(capacity), name)
     }
 
     /// A cache whose entries, with all that is needed to find and order them, take `bytes` and no more.
@@ -139,12 +142,11 @@ impl<K: CacheKey, V: CacheValue<K>> LruCacheWithStats<K, V> {
     /// assert_eq!((cache.len() + spilled, cache.stats().evictions), (1000, spilled));
     /// ```
     pub fn with_memory(bytes: usize, name: &str) -> Result<Self, CreateError> {
-        Ok(Self::over(Store::ByteBound(ByteBound::new(bytes)?), name))
+        Ok(Self::over(TypedStore::with_memory(bytes)?, name))
     }
 
-    fn over(store: Store, name: &str) -> Self {
-        let stats = CacheStats::default();
-        LruCacheWithStats { entries: TypedStore::new(store), name: name.to_owned(), stats, warned: false, warn }
+    fn over(entries: TypedStore<K, V>, name: &str) -> Self {
+        LruCacheWithStats { entries, name: name.to_owned(), stats: CacheStats::default(), warned: false, warn }
     }
 
     /// Sets who is told of the first eviction. Default: a `WARNING` of PostgreSQL, or standard error without
@@ -156,12 +158,12 @@ impl<K: CacheKey, V: CacheValue<K>> LruCacheWithStats<K, V> {
 
     /// The most entries; `usize::MAX` where only bytes limit them.
     pub fn cap(&self) -> NonZero<usize> {
-        self.entries.store.cap()
+        self.entries.cap()
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.entries.store.len()
+        self.entries.len()
     }
 
     /// Whether there is none.
@@ -171,7 +173,7 @@ impl<K: CacheKey, V: CacheValue<K>> LruCacheWithStats<K, V> {
 
     /// Bytes of all keys and values as they are stored, without what it takes to find and order them.
     pub fn bytes(&self) -> u64 {
-        self.entries.store.bytes()
+        self.entries.bytes()
     }
 
     /// Whether a key is there. Counts a hit or a miss, but is no use of the entry.
@@ -209,7 +211,7 @@ impl<K: CacheKey, V: CacheValue<K>> LruCacheWithStats<K, V> {
     /// encoded key is longer than 65,535 bytes (with [`with_memory`](Self::with_memory) such an entry is displaced by its
     /// own push). The cache is as before then. Also if what is returned does not decode.
     pub fn push(&mut self, key: K, value: V) -> Option<(K, V)> {
-        let (put, evicted) = self.entries.push(&key, &value);
+        let (put, evicted) = self.entries.push(key, value);
         let counter = if put == Put::Inserted { &mut self.stats.inserts } else { &mut self.stats.updates };
         *counter += 1;
         let evicted = evicted?;
@@ -282,12 +284,12 @@ impl<K: CacheKey, V: CacheValue<K>> fmt::Debug for LruParts<K, V> {
 impl<K: CacheKey, V: CacheValue<K>> LruParts<K, V> {
     /// The most entries, as [`LruCacheWithStats::cap`].
     pub fn cap(&self) -> NonZero<usize> {
-        self.entries.store.cap()
+        self.entries.cap()
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.entries.store.len()
+        self.entries.len()
     }
 
     /// Whether there is none.
@@ -333,7 +335,7 @@ impl<K: CacheKey, V: CacheValue<K>> Iterator for LruPartsIter<K, V> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let len = self.entries.store.len();
+        let len = self.entries.len();
         (len, Some(len))
     }
 }
@@ -341,8 +343,13 @@ impl<K: CacheKey, V: CacheValue<K>> Iterator for LruPartsIter<K, V> {
 impl<K: CacheKey, V: CacheValue<K>> ExactSizeIterator for LruPartsIter<K, V> {}
 impl<K: CacheKey, V: CacheValue<K>> std::iter::FusedIterator for LruPartsIter<K, V> {}
 
-/// A store with types.
-struct TypedStore<K, V> {
+/// A store with types: small plain data as it is, everything else encoded.
+enum TypedStore<K, V> {
+    Plain { store: PlainStore<K, V>, cap: NonZero<usize> },
+    Encoded(EncodedStore<K, V>),
+}
+
+struct EncodedStore<K, V> {
     store: Store,
     key_buffer: Vec<u8>,
     value_buffer: Vec<u8>,
@@ -352,15 +359,98 @@ struct TypedStore<K, V> {
 }
 
 impl<K: CacheKey, V: CacheValue<K>> TypedStore<K, V> {
-    fn new(store: Store) -> Self {
-        TypedStore { store, key_buffer: Vec::new(), value_buffer: Vec::new(), decoded: None, keys: PhantomData }
+    const IS_PLAIN: bool =
+        K::Codec::IS_PLAIN && V::IS_PLAIN && PlainStore::<K, V>::ENTRY_BYTES <= PlainStore::<K, V>::MAX_ENTRY_BYTES;
+
+    fn new(capacity: NonZero<usize>) -> Self {
+        if Self::IS_PLAIN {
+            return TypedStore::Plain { store: PlainStore::new(capacity), cap: capacity };
+        }
+        TypedStore::encoded(Store::EntryBound(EntryBound::new(capacity)))
+    }
+
+    fn with_memory(bytes: usize) -> Result<Self, CreateError> {
+        if bytes < MIN_MEMORY_BYTES {
+            let (needed, slab_bytes) = (MIN_MEMORY_BYTES, Config::MIN_SLAB_BYTES);
+            return Err(ConfigError::TooSmall { given: bytes, needed, partitions: 1, slab_bytes }.into());
+        }
+        if Self::IS_PLAIN {
+            let store = PlainStore::with_memory(bytes).map_err(std::io::Error::other)?;
+            return Ok(TypedStore::Plain { store, cap: NonZero::<usize>::MAX });
+        }
+        Ok(TypedStore::encoded(Store::ByteBound(ByteBound::new(bytes)?)))
+    }
+
+    fn encoded(store: Store) -> Self {
+        let (key_buffer, value_buffer) = (Vec::new(), Vec::new());
+        TypedStore::Encoded(EncodedStore { store, key_buffer, value_buffer, decoded: None, keys: PhantomData })
+    }
+
+    fn cap(&self) -> NonZero<usize> {
+        match self {
+            TypedStore::Plain { cap, .. } => *cap,
+            TypedStore::Encoded(encoded) => encoded.store.cap(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            TypedStore::Plain { store, .. } => store.len(),
+            TypedStore::Encoded(encoded) => encoded.store.len(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            TypedStore::Plain { store, .. } => (store.len() * (size_of::<K>() + size_of::<V>())) as u64,
+            TypedStore::Encoded(encoded) => encoded.store.bytes(),
+        }
     }
 
     #[inline]
     fn contains(&mut self, key: &K) -> bool {
-        self.store.contains(key_bytes(key, &mut self.key_buffer))
+        match self {
+            TypedStore::Plain { store, .. } => store.contains(key),
+            TypedStore::Encoded(encoded) => encoded.store.contains(key_bytes(key, &mut encoded.key_buffer)),
+        }
     }
 
+    #[inline]
+    fn get(&mut self, key: &K) -> Option<&V> {
+        match self {
+            TypedStore::Plain { store, .. } => store.get(key),
+            TypedStore::Encoded(encoded) => encoded.get(key),
+        }
+    }
+
+    fn push(&mut self, key: K, value: V) -> (Put, Option<(K, V)>) {
+        match self {
+            TypedStore::Plain { store, .. } => store.push(key, value),
+            TypedStore::Encoded(encoded) => encoded.push(&key, &value),
+        }
+    }
+
+    fn pop_displaced(&mut self) -> Option<(K, V)> {
+        match self {
+            TypedStore::Plain { .. } => None,
+            TypedStore::Encoded(encoded) => encoded.store.pop_displaced().map(decode_entry),
+        }
+    }
+
+    fn pop_lru(&mut self) -> Option<(K, V)> {
+        match self {
+            TypedStore::Plain { store, .. } => store.pop_lru(),
+            TypedStore::Encoded(encoded) => encoded.store.pop_lru().map(decode_entry),
+        }
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+        let mut described = debug_types::<K, V>(f, name);
+        described.field("len", &self.len()).field("cap", &self.cap()).finish_non_exhaustive()
+    }
+}
+
+impl<K: CacheKey, V: CacheValue<K>> EncodedStore<K, V> {
     #[inline]
     fn get(&mut self, key: &K) -> Option<&V> {
         let bytes = self.store.get(key_bytes(key, &mut self.key_buffer), &mut self.value_buffer)?;
@@ -380,19 +470,6 @@ impl<K: CacheKey, V: CacheValue<K>> TypedStore<K, V> {
         let value_bytes = value_bytes(key, value, &mut self.value_buffer);
         let (put, evicted) = self.store.push(key_bytes, value_bytes);
         (put, evicted.map(decode_entry))
-    }
-
-    fn pop_displaced(&mut self) -> Option<(K, V)> {
-        self.store.pop_displaced().map(decode_entry)
-    }
-
-    fn pop_lru(&mut self) -> Option<(K, V)> {
-        self.store.pop_lru().map(decode_entry)
-    }
-
-    fn describe(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
-        let mut described = debug_types::<K, V>(f, name);
-        described.field("len", &self.store.len()).field("cap", &self.store.cap()).finish_non_exhaustive()
     }
 }
 

@@ -28,9 +28,8 @@
 use std::collections::VecDeque;
 use std::num::NonZero;
 
-use super::MIN_MEMORY_BYTES;
 use super::fit::{self, SizeHistogram};
-use crate::engine::config::{Classes, Config, ConfigError};
+use crate::engine::config::{Classes, Config};
 use crate::engine::evicted::Evicted;
 use crate::engine::partition::{PushError, Put};
 use crate::engine::report::ENTRY_METADATA_BYTES;
@@ -259,12 +258,6 @@ pub(super) struct ByteBound {
 
 impl ByteBound {
     pub(super) fn new(bytes: usize) -> Result<Self, CreateError> {
-        if bytes < MIN_MEMORY_BYTES {
-            let slab_bytes = Config::MIN_SLAB_BYTES;
-            return Err(
-                ConfigError::TooSmall { given: bytes, needed: MIN_MEMORY_BYTES, partitions: 1, slab_bytes }.into()
-            );
-        }
         let partitions = bytes.div_ceil(MAX_PARTITION_BYTES).next_power_of_two().max(1) as u32;
         let region = PrivateCache::new(&Config::bytes(bytes).partitions(partitions))?;
         // The order would not survive a move of several partitions.
