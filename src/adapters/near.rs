@@ -40,6 +40,7 @@ use super::codec::DecodeError;
 use super::stored::{CacheKey, CacheValue, key_bytes, value_bytes};
 use super::typed::{TypedCache, debug_types};
 use crate::engine::partition::{PushError, Put};
+use crate::shared::cache::SharedCache;
 use crate::shared::lock::Locks;
 use crate::shared::read::Sight;
 
@@ -98,9 +99,14 @@ struct Slot<K, V> {
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 pub struct NearCache<C, K, V> {
-    shared: C,
     values: HashTable<Slot<K, V>>,
     hasher: DefaultHashBuilder,
+    rest: Rest<C>,
+}
+
+/// All but the table: what is borrowed while a value of the table is.
+struct Rest<C> {
+    shared: C,
     bounds: Bounds,
     stats: NearStats,
     key_buffer: Vec<u8>,
@@ -119,7 +125,10 @@ struct Bounds {
 impl<C, K: CacheKey, V: CacheValue<K>> fmt::Debug for NearCache<C, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut described = debug_types::<K, V>(f, "NearCache");
-        described.field("len", &self.values.len()).field("capacity", &self.bounds.capacity).field("stats", &self.stats);
+        described
+            .field("len", &self.values.len())
+            .field("capacity", &self.rest.bounds.capacity)
+            .field("stats", &self.rest.stats);
         described.finish_non_exhaustive()
     }
 }
@@ -133,21 +142,16 @@ where
 {
     /// A near cache of at most `capacity` values before `shared`.
     pub fn new(shared: C, capacity: NonZeroUsize) -> Self {
-        NearCache {
-            shared,
-            values: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
-            bounds: Bounds { capacity: capacity.get(), max_encoded_bytes: usize::MAX, encoded_bytes: 0, hand: 0 },
-            stats: NearStats::default(),
-            key_buffer: Vec::new(),
-            value_buffer: Vec::new(),
-        }
+        let bounds = Bounds { capacity: capacity.get(), max_encoded_bytes: usize::MAX, encoded_bytes: 0, hand: 0 };
+        let (key_buffer, value_buffer) = (Vec::new(), Vec::new());
+        let rest = Rest { shared, bounds, stats: NearStats::default(), key_buffer, value_buffer };
+        NearCache { values: HashTable::new(), hasher: DefaultHashBuilder::default(), rest }
     }
 
     /// Bounds the bytes, too: those of the encoded keys and values, which is what can be counted. A value that is
     /// larger alone is kept alone.
     pub fn max_encoded_bytes(mut self, bytes: usize) -> Self {
-        self.bounds.max_encoded_bytes = bytes;
+        self.rest.bounds.max_encoded_bytes = bytes;
         self
     }
 
@@ -161,25 +165,16 @@ where
         let hash = self.hasher.hash_one(key);
         let table = match self.values.find_entry(hash, |slot| slot.key == *key) {
             Ok(mut found) => {
-                if found.get_mut().is_current(&self.shared) {
-                    self.stats.near_hits += 1;
+                if self.rest.is_current(found.get_mut()) {
+                    self.rest.stats.near_hits += 1;
                     return Ok(Some(&found.into_mut().value));
                 }
-                self.stats.outdated += 1;
-                self.bounds.remove(found)
+                self.rest.stats.outdated += 1;
+                self.rest.bounds.remove(found)
             }
             Err(absent) => absent.into_table(),
         };
-        // The parts of `self` one by one: the table is borrowed for as long as the value that is returned.
-        let key_bytes = key_bytes(key, &mut self.key_buffer);
-        let Some(sight) = self.shared.encoded().sight(key_bytes, &mut self.value_buffer) else {
-            self.stats.misses += 1;
-            return Ok(None);
-        };
-        let value = V::decode(key, &self.value_buffer)?;
-        self.stats.shared_hits += 1;
-        let slot = Slot::new(key.clone(), value, sight, key_bytes.len() + self.value_buffer.len());
-        Ok(Some(&self.bounds.insert(table, &self.hasher, hash, slot).value))
+        self.rest.read_shared(table, &self.hasher, hash, key)
     }
 
     /// Stores a value, in the shared cache and here; what is evicted for it there is dropped.
@@ -188,16 +183,17 @@ where
     ///
     /// See [`PushError`]; a value that the key had stays.
     pub fn put(&mut self, key: K, value: V) -> Result<Put, PushError> {
-        let key_bytes = key_bytes(&key, &mut self.key_buffer);
-        let value_bytes = value_bytes(&key, &value, &mut self.value_buffer);
-        let (put, sight) = self.shared.encoded().put_sighted(key_bytes, value_bytes)?;
+        let rest = &mut self.rest;
+        let key_bytes = key_bytes(&key, &mut rest.key_buffer);
+        let value_bytes = value_bytes(&key, &value, &mut rest.value_buffer);
+        let (put, sight) = rest.shared.encoded().put_sighted(key_bytes, value_bytes)?;
         let encoded_bytes = key_bytes.len() + value_bytes.len();
         let hash = self.hasher.hash_one(&key);
         let table = match self.values.find_entry(hash, |slot| slot.key == key) {
-            Ok(found) => self.bounds.remove(found),
+            Ok(found) => rest.bounds.remove(found),
             Err(absent) => absent.into_table(),
         };
-        self.bounds.insert(table, &self.hasher, hash, Slot::new(key, value, sight, encoded_bytes));
+        rest.bounds.insert(table, &self.hasher, hash, Slot::new(key, value, sight, encoded_bytes));
         Ok(put)
     }
 
@@ -208,15 +204,15 @@ where
     /// If the bytes do not decode; the key is removed all the same.
     pub fn remove(&mut self, key: &K) -> Result<Option<V>, DecodeError> {
         if let Ok(found) = self.values.find_entry(self.hasher.hash_one(key), |slot| slot.key == *key) {
-            self.bounds.remove(found);
+            self.rest.bounds.remove(found);
         }
-        self.shared.remove(key)
+        self.rest.shared.remove(key)
     }
 
     /// Forgets all values here; the shared cache keeps its own.
     pub fn clear_near(&mut self) {
         self.values.clear();
-        self.bounds.encoded_bytes = 0;
+        self.rest.bounds.encoded_bytes = 0;
     }
 
     /// Values here, current or not.
@@ -231,41 +227,80 @@ where
 
     /// The most values here.
     pub fn capacity(&self) -> usize {
-        self.bounds.capacity
+        self.rest.bounds.capacity
     }
 
     /// Bytes of the encoded keys and values that the values here were decoded from.
     pub fn encoded_bytes(&self) -> usize {
-        self.bounds.encoded_bytes
+        self.rest.bounds.encoded_bytes
     }
 
     /// Counters since the near cache was made.
     pub fn stats(&self) -> NearStats {
-        self.stats
+        self.rest.stats
     }
 
     /// The cache behind.
     pub fn shared(&self) -> &C {
-        &self.shared
+        &self.rest.shared
     }
 }
 
-impl<K: CacheKey, V: CacheValue<K>> Slot<K, V> {
+impl<K, V> Slot<K, V> {
     fn new(key: K, value: V, sight: Sight, encoded_bytes: usize) -> Self {
         Slot { key, value, sight, encoded_bytes: encoded_bytes as u32, hits: 0, referenced: false }
     }
+}
 
-    /// Whether the value is current; notes the hit if it is.
+impl<C> Rest<C> {
+    /// Whether a value is current; notes the hit if it is.
     #[inline(always)]
-    fn is_current<L: Locks>(&mut self, shared: &TypedCache<K, V, L>) -> bool {
-        self.hits = self.hits.wrapping_add(1);
-        self.referenced = true;
-        if self.hits % HITS_PER_USE == 0 {
-            shared.encoded().use_sighted(&mut self.sight)
-        } else {
-            shared.encoded().is_current(&mut self.sight)
-        }
+    fn is_current<K, V, L>(&self, slot: &mut Slot<K, V>) -> bool
+    where
+        C: Deref<Target = TypedCache<K, V, L>>,
+        K: CacheKey,
+        V: CacheValue<K>,
+        L: Locks,
+    {
+        slot.hits = slot.hits.wrapping_add(1);
+        slot.referenced = true;
+        let shared = self.shared.encoded();
+        if slot.hits % HITS_PER_USE == 0 { use_it(shared, &mut slot.sight) } else { shared.is_current(&mut slot.sight) }
     }
+
+    /// Reads a key that the table has not from the shared cache.
+    #[cold]
+    #[inline(never)]
+    fn read_shared<'t, K, V, L>(
+        &mut self,
+        table: &'t mut HashTable<Slot<K, V>>,
+        hasher: &DefaultHashBuilder,
+        hash: u64,
+        key: &K,
+    ) -> Result<Option<&'t V>, DecodeError>
+    where
+        C: Deref<Target = TypedCache<K, V, L>>,
+        K: CacheKey + Hash + Clone,
+        V: CacheValue<K>,
+        L: Locks,
+    {
+        let key_bytes = key_bytes(key, &mut self.key_buffer);
+        let Some(sight) = self.shared.encoded().sight(key_bytes, &mut self.value_buffer) else {
+            self.stats.misses += 1;
+            return Ok(None);
+        };
+        let value = V::decode(key, &self.value_buffer)?;
+        self.stats.shared_hits += 1;
+        let slot = Slot::new(key.clone(), value, sight, key_bytes.len() + self.value_buffer.len());
+        Ok(Some(&self.bounds.insert(table, hasher, hash, slot).value))
+    }
+}
+
+/// One near hit in so many goes this way.
+#[cold]
+#[inline(never)]
+fn use_it<L: Locks>(shared: &SharedCache<L>, sight: &mut Sight) -> bool {
+    shared.use_sighted(sight)
 }
 
 impl Bounds {
@@ -288,6 +323,7 @@ impl Bounds {
     }
 
     /// Evicts the first value from the hand on that had no hit since the hand passed.
+    #[inline(never)]
     fn evict<K, V>(&mut self, table: &mut HashTable<Slot<K, V>>) {
         loop {
             let bucket = self.hand;
@@ -301,6 +337,7 @@ impl Bounds {
         }
     }
 
+    #[inline(never)]
     fn remove<'t, K, V>(&mut self, found: OccupiedEntry<'t, Slot<K, V>>) -> &'t mut HashTable<Slot<K, V>> {
         let (slot, vacant) = found.remove();
         self.encoded_bytes -= slot.encoded_bytes as usize;
