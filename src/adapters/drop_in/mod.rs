@@ -411,7 +411,7 @@ impl<K: CacheKey, V: CacheValue<K>> TypedStore<K, V> {
     fn contains(&mut self, key: &K) -> bool {
         match self {
             TypedStore::Plain { store, .. } => store.contains(key),
-            TypedStore::Encoded(encoded) => encoded.store.contains(key_bytes(key, &mut encoded.key_buffer)),
+            TypedStore::Encoded(encoded) => encoded.contains(key),
         }
     }
 
@@ -451,7 +451,12 @@ impl<K: CacheKey, V: CacheValue<K>> TypedStore<K, V> {
 }
 
 impl<K: CacheKey, V: CacheValue<K>> EncodedStore<K, V> {
-    #[inline]
+    #[inline(never)]
+    fn contains(&mut self, key: &K) -> bool {
+        self.store.contains(key_bytes(key, &mut self.key_buffer))
+    }
+
+    #[inline(never)]
     fn get(&mut self, key: &K) -> Option<&V> {
         let bytes = self.store.get(key_bytes(key, &mut self.key_buffer), &mut self.value_buffer)?;
         if let Some(value) = V::view(key, bytes) {

@@ -113,13 +113,13 @@ impl<K: CacheKey, V> PlainStore<K, V> {
         Some(found)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn contains(&mut self, key: &K) -> bool {
         self.find(key).is_some()
     }
 
     /// A key's value, whose entry becomes the most recently used.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&mut self, key: &K) -> Option<&V> {
         let found = self.find(key)?;
         self.touch(found);
