@@ -311,8 +311,12 @@ fn arrays_of_every_length_are_values() {
         assert_eq!(cache.get(&1), Some(&value));
         assert_eq!(through_a_cache([7u16; N], value), ([7; N], value));
     }
-    (check::<1>(), check::<33>(), check::<100>(), check::<384>());
-    (check::<768>(), check::<1536>(), check::<3072>(), check::<12_288>());
+    check::<1>();
+    check::<33>();
+    check::<384>();
+    check::<768>();
+    check::<1536>();
+    check::<3072>();
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn another_layout_version_size_or_type_cannot_be_attached() {
         assert_eq!(error, AttachError::Size { created: 1 << 20, mapped });
         assert_says(error, &["1048576", &mapped.to_string()]);
     }
-    let error = arena.attach_typed::<Vec<u8>, Vec<u8>>().err().expect("another type");
+    let error = arena.attach_typed::<Vec<u8>, Vec<u8>>().expect_err("another type");
     let AttachError::TypeTag { found, expected } = error.clone() else { panic!("{error}") };
     assert!(found == 0 && expected != 0);
     assert_says(error, &["another type", &format!("{expected:#018x}")]);

@@ -227,7 +227,7 @@ pub fn attach_refusals() -> Vec<String> {
         let mut refusals =
             wrong.map(|(key, tag)| attach(key, tag).err().expect("not the same cache").to_string()).to_vec();
         let of_other_types = TypedCache::<String, String, _>::over(attach(CACHE_KEY, tag).expect("the same cache"));
-        refusals.push(of_other_types.err().expect("other types").to_string());
+        refusals.push(of_other_types.expect_err("other types").to_string());
         drop((cache, attached));
         operation.end();
         refusals
