@@ -17,7 +17,8 @@
 //! The table is derived from the configuration and lives in each process, not in the region.
 
 use super::bitmap::word_count;
-use super::ids::ClassIndex;
+use crate::engine::config_error::ConfigError;
+use crate::engine::ids::ClassIndex;
 
 /// Bytes of one directory record; the slot size of class 0.
 pub const RECORD_BYTES: u32 = 32;
@@ -27,6 +28,8 @@ pub const MAX_CLASSES: usize = 256;
 pub const SLOT_ALIGN_BYTES: u32 = 8;
 /// The smallest slot: header, a key of up to 8 bytes, and a value of up to 8.
 pub const MIN_SLOT_BYTES: u32 = 24;
+/// The least that the largest slot of an explicit list may have.
+pub const MIN_LARGEST_SLOT_BYTES: u32 = 256;
 const MIN_SLOTS_PER_SLAB: u32 = 8;
 const FIRST_SLOT_ALIGN_BYTES: u32 = 32;
 
@@ -136,6 +139,29 @@ impl ClassTable {
     pub fn largest(&self) -> ClassIndex {
         ClassIndex(self.classes.len() as u32 - 1)
     }
+}
+
+/// Checks a list of slot sizes.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_slot_bytes(sizes: &[u32], slab_bytes: u32) -> Result<(), ConfigError> {
+    if sizes.is_empty() || sizes.len() >= MAX_CLASSES {
+        return Err(ConfigError::ClassCount(sizes.len()));
+    }
+    let max = slab_bytes / MIN_SLOTS_PER_SLAB;
+    let mut previous = MIN_SLOT_BYTES - 1;
+    for &bytes in sizes {
+        if bytes % SLOT_ALIGN_BYTES != 0 || bytes <= previous || bytes > max {
+            return Err(ConfigError::SlotBytes { bytes, max });
+        }
+        previous = bytes;
+    }
+    if previous < MIN_LARGEST_SLOT_BYTES {
+        return Err(ConfigError::LargestSlotBytes(previous));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

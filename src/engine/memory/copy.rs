@@ -9,7 +9,7 @@
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::region::Word64;
+use super::words::Word64;
 
 /// Copies words between a region and memory of the process, or within a region: as if each word of the region were
 /// loaded or stored on its own, relaxed, in any order.

@@ -14,107 +14,10 @@
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
-use super::words::{copy_words, word_of};
-
-/// A 32-bit word of a region.
-#[repr(transparent)]
-#[derive(Default)]
-pub struct Word32(AtomicU32);
-
-/// A 64-bit word of a region.
-#[repr(transparent)]
-#[derive(Default)]
-pub struct Word64(AtomicU64);
-
-impl Word32 {
-    /// Reads the word.
-    #[inline]
-    pub fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Writes the word.
-    #[inline]
-    pub fn set(&self, value: u32) {
-        self.0.store(value, Ordering::Relaxed)
-    }
-
-    /// Reads the word; what was written before it was published is seen from here on.
-    #[inline]
-    pub fn load_acquire(&self) -> u32 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Writes the word; who observes it sees all that was written before.
-    #[inline]
-    pub fn store_release(&self, value: u32) {
-        self.0.store(value, Ordering::Release)
-    }
-
-    /// Adds, for a word that only the holder of the exclusive lock writes.
-    #[inline]
-    pub fn add(&self, value: u32) {
-        self.set(self.get() + value)
-    }
-
-    /// Subtracts, for a word that only the holder of the exclusive lock writes.
-    #[inline]
-    pub fn sub(&self, value: u32) {
-        self.set(self.get() - value)
-    }
-
-    /// The atomic itself, where several processes write at once.
-    #[inline]
-    pub fn atomic(&self) -> &AtomicU32 {
-        &self.0
-    }
-}
-
-impl Word64 {
-    /// Reads the word.
-    #[inline]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Writes the word.
-    #[inline]
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed)
-    }
-
-    /// Reads the word; what was written before it was published is seen from here on.
-    #[inline]
-    pub fn load_acquire(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Writes the word; who observes it sees all that was written before.
-    #[inline]
-    pub fn store_release(&self, value: u64) {
-        self.0.store(value, Ordering::Release)
-    }
-
-    /// Adds, for a word that only the holder of the exclusive lock writes.
-    #[inline]
-    pub fn add(&self, value: u64) {
-        self.set(self.get() + value)
-    }
-
-    /// Subtracts, for a word that only the holder of the exclusive lock writes.
-    #[inline]
-    pub fn sub(&self, value: u64) {
-        self.set(self.get() - value)
-    }
-
-    /// The atomic itself, where several processes write at once.
-    #[inline]
-    pub fn atomic(&self) -> &AtomicU64 {
-        &self.0
-    }
-}
+use super::copy::{copy_words, word_of};
+use super::words::{Word32, Word64};
 
 /// A type that may be laid over bytes of a region.
 ///
@@ -132,12 +35,40 @@ unsafe impl RegionType for Word32 {}
 unsafe impl RegionType for Word64 {}
 // SAFETY: one atomic; the free bitmaps are made of these.
 unsafe impl RegionType for AtomicU64 {}
+// SAFETY: an array has no padding between its elements.
+unsafe impl<T: RegionType, const N: usize> RegionType for [T; N] {}
+
+/// Declares a struct that is laid over bytes of a region: `repr(C)`, with the size and alignment that the declaration
+/// states. The compiler checks that every field is a [`RegionType`] and that no byte is padding.
+macro_rules! region_struct {
+    (
+        $(#[$doc:meta])*
+        $visibility:vis struct $name:ident: $bytes:literal bytes, align $align:literal {
+            $($(#[$field_doc:meta])* $field_visibility:vis $field:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[repr(C, align($align))]
+        $visibility struct $name {
+            $($(#[$field_doc])* $field_visibility $field: $type,)*
+        }
+        const _: () = {
+            const fn is_made_of_words<T: $crate::engine::memory::region::RegionType>() {}
+            $(is_made_of_words::<$type>();)*
+            assert!(size_of::<$name>() == $bytes && 0 $(+ size_of::<$type>())* == $bytes);
+        };
+        // SAFETY: repr(C); every field is a `RegionType`, and the fields fill the struct (both checked above).
+        #[allow(unsafe_code)]
+        unsafe impl $crate::engine::memory::region::RegionType for $name {}
+    };
+}
+pub(crate) use region_struct;
 
 /// A range of mapped bytes.
 ///
 /// Copies name the same bytes. All access is checked against the length: an index that was damaged panics
 /// instead of reaching memory of somebody else.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Region {
     base: NonNull<u8>,
     len_bytes: usize,
@@ -206,21 +137,16 @@ impl Region {
     /// Asks the processor to fetch the cache line of an offset; nothing if it lies outside.
     #[inline]
     pub fn prefetch(&self, offset: usize) {
-        #[cfg(target_arch = "x86_64")]
         if offset < self.len_bytes {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: in bounds (checked); a prefetch reads nothing that the program can see, and every x86-64 has it.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(offset).cast()) }
+            // SAFETY: in bounds (checked).
+            prefetch(unsafe { self.base.as_ptr().add(offset) });
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = offset;
     }
 
-    /// Plain bytes: (a part of) a key or a value.
-    ///
-    /// The partition's lock, or a pin on the entry, keeps writers away while the reference lives.
+    /// Plain bytes: (a part of) a key or a value. For this crate alone, which keeps writers away while the reference
+    /// lives: by the partition's lock in any mode, or by a pin on the entry.
     #[inline]
-    pub fn bytes(&self, offset: usize, len_bytes: usize) -> &[u8] {
+    pub(crate) fn bytes(&self, offset: usize, len_bytes: usize) -> &[u8] {
         self.check(offset, len_bytes);
         // SAFETY: in bounds (checked) and initialised; no writer while `self` is borrowed (struct docs).
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), len_bytes) }
@@ -239,10 +165,10 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), len_bytes) }
     }
 
-    /// Writes plain bytes, as words: the last one whole, with zeros behind the bytes. Needs `&mut`: the caller is the
-    /// partition under its exclusive lock. `offset` is a multiple of 8.
+    /// Writes plain bytes, as words: the last one whole, with zeros behind the bytes. `offset` is a multiple of 8. The
+    /// place is the caller's own: by the exclusive lock, or because nothing leads to it yet.
     #[inline]
-    pub fn write_bytes(&mut self, offset: usize, bytes: &[u8]) {
+    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
         let words: &[Word64] = self.slice(offset, bytes.len().div_ceil(8));
         let whole = bytes.len() / 8;
         // SAFETY: `words` and `bytes` are both at least so many words long; `bytes` is a Rust reference, so it does not
@@ -253,9 +179,10 @@ impl Region {
         }
     }
 
-    /// Copies words between two places that do not overlap. All three numbers are multiples of 8.
+    /// Copies words between two places that do not overlap; both are the caller's own. All three numbers are multiples
+    /// of 8.
     #[inline]
-    pub fn copy_bytes(&mut self, from: usize, to: usize, len_bytes: usize) {
+    pub fn copy_bytes(&self, from: usize, to: usize, len_bytes: usize) {
         assert!(from.abs_diff(to) >= len_bytes, "the two places overlap");
         assert!(len_bytes % 8 == 0, "{len_bytes} bytes are not whole words");
         let from: &[Word64] = self.slice(from, len_bytes / 8);
@@ -264,12 +191,24 @@ impl Region {
         unsafe { copy_words(from.as_ptr().cast(), to.as_ptr().cast_mut().cast(), len_bytes / 8) };
     }
 
-    /// Zeroes a range. Needs `&mut`: only while a region or partition is being formatted. Both numbers are multiples of
-    /// 8.
-    pub fn zero(&mut self, offset: usize, len_bytes: usize) {
+    /// Zeroes a range, which is the caller's own. Both numbers are multiples of 8.
+    pub fn zero(&self, offset: usize, len_bytes: usize) {
         assert!(len_bytes % 8 == 0, "{len_bytes} bytes are not whole words");
         self.slice::<Word64>(offset, len_bytes / 8).iter().for_each(|word| word.set(0));
     }
+}
+
+/// Asks the processor to fetch the cache line of an address.
+#[inline(always)]
+pub fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program can see, whatever the address; every x86-64 has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 #[cfg(test)]
@@ -288,7 +227,7 @@ impl Region {
 
 #[cfg(test)]
 mod tests {
-    use super::super::words::{append_words, words_equal};
+    use crate::engine::memory::copy::{append_words, words_equal};
     use super::*;
 
     #[test]
@@ -298,7 +237,7 @@ mod tests {
         let mut memory = Memory([0xff; 448]);
         let base = NonNull::from(&mut memory.0).cast();
         // SAFETY: `memory` lives until the end and is only used through the region.
-        let mut region = unsafe { Region::new(base, 448) };
+        let region = unsafe { Region::new(base, 448) };
         for len in 0..200usize {
             let bytes: Vec<u8> = (0..len as u8).map(|byte| byte ^ 0xa5).collect();
             region.write_bytes(8, &bytes);

@@ -39,11 +39,6 @@ impl<'a> FreeBitmap<'a> {
         }
     }
 
-    /// Marks every slot used.
-    pub fn set_all_used(&self) {
-        self.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-    }
-
     /// The first free slot at or after word `hint` (no free slot lies before it).
     #[inline]
     pub fn first_free(&self, hint: u32) -> Option<u32> {
@@ -99,7 +94,6 @@ mod tests {
     fn search_finds_exactly_the_free_and_the_used() {
         let words = words(word_count(130));
         let bitmap = FreeBitmap::new(&words, 130);
-        bitmap.set_all_used();
         assert_eq!(bitmap.first_free(0), None);
         bitmap.set(129, true);
         assert_eq!((bitmap.first_free(0), bitmap.first_free(2)), (Some(129), Some(129)));
