@@ -23,7 +23,6 @@ pub use engine::report::{ClassReport, ENTRY_METADATA_BYTES, MemoryReport, Stats}
 pub use engine::room::{CompactBudget, CompactReport};
 pub use engine::validate::Inconsistencies;
 pub use engine::write_back::Version;
-pub use shared::backing::Backing;
 pub use shared::cache::SharedCache;
 pub use shared::lock::{LockMode, Locks, NoLocks, Tenancy};
 pub use shared::many::Found;

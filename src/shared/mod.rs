@@ -15,7 +15,7 @@
 //! write_back    a cache before a store: versions, single loads, write-backs in two phases
 //! ```
 
-pub mod backing;
+mod backing;
 pub mod cache;
 pub mod lock;
 pub mod many;

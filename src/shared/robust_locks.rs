@@ -1,6 +1,6 @@
 //! Locks for caches that processes share outside PostgreSQL: robust POSIX mutexes in the shared memory.
 //!
-//! Invariant: a waiter looks again after [`LOOK_AGAIN`] at the latest, by a clock that nobody sets. Not
+//! Invariant: a waiter looks again after some milliseconds at the latest, by a clock that nobody sets. Not
 //! `pthread_mutex_lock`: where a process is killed that was just woken to take the mutex, the others that wait are
 //! forgotten, for the mark that there are any goes with it.
 //!
