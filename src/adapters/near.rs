@@ -307,7 +307,8 @@ mod tests {
     use crate::adapters::item::PodVec;
     use crate::engine::config::{Config, Policy};
     use crate::engine::room::CompactBudget;
-    use crate::shared::lock::{NoLocks, RobustLocks};
+    use crate::shared::lock::NoLocks;
+    use crate::shared::robust_locks::RobustLocks;
 
     type Values<L> = TypedCache<Pod<u32>, PodVec<u64>, L>;
 

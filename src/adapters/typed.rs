@@ -12,9 +12,10 @@ use crate::engine::report::{MemoryReport, Stats};
 use crate::engine::room::{CompactBudget, CompactReport};
 use crate::engine::validate::Inconsistencies;
 use crate::shared::cache::{CreateError, SharedCache};
-use crate::shared::lock::{Locks, NoLocks, RobustLocks};
+use crate::shared::lock::{Locks, NoLocks};
 use crate::shared::many::Found;
 use crate::shared::parts::Parts;
+use crate::shared::robust_locks::RobustLocks;
 
 /// A key and a value.
 pub type Pair<K, V> = (<K as Codec>::Item, <V as Codec>::Item);

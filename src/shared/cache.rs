@@ -4,23 +4,22 @@
 //! shared mode under the policies `clock` and `s3-fifo`; under `lru` a hit moves its entry to the front, so reads take
 //! it in exclusive mode. Hits and misses under a shared lock are counted by processor, so no counter is written by all.
 //!
-//! Not here: reads that take no lock at all (`read`), what keys and values mean (`adapters`), where PostgreSQL's memory
+//! Not here: how a cache is made (`open`), reads that take no lock at all (`read`), what keys and values mean (`adapters`), where PostgreSQL's memory
 //! and locks come from (`pg`).
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
-use std::io;
-use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
-use super::backing::{Backing, PrivateMemory, SharedMapping};
-use super::held::{Held, HeldRegistry, Pin};
-use super::lock::{Guard, LockMode, Locks, NoLocks, RobustLocks};
-use crate::engine::config::{Config, ConfigError, Policy};
+use super::backing::Backing;
+use super::lock::{Guard, LockMode, Locks, NoLocks};
+pub use super::open::CreateError;
+use super::resources::{Pin, PinGuard, ResourceRegistry};
+use crate::engine::config::Policy;
 use crate::engine::evicted::{Evicted, Sink};
 use crate::engine::ids::EntryIndex;
-use crate::engine::layout::{AttachError, Layout, RegionHeader, STRIPE_COUNT, Stripe};
+use crate::engine::layout::{Layout, STRIPE_COUNT, Stripe};
 use crate::engine::partition::{Key, Partition, PushError, Put, hash_key};
 use crate::engine::region::Region;
 use crate::engine::report::{MemoryReport, Stats};
@@ -29,25 +28,6 @@ use crate::engine::validate::Inconsistencies;
 
 /// Entries that are removed under one acquisition of a lock, at most.
 const BATCH_ENTRIES: usize = 1024;
-
-/// Why a cache could not be created.
-#[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// The configuration has a value that cannot be.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The memory given is smaller than the configuration needs.
-    #[error("the configuration needs {needed} bytes, the region has {given}: {missing} bytes are missing", missing = needed - given)]
-    RegionTooSmall {
-        /// Bytes given.
-        given: usize,
-        /// Bytes needed.
-        needed: usize,
-    },
-    /// The system gave no memory.
-    #[error("no memory for the cache: {0}")]
-    Memory(#[from] io::Error),
-}
 
 /// An LRU cache of byte strings whose memory many processes may share.
 ///
@@ -65,16 +45,18 @@ pub enum CreateError {
 /// assert_eq!(cache.with(b"key", |value| value.len()), Some(5));
 /// ```
 pub struct SharedCache<L: Locks = NoLocks> {
-    partitions: Vec<UnsafeCell<Partition>>,
+    pub(super) partitions: Vec<UnsafeCell<Partition>>,
     /// The same partitions, for what needs no lock.
-    unlocked: Vec<Partition>,
+    pub(super) unlocked: Vec<Partition>,
     pub(super) locks: L,
-    pub(super) held: Arc<HeldRegistry>,
-    region: Region,
-    layout: Arc<Layout>,
+    pub(super) resources: Arc<ResourceRegistry>,
+    pub(super) region: Region,
+    pub(super) layout: Arc<Layout>,
+    /// The counters of reads that take no lock, if not in the region.
+    pub(super) stripes: Option<&'static [Stripe]>,
     pub(super) hash_seed: u64,
-    type_tag: u64,
-    backing: Backing,
+    pub(super) type_tag: u64,
+    pub(super) backing: Backing,
 }
 
 // SAFETY: a partition is only reached under its lock (`exclusive`, `shared`), so what the locks allow between threads
@@ -83,153 +65,7 @@ unsafe impl<L: Locks + Sync> Sync for SharedCache<L> {}
 // SAFETY: as above, and nothing in it belongs to a thread.
 unsafe impl<L: Locks + Send> Send for SharedCache<L> {}
 
-impl SharedCache<NoLocks> {
-    /// A cache of this process and thread alone, in one zeroed allocation.
-    ///
-    /// # Errors
-    ///
-    /// A wrong configuration, or no memory.
-    pub fn private(config: &Config) -> Result<Self, CreateError> {
-        let memory = PrivateMemory::new(config.region_bytes()?)?;
-        let base = memory.base();
-        // SAFETY: the memory is new, large enough and aligned; it lives as long as the cache.
-        let cache = unsafe { Self::create(base, config.region_bytes()?, config, 0, NoLocks::default()) };
-        Ok(SharedCache { backing: Backing::Private(memory), ..cache? })
-    }
-}
-
-impl SharedCache<RobustLocks> {
-    /// A cache in memory that children inherit over `fork`, with locks that survive the death of a holder.
-    ///
-    /// # Errors
-    ///
-    /// A wrong configuration, or no memory.
-    pub fn shared_mapping(config: &Config) -> Result<Self, CreateError> {
-        let layout = config.layout()?;
-        let lock_bytes = RobustLocks::bytes(layout.partition_count as usize);
-        let mapping = SharedMapping::new(lock_bytes + layout.region_bytes)?;
-        // SAFETY: new memory of ours, aligned to a page; the locks take its start, the region the rest.
-        unsafe {
-            let locks = RobustLocks::create(mapping.base(), layout.partition_count as usize);
-            let cache = Self::create(mapping.base().add(lock_bytes), layout.region_bytes, config, 0, locks)?;
-            Ok(SharedCache { backing: Backing::Mapping(mapping), ..cache })
-        }
-    }
-
-    /// Attaches to the same memory once more, through a mapping at another address.
-    ///
-    /// # Errors
-    ///
-    /// No address space, or a damaged header.
-    pub fn attach_again(&self) -> Result<Self, CreateError> {
-        let Backing::Mapping(mapping) = &self.backing else {
-            let reason = "the cache's memory was given by the caller, who must map it again";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, reason).into());
-        };
-        let mapping = mapping.map_again()?;
-        let lock_bytes = RobustLocks::bytes(self.partitions.len());
-        // SAFETY: the same bytes as `self`'s, created by `shared_mapping`.
-        unsafe {
-            let locks = RobustLocks::attach(mapping.base(), self.partitions.len());
-            let base = mapping.base().add(lock_bytes);
-            let cache = Self::attach(base, mapping.bytes() - lock_bytes, 0, locks).map_err(io::Error::other)?;
-            Ok(SharedCache { backing: Backing::Mapping(mapping), ..cache })
-        }
-    }
-}
-
 impl<L: Locks> SharedCache<L> {
-    /// Creates an empty cache in memory of the caller. The magic number is written last: nobody can attach before.
-    ///
-    /// `type_tag` names the types of keys and values (see [`crate::TypedCache`]); 0 for plain bytes.
-    ///
-    /// # Errors
-    ///
-    /// A wrong configuration, or one that needs more than `bytes`.
-    ///
-    /// # Safety
-    ///
-    /// - `memory` is aligned to 64 bytes, initialised, `bytes` long, used by nobody else until `create` returns, and
-    ///   mapped while the cache is used.
-    /// - `locks` has a lock for each partition of the configuration, used for nothing else.
-    pub unsafe fn create(
-        memory: NonNull<u8>,
-        bytes: usize,
-        config: &Config,
-        type_tag: u64,
-        locks: L,
-    ) -> Result<Self, CreateError> {
-        let layout = config.layout()?;
-        if layout.region_bytes > bytes {
-            return Err(CreateError::RegionTooSmall { given: bytes, needed: layout.region_bytes });
-        }
-        // SAFETY: by this function's contract.
-        let mut region = unsafe { Region::new(memory, layout.region_bytes) };
-        // Whoever still looks at a cache that was dropped and had this memory, and reads what is written from here on,
-        // sees that it was dropped (`Locks::is_current`).
-        fence(Ordering::Release);
-        region.zero(0, Layout::REGION_HEAD_BYTES);
-        let hash_seed = fresh_seed();
-        layout.write_header(&region, type_tag, hash_seed);
-        let cache = Self::over(region, layout, hash_seed, type_tag, locks);
-        for (index, partition) in cache.partitions.iter().enumerate() {
-            // SAFETY: nobody else can have attached yet.
-            unsafe { &mut *partition.get() }.format(cache.layout.partition_max_entries(index as u32));
-        }
-        Layout::publish(&cache.region);
-        Ok(cache)
-    }
-
-    /// Attaches to a cache that somebody created. Nothing is written.
-    ///
-    /// # Errors
-    ///
-    /// No cache there, or not this one: see [`AttachError`].
-    ///
-    /// # Safety
-    ///
-    /// - `memory` is aligned to 64 bytes, `bytes` long and stays mapped while the cache is used.
-    /// - `locks` are the locks of the cache that was created there.
-    pub unsafe fn attach(memory: NonNull<u8>, bytes: usize, type_tag: u64, locks: L) -> Result<Self, AttachError> {
-        // SAFETY: by this function's contract.
-        let region = unsafe { Region::new(memory, bytes) };
-        let layout = Layout::read_header(&region, type_tag)?;
-        let hash_seed = region.at::<RegionHeader>(0).hash_seed.get();
-        Ok(Self::over(region, layout, hash_seed, type_tag, locks))
-    }
-
-    fn over(region: Region, layout: Layout, hash_seed: u64, type_tag: u64, locks: L) -> Self {
-        let layout = Arc::new(layout);
-        let handles =
-            || (0..layout.partition_count).map(|index| Partition::new(&region, layout.clone(), index, hash_seed));
-        let partitions = handles().map(UnsafeCell::new).collect();
-        let unlocked = handles().collect();
-        let held = Arc::default();
-        SharedCache {
-            partitions,
-            unlocked,
-            locks,
-            held,
-            region,
-            layout,
-            hash_seed,
-            type_tag,
-            backing: Backing::External,
-        }
-    }
-
-    /// A second handle of this process on the same memory, with the same registry: whoever has it can undo all that
-    /// this handle holds. Keeps no memory mapped.
-    #[cfg(feature = "pg15")]
-    pub(crate) fn twin(&self) -> Self
-    where
-        L: Clone,
-    {
-        let layout = Layout::clone(&self.layout);
-        let twin = Self::over(self.region, layout, self.hash_seed, self.type_tag, self.locks.clone());
-        SharedCache { held: self.held.clone(), ..twin }
-    }
-
     /// The tag of the types of keys and values that the cache was created with; 0 for plain bytes.
     pub fn type_tag(&self) -> u64 {
         self.type_tag
@@ -303,7 +139,7 @@ impl<L: Locks> SharedCache<L> {
 
     /// The counters of such reads: where nobody else's memory can take their place, even if the cache is dropped.
     fn stripes(&self) -> &[Stripe] {
-        self.locks.stripes().unwrap_or_else(|| self.layout.stripes(&self.region))
+        self.stripes.unwrap_or_else(|| self.layout.stripes(&self.region))
     }
 
     /// A partition for what needs no lock.
@@ -321,7 +157,7 @@ impl<L: Locks> SharedCache<L> {
     ///
     /// The entry is pinned meanwhile, and no lock is held: `read` may take its time, use the cache, or panic. A value
     /// that is chained over several slots, or that 255 readers have pinned already, is copied first. The bytes
-    /// are aligned to 8.
+    /// are aligned to 8. The pin is this process's: a child that `read` forks must not read on in the bytes.
     pub fn with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         enum Found {
             Pinned(Pin, &'static [u8]),
@@ -343,34 +179,16 @@ impl<L: Locks> SharedCache<L> {
         })?;
         match found {
             Found::Pinned(pin, value) => {
-                let _guard = PinGuard { cache: self, number: self.held.note(Held::Pin(pin)) };
+                let _guard = PinGuard::new(self, pin);
                 Some(read(value))
             }
             Found::Copied(value) => Some(read(&value)),
         }
     }
 
-    pub(super) fn release_pin(&self, pin: Pin) {
-        if self.unlocked[pin.partition].unpin(pin.entry, pin.generation) {
-            self.clean_up(pin.partition, |partition| partition.reap(pin.entry, pin.generation));
-        }
-    }
-
     /// As `exclusive`, but must not unwind.
     pub(super) fn clean_up<R>(&self, partition: usize, change: impl FnOnce(&mut Partition) -> R) -> R {
         self.change(Guard::acquire_for_cleanup(&self.locks, partition), change)
-    }
-
-    /// Gives back every pin, ticket and load that this handle holds: for exit callbacks, where destructors do not run.
-    ///
-    /// # Safety
-    ///
-    /// - No closure given to [`SharedCache::with`] of this handle runs any more: the bytes that it was given may change
-    ///   from here on.
-    pub unsafe fn release_all(&self) {
-        for held in self.held.take_all() {
-            self.release(held);
-        }
     }
 
     /// Stores a value; entries that must make way are dropped.
@@ -601,28 +419,10 @@ impl<L: Locks> SharedCache<L> {
     }
 }
 
-struct PinGuard<'a, L: Locks> {
-    cache: &'a SharedCache<L>,
-    number: usize,
-}
-
-impl<L: Locks> Drop for PinGuard<'_, L> {
-    fn drop(&mut self) {
-        if let Some(held) = self.cache.held.forget(self.number) {
-            self.cache.release(held);
-        }
-    }
-}
-
-/// A seed that keys chosen by an attacker cannot know. It lives in the region, so all processes agree.
-fn fresh_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::config::Config;
 
     fn damage(cache: &SharedCache<NoLocks>) {
         cache.exclusive(0, Partition::damage);

@@ -7,14 +7,14 @@
 //!
 //! Locking: one partition at a time, as everywhere; nothing of the caller's runs under it. Tickets and loads are guards:
 //! dropped without having been finished, as by an error that unwinds, they are undone.
-#![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use super::cache::SharedCache;
-use super::held::{Held, thread_holds_something};
 use super::lock::Locks;
+use super::process::is_alive;
+use super::resources::{HeldResource, Registration, thread_holds_something};
 use crate::engine::claims::{ClaimId, LoadClaim};
 use crate::engine::evicted::Evicted;
 use crate::engine::ids::{EntryId, EntryIndex};
@@ -29,15 +29,20 @@ struct ClaimGuard<'a, L: Locks> {
     cache: &'a SharedCache<L>,
     partition: usize,
     claim: ClaimId,
-    number: usize,
+    registration: Registration,
     has_ended: bool,
     thread: PhantomData<*const ()>,
 }
 
 impl<'a, L: Locks> ClaimGuard<'a, L> {
     fn new(cache: &'a SharedCache<L>, partition: usize, claim: ClaimId) -> Self {
-        let number = cache.held.note(Held::Claim { partition, claim });
-        ClaimGuard { cache, partition, claim, number, has_ended: false, thread: PhantomData }
+        let registration = cache.resources.register(HeldResource::Claim { partition, claim });
+        ClaimGuard { cache, partition, claim, registration, has_ended: false, thread: PhantomData }
+    }
+
+    /// Whether the claim is still this process's: not given back by `release_all`, not inherited over `fork`.
+    fn is_held(&self) -> bool {
+        self.cache.resources.is_held(self.registration)
     }
 
     /// Notes that the claim was ended, under the lock that its end belongs to.
@@ -48,7 +53,7 @@ impl<'a, L: Locks> ClaimGuard<'a, L> {
 
 impl<L: Locks> Drop for ClaimGuard<'_, L> {
     fn drop(&mut self) {
-        let held = self.cache.held.forget(self.number);
+        let held = self.cache.resources.unregister(self.registration);
         if self.has_ended {
             self.cache.locks.wake(self.partition);
         } else if let Some(held) = held {
@@ -78,9 +83,13 @@ impl<L: Locks> Ticket<'_, L> {
     }
 
     /// Says that the value is written. `true` if the entry has gone; `false` if its value was changed meanwhile, so that
-    /// it stays, dirty.
+    /// it stays, dirty; or if the ticket is none any more: given back by [`SharedCache::release_all`], or inherited over
+    /// `fork`.
     pub fn finish(mut self) -> bool {
         let guard = &mut self.guard;
+        if !guard.is_held() {
+            return false;
+        }
         let (claim, version) = (guard.claim, self.version);
         let gone = guard.cache.exclusive(guard.partition, |partition| partition.finish_write(claim, version));
         guard.set_ended();
@@ -173,6 +182,7 @@ impl<L: Locks> SharedCache<L> {
         let expected = match condition {
             Condition::None => Expected::Anything,
             Condition::Version(version) => Expected::Version(*version),
+            Condition::Loaded(load) if !load.guard.is_held() => return Ok(Step::Stale),
             Condition::Loaded(load) => Expected::Claim(load.guard.claim),
         };
         let mut entry = Evicted::default();
@@ -296,17 +306,6 @@ impl<L: Locks> SharedCache<L> {
             found.is_some_and(|entry| partition.take_out(entry, version))
         })
     }
-
-    /// Gives back what a handle of this process holds. Must not unwind.
-    pub(super) fn release(&self, held: Held) {
-        match held {
-            Held::Pin(pin) => self.release_pin(pin),
-            Held::Claim { partition, claim } => {
-                self.clean_up(partition, |partition| partition.end_claim(claim));
-                self.locks.wake(partition);
-            }
-        }
-    }
 }
 
 /// Whether the calling thread holds a pin, a ticket or a load of any cache: then it must not wait for others.
@@ -330,11 +329,4 @@ impl UnderWay {
     pub fn total(self) -> u64 {
         self.writes + self.loads + self.pins
     }
-}
-
-/// Whether there is such a process. One that has ended and was not waited for yet counts as alive.
-fn is_alive(process: u32) -> bool {
-    // SAFETY: signal 0 is none; the call only looks.
-    let found = unsafe { libc::kill(process as libc::pid_t, 0) } == 0;
-    found || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }

@@ -43,7 +43,7 @@ fn memory_without_a_cache_cannot_be_attached() {
     for byte in [0x00, 0xff] {
         let arena = Arena::new(1 << 20);
         arena.fill(byte);
-        let error = arena.attach().err().expect("no cache");
+        let error = arena.attach().expect_err("no cache");
         assert_eq!(error, AttachError::Magic(u64::from_ne_bytes([byte; 8])));
         assert_says(error, &["no cache", &format!("{byte:02x}{byte:02x}{byte:02x}{byte:02x}"), "expected 0x"]);
         assert!(arena.attach_bytes(64, NoLocks::default()).is_err(), "smaller than a header");
@@ -68,13 +68,13 @@ fn another_layout_version_size_or_type_cannot_be_attached() {
     let arena = Arena::for_config(&config());
     arena.create(&config()).unwrap();
     let version = arena.word32(VERSION).fetch_add(41, Ordering::SeqCst);
-    let error = arena.attach().err().expect("another version");
+    let error = arena.attach().expect_err("another version");
     assert_eq!(error, AttachError::Version(version + 41));
     assert_says(error, &[&(version + 41).to_string(), &format!("version {version}:")]);
     arena.word32(VERSION).store(version, Ordering::SeqCst);
 
     for mapped in [(1 << 20) - 64, 1 << 19, 4096] {
-        let error = arena.attach_bytes(mapped, arena.locks()).err().expect("another size");
+        let error = arena.attach_bytes(mapped, arena.locks()).expect_err("another size");
         assert_eq!(error, AttachError::Size { created: 1 << 20, mapped });
         assert_says(error, &["1048576", &mapped.to_string()]);
     }
@@ -128,7 +128,7 @@ fn too_little_memory_is_refused_with_what_is_missing() {
     for missing in [1, 64, needed / 2, needed] {
         let given = needed - missing;
         let arena = Arena::new(given.max(1));
-        let error = arena.create(&config()).err().expect("too small");
+        let error = arena.create(&config()).expect_err("too small");
         let given = given.max(1);
         assert!(matches!(error, CreateError::RegionTooSmall { given: g, needed: n } if g == given && n == needed));
         assert_says(

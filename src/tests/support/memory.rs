@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pg_shared_lru::engine::ids::SlabIndex;
 use pg_shared_lru::engine::layout::{Layout, PartitionHeader, SlabDescriptor};
 use pg_shared_lru::{
-    AttachError, Codec, Config, CreateError, LockMode, Locks, NoLocks, RobustLocks, SharedCache, TypedCache,
+    AttachError, Codec, Config, CreateError, LockMode, Locks, NoLocks, RobustLocks, SharedCache, Tenancy, TypedCache,
 };
 
 const LOCK_COUNT: usize = 64;
@@ -192,3 +192,6 @@ unsafe impl Locks for HookLocks {
         self.0.inner.release(partition, mode);
     }
 }
+
+// SAFETY: as for the locks inside.
+unsafe impl Tenancy for HookLocks {}
