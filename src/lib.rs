@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod adapters;
+//pub mod adapters;
 pub mod engine;
 #[cfg(feature = "pg15")]
 pub mod pg;

@@ -25,6 +25,21 @@ pub struct Evicted {
 }
 
 impl Evicted {
+    /// Makes room for `entries` entries of `bytes` bytes of keys and values together, behind what is there.
+    ///
+    /// # Errors
+    ///
+    /// The system has no memory; what is there stays.
+    pub fn try_reserve(&mut self, entries: usize, bytes: usize) -> Result<(), TryReserveError> {
+        self.bytes.try_reserve_exact(bytes)?;
+        self.ends.try_reserve_exact(entries)
+    }
+
+    /// Whether one more entry with so many bytes of key and value needs no more memory.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.capacity() - self.bytes.len() >= bytes && self.ends.len() < self.ends.capacity()
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -93,4 +108,17 @@ pub enum OnEvict<'a> {
     Forbid,
     /// Clean entries are dropped, and counted; a dirty one is not, and what does not fit without it is refused.
     DiscardClean(&'a mut u32),
+}
+
+impl OnEvict<'_> {
+    /// The same for the next of several steps.
+    #[inline]
+    pub fn reborrow(&mut self) -> OnEvict<'_> {
+        match self {
+            OnEvict::Discard => OnEvict::Discard,
+            OnEvict::Collect(evicted) => OnEvict::Collect(evicted),
+            OnEvict::Forbid => OnEvict::Forbid,
+            OnEvict::DiscardClean(dropped) => OnEvict::DiscardClean(dropped),
+        }
+    }
 }

@@ -16,6 +16,7 @@
 //! the header keeps; lives in each process.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::counters::{Counters, Stripe};
 use super::entry::directory::Directory;
@@ -52,6 +53,14 @@ region_struct! {
         pub(super) quarantine_tick: Word32,
         _pad: Word32,
         _more_pad: [Word64; 2],
+    }
+}
+
+impl PartitionState {
+    /// Marks the partition as damaged: the next user who takes its exclusive lock resets it. Under the lock in any mode.
+    #[cold]
+    pub(super) fn mark_damaged(&self) {
+        self.sequence.atomic().fetch_or(1, Ordering::AcqRel);
     }
 }
 

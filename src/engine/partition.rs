@@ -100,6 +100,18 @@ pub enum Unfinished {
     CopyFirst(Pin),
     /// A dirty entry must be written back first.
     Dirty(EntryIndex),
+    /// The next entry has so many bytes of key and value, for which there is no room. It stays.
+    NeedsRoom(usize),
+}
+
+/// Where an entry goes that is taken out.
+pub enum Collect<'a> {
+    /// Nowhere.
+    Nothing,
+    /// It is appended.
+    Growing(&'a mut Evicted),
+    /// It is appended if there is room for it.
+    Within(&'a mut Evicted),
 }
 
 /// An entry as a walk sees it.
@@ -216,6 +228,7 @@ impl Partition {
             self.table.clone(),
             self.order.clone(),
             self.inflight.clone(),
+            self.state,
         )
     }
 
@@ -316,6 +329,12 @@ impl Partition {
         self.counters.hits().add(1);
     }
 
+    /// Counts a miss.
+    #[inline]
+    pub fn count_miss(&mut self) {
+        self.counters.misses().add(1);
+    }
+
     /// Notes a use of an entry under the lock in any mode; `false` if that needs the exclusive lock.
     #[inline]
     pub fn mark(&self, entry: EntryIndex) -> bool {
@@ -335,10 +354,10 @@ impl Partition {
         self.payload.value_len(entry)
     }
 
-    /// Appends an entry's value to `out`.
+    /// Hands the parts of an entry's value to `take`, in order: one, or as many as the value has slots.
     #[inline]
-    pub fn append_value(&self, entry: EntryIndex, out: &mut Vec<u8>) {
-        self.payload.append_value(entry, out);
+    pub fn copy_parts(&self, entry: EntryIndex, take: impl FnMut(&[u8])) {
+        self.payload.for_each_part(entry, take);
     }
 
     /// An entry's value, if it lies in one piece.
@@ -566,12 +585,12 @@ impl Partition {
     }
 
     /// Removes the entry that is next to be evicted (or, if none may be, the one that would be next without pins and
-    /// leases), and returns its age; `None` if the partition is empty. `collect` gets its key and value.
+    /// leases), and returns its age; `None` if the partition is empty.
     ///
     /// # Errors
     ///
-    /// [`Unfinished::OutOfWork`], or [`Unfinished::CopyFirst`] for a large one, which is removed.
-    pub fn pop(&mut self, mut collect: Option<&mut Evicted>, work: &mut Work) -> Result<Option<u32>, Unfinished> {
+    /// See [`Unfinished`]. With [`Unfinished::CopyFirst`] the entry is removed.
+    pub fn pop(&mut self, collect: Collect<'_>, work: &mut Work) -> Result<Option<u32>, Unfinished> {
         let Some(mut entry) = self.order.oldest(self.totals()) else { return Ok(None) };
         if !work.nothing_to_evict() {
             match self.mutate(|partition| partition.search(None, work)) {
@@ -582,18 +601,21 @@ impl Partition {
         }
         let age = self.age(entry);
         work.spend(Work::EVICTION);
-        if let Some(popped) = &mut collect {
+        let bytes = self.payload.entry_bytes(entry) as usize;
+        let popped = match collect {
+            Collect::Nothing => None,
+            Collect::Within(popped) if !popped.has_room(bytes) => return Err(Unfinished::NeedsRoom(bytes)),
+            Collect::Growing(popped) | Collect::Within(popped) => Some(popped),
+        };
+        if let Some(popped) = popped {
             if self.is_large(entry) {
                 if let Some(pin) = self.take(entry) {
                     return Err(Unfinished::CopyFirst(pin));
                 }
             }
-            let pushed = popped.try_push(self.payload.key(entry), self.payload.value_len(entry), |out| {
-                self.payload.append_value(entry, out);
-            });
-            if pushed.is_err() {
-                return Err(Unfinished::Refused(PushError::OutOfMemory));
-            }
+            let append = |out: &mut Vec<u8>| self.payload.append_value(entry, out);
+            let pushed = popped.try_push(self.payload.key(entry), self.payload.value_len(entry), append);
+            pushed.map_err(|_| Unfinished::Refused(PushError::OutOfMemory))?;
         }
         self.remove_entry(entry);
         Ok(Some(age))

@@ -72,12 +72,11 @@ impl Partition {
     }
 
     fn extend_by_one(&mut self, skeleton: &mut Reservation, reclaim: &mut Reclaim<'_, '_>) -> Result<(), NoRoom> {
-        /// With so many parts a value is stored in steps, each part of which is work.
-        const FEW_PARTS: usize = 16;
         let head = skeleton.pin.entry;
         let shape = self.payload.shape(self.record(head).key_len(), skeleton.value_len);
         let PayloadShape::Chained { part, .. } = shape else { unreachable!("a single slot has no further parts") };
-        if skeleton.value_len > FEW_PARTS * part {
+        // What is reserved over several holds of the lock is pinned by whoever reserves it.
+        if self.record(head).pins() > 0 {
             reclaim.work.spend(1);
             if reclaim.work.is_spent() {
                 return Err(NoRoom::OutOfWork);

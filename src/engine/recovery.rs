@@ -29,12 +29,6 @@ impl Partition {
         self.state().sequence.get() % 2 == 1
     }
 
-    /// Marks the partition as damaged: the next user who takes its exclusive lock resets it. Under the lock in any mode.
-    #[cold]
-    pub fn mark_damaged(&self) {
-        self.state().sequence.atomic().fetch_or(1, Ordering::AcqRel);
-    }
-
     /// Runs a change between its two marks. A panic leaves the first mark standing, on purpose.
     #[inline]
     pub(super) fn mutate<R>(&mut self, change: impl FnOnce(&mut Self) -> R) -> R {

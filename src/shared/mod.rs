@@ -5,25 +5,30 @@
 //! robust_locks  mutexes that survive their holder's death
 //! backing       private memory and shared mappings
 //! process       forks, and whether a process lives
-//! resources     what this process holds: pins, keys being loaded or written back
+//! resources     what this process holds: pins, leases, reservations
+//! cache         the doors to the partitions
 //! open          a cache created or attached
-//! cache         the operations
-//! read          reads that take no lock
-//! many          many keys looked up at once
-//! walk          iteration by cursor
-//! parts         a cache taken apart
+//! read, multi_get, bounded   lookups: of one key, of many, into memory of the caller's
+//! write, drains stores, removals; entries taken out in order
+//! scan          iteration by cursor
+//! drained       a cache taken apart
+//! inspect       reports, checks, compaction
 //! write_back    a cache before a store: versions, single loads, write-backs in two phases
 //! ```
 
 mod backing;
+pub mod bounded;
 pub mod cache;
+pub mod drained;
+pub mod drains;
+mod inspect;
 pub mod lock;
-pub mod many;
+pub mod multi_get;
 pub mod open;
-pub mod parts;
 mod process;
-pub mod read;
+mod read;
 mod resources;
 pub mod robust_locks;
-pub mod walk;
+pub mod scan;
+mod write;
 pub mod write_back;

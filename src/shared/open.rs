@@ -18,10 +18,14 @@ use super::backing::{Backing, PrivateMemory, SharedMapping};
 use super::cache::SharedCache;
 use super::lock::{Locks, NoLocks};
 use super::robust_locks::RobustLocks;
-use crate::engine::config::{Config, ConfigError};
-use crate::engine::layout::{AttachError, Layout, RegionHeader, STRIPE_COUNT, Stripe};
+use crate::engine::config::Config;
+use crate::engine::config_error::ConfigError;
+use crate::engine::counters::Stripe;
+use crate::engine::header::{self, AttachError, Identity};
+use crate::engine::layout::Layout;
+use crate::engine::limits::STRIPE_COUNT;
+use crate::engine::memory::region::Region;
 use crate::engine::partition::Partition;
-use crate::engine::region::Region;
 
 /// Why a cache could not be created.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +77,14 @@ impl SharedCache<RobustLocks> {
     ///
     /// If the C library has no robust mutexes that processes share.
     pub fn shared_mapping(config: &Config) -> Result<Self, CreateError> {
-        let layout = config.layout()?;
-        let lock_bytes = RobustLocks::bytes(layout.partition_count as usize);
-        let mapping = SharedMapping::new(lock_bytes + layout.region_bytes)?;
+        let resolved = config.resolve()?;
+        let (partitions, region_bytes) = (resolved.partitions as usize, resolved.region_bytes);
+        let lock_bytes = RobustLocks::bytes(partitions);
+        let mapping = SharedMapping::new(lock_bytes + region_bytes)?;
         // SAFETY: new memory of ours, aligned to a page; the locks take its start, the region the rest.
         unsafe {
-            let locks = RobustLocks::create(mapping.base(), layout.partition_count as usize);
-            let cache = Self::create(mapping.base().add(lock_bytes), layout.region_bytes, config, 0, locks)?;
+            let locks = RobustLocks::create(mapping.base(), partitions);
+            let cache = Self::create(mapping.base().add(lock_bytes), region_bytes, config, 0, locks)?;
             Ok(SharedCache { backing: Backing::Mapping(mapping), ..cache })
         }
     }
@@ -150,27 +155,28 @@ impl<L: Locks> SharedCache<L> {
         stripes: Option<&'static [Stripe]>,
     ) -> Result<Self, CreateError> {
         let layout = config.layout()?;
-        if layout.region_bytes > bytes {
-            return Err(CreateError::RegionTooSmall { given: bytes, needed: layout.region_bytes });
+        let needed = layout.geometry.region_bytes;
+        if needed > bytes {
+            return Err(CreateError::RegionTooSmall { given: bytes, needed });
         }
         // SAFETY: by this function's contract.
-        let mut region = unsafe { Region::new(memory, layout.region_bytes) };
+        let region = unsafe { Region::new(memory, needed) };
         // Whoever still looks at a cache that was dropped and had this memory, and reads what is written from here on,
         // sees that it was dropped (`Tenancy::is_current`).
         fence(Ordering::Release);
         region.zero(0, Layout::REGION_HEAD_BYTES);
-        let hash_seed = fresh_seed();
-        layout.write_header(&region, type_tag, hash_seed);
+        let identity = Identity { type_tag, hash_seed: fresh_seed() };
+        header::write(&region, &layout.geometry, identity);
         for stripe in stripes.unwrap_or_default() {
             stripe.hits.set(0);
             stripe.misses.set(0);
         }
-        let cache = Self::over(region, layout, hash_seed, type_tag, locks, stripes);
+        let cache = Self::over(region, layout, identity, locks, stripes);
         for (index, partition) in cache.partitions.iter().enumerate() {
             // SAFETY: nobody else can have attached yet.
             unsafe { &mut *partition.get() }.format(cache.layout.partition_max_entries(index as u32));
         }
-        Layout::publish(&cache.region);
+        header::publish(&cache.region);
         Ok(cache)
     }
 
@@ -203,9 +209,8 @@ impl<L: Locks> SharedCache<L> {
     ) -> Result<Self, AttachError> {
         // SAFETY: by this function's contract.
         let region = unsafe { Region::new(memory, bytes) };
-        let layout = Layout::read_header(&region, type_tag)?;
-        let hash_seed = region.at::<RegionHeader>(0).hash_seed.get();
-        Ok(Self::over(region, layout, hash_seed, type_tag, locks, stripes))
+        let (layout, identity) = header::read(&region, type_tag)?;
+        Ok(Self::over(region, layout, identity, locks, stripes))
     }
 
     /// A second handle of this process on the same memory, with the same registry: whoever has it can undo all that
@@ -216,31 +221,32 @@ impl<L: Locks> SharedCache<L> {
         L: Clone,
     {
         let (layout, locks) = (Layout::clone(&self.layout), self.locks.clone());
-        let clone = Self::over(self.region, layout, self.hash_seed, self.type_tag, locks, self.stripes);
+        let identity = Identity { type_tag: self.type_tag, hash_seed: self.hash_seed };
+        let clone = Self::over(self.region, layout, identity, locks, self.stripes);
         SharedCache { resources: self.resources.clone(), ..clone }
     }
 
     fn over(
         region: Region,
         layout: Layout,
-        hash_seed: u64,
-        type_tag: u64,
+        identity: Identity,
         locks: L,
         stripes: Option<&'static [Stripe]>,
     ) -> Self {
         debug_assert!(stripes.is_none_or(|stripes| stripes.len() == STRIPE_COUNT));
-        let layout = Arc::new(layout);
-        let handles =
-            || (0..layout.partition_count).map(|index| Partition::new(&region, layout.clone(), index, hash_seed));
-        let partitions = handles().map(UnsafeCell::new).collect();
-        let unlocked = handles().collect();
+        let Identity { type_tag, hash_seed } = identity;
+        let indexes = 0..layout.geometry.partition_count;
+        let partitions: Vec<Partition> =
+            indexes.map(|index| Partition::open(&region, &layout, index, hash_seed)).collect();
+        let unlocked: Vec<_> = partitions.iter().map(Partition::unlocked).collect();
         SharedCache {
-            partitions,
+            promotes_on_hit: unlocked[0].promotes_on_hit(),
+            partitions: partitions.into_iter().map(UnsafeCell::new).collect(),
             unlocked,
             locks,
             resources: Arc::default(),
             region,
-            layout,
+            layout: Arc::new(layout),
             stripes,
             hash_seed,
             type_tag,
@@ -254,10 +260,7 @@ impl<L: Locks> fmt::Debug for SharedCache<L> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("SharedCache")
-            .field("policy", &self.layout.policy)
-            .field("partitions", &self.layout.partition_count)
-            .field("region_bytes", &self.layout.region_bytes)
-            .field("slab_bytes", &self.layout.slab_bytes)
+            .field("resolved", &self.resolved())
             .field("type_tag", &self.type_tag)
             .field("backing", &self.backing)
             .finish_non_exhaustive()

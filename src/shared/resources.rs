@@ -22,8 +22,8 @@ use slab::Slab;
 use super::cache::SharedCache;
 use super::lock::Locks;
 use super::process;
-use crate::engine::claims::ClaimId;
-use crate::engine::ids::EntryIndex;
+use crate::engine::entry::record::Pin;
+use crate::engine::flight::inflight::LeaseId;
 
 thread_local! {
     static HELD_BY_THREAD: Cell<usize> = const { Cell::new(0) };
@@ -34,21 +34,15 @@ pub(super) fn thread_holds_something() -> bool {
     HELD_BY_THREAD.get() > 0
 }
 
-/// A pin on one entry.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pin {
-    pub(super) partition: usize,
-    pub(super) entry: EntryIndex,
-    pub(super) generation: u32,
-}
-
 /// Something that others of the cache's users must get back.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum HeldResource {
     /// Bytes that a closure is reading without a lock.
-    Pin(Pin),
+    Pin { partition: usize, pin: Pin },
     /// A key that is being loaded or written back.
-    Claim { partition: usize, claim: ClaimId },
+    Lease { partition: usize, lease: LeaseId },
+    /// Memory for a large value that is not complete.
+    Reservation { partition: usize, pin: Pin },
 }
 
 /// Names a registered resource.
@@ -123,8 +117,8 @@ pub(super) struct PinGuard<'a, L: Locks> {
 }
 
 impl<'a, L: Locks> PinGuard<'a, L> {
-    pub(super) fn new(cache: &'a SharedCache<L>, pin: Pin) -> Self {
-        PinGuard { cache, registration: cache.resources.register(HeldResource::Pin(pin)) }
+    pub(super) fn new(cache: &'a SharedCache<L>, partition: usize, pin: Pin) -> Self {
+        PinGuard { cache, registration: cache.resources.register(HeldResource::Pin { partition, pin }) }
     }
 }
 
@@ -157,14 +151,17 @@ impl<L: Locks> SharedCache<L> {
     /// Gives a resource back that is not registered any more. Must not unwind.
     pub(super) fn release(&self, resource: HeldResource) {
         match resource {
-            HeldResource::Pin(Pin { partition, entry, generation }) => {
-                if self.unlocked(partition).unpin(entry, generation) {
-                    self.clean_up(partition, |partition| partition.reap(entry, generation));
+            HeldResource::Pin { partition, pin } => {
+                if self.unlocked(partition).unpin(pin) {
+                    self.clean_up(partition, |partition| partition.free_unpinned(pin));
                 }
             }
-            HeldResource::Claim { partition, claim } => {
-                self.clean_up(partition, |partition| partition.end_claim(claim));
+            HeldResource::Lease { partition, lease } => {
+                self.clean_up(partition, |partition| partition.release_lease(lease));
                 self.locks().wake(partition);
+            }
+            HeldResource::Reservation { partition, pin } => {
+                self.clean_up(partition, |partition| partition.cancel_large(pin));
             }
         }
     }
@@ -173,15 +170,16 @@ impl<L: Locks> SharedCache<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ids::EntryIndex;
 
     fn pin(number: u32) -> HeldResource {
-        HeldResource::Pin(Pin { partition: 0, entry: EntryIndex(number), generation: 1 })
+        HeldResource::Pin { partition: 0, pin: Pin { entry: EntryIndex(number), generation: 1 } }
     }
 
     fn number(resource: Option<HeldResource>) -> Option<u32> {
         resource.map(|resource| match resource {
-            HeldResource::Pin(pin) => pin.entry.0,
-            HeldResource::Claim { .. } => panic!("only pins were registered"),
+            HeldResource::Pin { pin, .. } => pin.entry.0,
+            other => panic!("only pins were registered, not {other:?}"),
         })
     }
 

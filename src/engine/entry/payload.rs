@@ -227,39 +227,40 @@ impl Payload {
     ///
     /// # Panics
     ///
-    /// If the parts of a chained value are not as long as the value: the region is damaged.
-    #[inline]
+    /// As [`Payload::for_each_part`].
     pub fn append_value(&self, entry: EntryIndex, out: &mut Vec<u8>) {
+        self.for_each_part(entry, |part| out.extend_from_slice(part));
+    }
+
+    /// Hands the parts of an entry's value to `take`, in order: one, or as many as the value has slots.
+    ///
+    /// # Panics
+    ///
+    /// If the parts of a chained value are not as long as the value: the region is damaged. No more than the value's
+    /// length is handed out before.
+    #[inline]
+    pub fn for_each_part(&self, entry: EntryIndex, mut take: impl FnMut(&[u8])) {
         match self.contiguous_value(entry) {
-            Some((offset, len)) => out.extend_from_slice(self.area.region().bytes(offset, len)),
-            None => self.append_chained(entry, out),
+            Some((offset, len)) => take(self.area.region().bytes(offset, len)),
+            None => self.for_each_chained_part(entry, &mut take),
         }
     }
 
     #[cold]
-    fn append_chained(&self, entry: EntryIndex, out: &mut Vec<u8>) {
-        let value_len = self.value_len(entry);
-        let end = out.len() + value_len;
-        out.reserve(value_len);
-        self.for_each_part(entry, |part| {
-            assert!(out.len() + part.len() <= end, "record {} has more parts than bytes", entry.0);
-            out.extend_from_slice(part);
-        });
-        assert_eq!(out.len(), end, "bytes of record {}", entry.0);
-    }
-
-    /// The parts of a chained value, in order.
-    fn for_each_part(&self, entry: EntryIndex, mut take: impl FnMut(&[u8])) {
-        let key_len = self.records.get(entry).key_len();
-        let PayloadShape::Chained { first_part, .. } = self.shape(key_len, self.value_len(entry)) else {
+    fn for_each_chained_part(&self, entry: EntryIndex, take: &mut dyn FnMut(&[u8])) {
+        let (key_len, value_len) = (self.records.get(entry).key_len(), self.value_len(entry));
+        let PayloadShape::Chained { first_part, .. } = self.shape(key_len, value_len) else {
             panic!("record {} is chained, and its value fits one slot", entry.0)
         };
         take(self.area.region().bytes(self.key_offset(entry) + padded(key_len), first_part));
+        let mut left = value_len - first_part;
         for continuation in self.continuations(entry) {
             let slot = self.records.get(continuation).location();
             let len = self.len_word(slot).get() as usize;
+            left = left.checked_sub(len).expect("the parts of a value are no longer than the value");
             take(self.area.region().bytes(slot.offset() + HEADER_BYTES, len));
         }
+        assert_eq!(left, 0, "bytes of record {} that no part has", entry.0);
     }
 
     /// The continuation records of an entry, in order, those that have no slot yet included; none if it is not chained.

@@ -28,6 +28,10 @@ impl Lru {
 }
 
 impl Eviction for Lru {
+    fn promotes_on_hit(&self) -> bool {
+        true
+    }
+
     fn format(&mut self) {
         self.queues.format();
     }

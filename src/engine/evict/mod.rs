@@ -65,6 +65,11 @@ pub struct Candidates<'a> {
 
 /// A policy. An entry's `bytes` are those of its key and value.
 pub trait Eviction {
+    /// Whether every hit moves its entry, so that a read that counts as a use takes the exclusive lock at once.
+    fn promotes_on_hit(&self) -> bool {
+        false
+    }
+
     /// Starts without entries.
     fn format(&mut self);
 
@@ -152,6 +157,10 @@ macro_rules! policies {
 policies!(Lru, Clock, S3Fifo);
 
 impl Eviction for EvictionOrder {
+    fn promotes_on_hit(&self) -> bool {
+        of_policy!(self, policy => policy.promotes_on_hit())
+    }
+
     fn format(&mut self) {
         of_policy!(self, policy => policy.format())
     }

@@ -69,7 +69,9 @@ use crate::engine::flight::inflight::Inflight;
 use crate::engine::flight::version::Version;
 use crate::engine::hash::{Key, KeyHash};
 use crate::engine::ids::EntryIndex;
+use crate::engine::layout::PartitionState;
 use crate::engine::memory::copy::words_equal;
+use crate::engine::memory::region::Region;
 use crate::engine::memory::words::Word64;
 use crate::engine::slab::allocator::SlabAllocator;
 use super::table::{Bucket, Table, TableShape};
@@ -127,6 +129,7 @@ pub struct UnlockedPartition {
     table: Table,
     order: EvictionOrder,
     inflight: Inflight,
+    state: Region,
 }
 
 /// An entry that has the key, as it looked beside a writer.
@@ -140,6 +143,7 @@ struct Candidate<'a> {
 
 impl UnlockedPartition {
     /// A view of a partition's components.
+    #[allow(clippy::too_many_arguments)] // one for each component; called from the one place that has them
     pub(in crate::engine) fn new(
         index: u32,
         slabs: SlabAllocator,
@@ -148,9 +152,15 @@ impl UnlockedPartition {
         table: Table,
         order: EvictionOrder,
         inflight: Inflight,
+        state: Region,
     ) -> UnlockedPartition {
         let records = *directory.records();
-        UnlockedPartition { index, slabs, directory, records, payload, table, order, inflight }
+        UnlockedPartition { index, slabs, directory, records, payload, table, order, inflight, state }
+    }
+
+    /// Whether every hit moves its entry.
+    pub fn promotes_on_hit(&self) -> bool {
+        self.order.promotes_on_hit()
     }
 
     /// Looks a key up without the lock; `read` is given the words of its value and their length in bytes.
@@ -369,9 +379,16 @@ impl UnlockedPartition {
         self.payload.value_len(pin.entry)
     }
 
-    /// Appends a pinned value to `out`, which should have room for it.
-    pub(crate) fn append_pinned_value(&self, pin: Pin, out: &mut Vec<u8>) {
-        self.payload.append_value(pin.entry, out);
+    /// Hands the parts of a pinned value to `take`, in order.
+    pub(crate) fn copy_pinned_parts(&self, pin: Pin, take: impl FnMut(&[u8])) {
+        self.payload.for_each_part(pin.entry, take);
+    }
+
+    /// Marks the partition as damaged, as `Partition::mark_damaged`: for whoever holds the lock and cannot go on.
+    #[cold]
+    pub(crate) fn mark_damaged(&self) {
+        let state: &PartitionState = self.state.at(0);
+        state.mark_damaged();
     }
 
     /// Writes key and value into what was reserved for them, which is the caller's alone.
@@ -387,11 +404,10 @@ mod tests {
 
     use crate::engine::compaction::CompactBudget;
     use crate::engine::config::Config;
-    use crate::engine::evict::Eviction;
     use crate::engine::evicted::OnEvict;
     use crate::engine::layout::Layout;
+    use crate::engine::partition::Collect;
     use crate::engine::memory::copy::append_words;
-    use crate::engine::memory::region::Region;
     use crate::engine::partition::Partition;
     use crate::engine::policy::Policy;
     use crate::engine::reservation::Reclaim;
@@ -567,7 +583,7 @@ mod tests {
                 let offset = entry.offset();
                 let record = area.region().bytes(offset, size_of::<Record>()).to_vec();
                 let (slab, _) = area.locate(offset).unwrap();
-                while let Ok(Some(_)) = shared.writer.pop(None, &mut Work::new()) {}
+                while let Ok(Some(_)) = shared.writer.pop(Collect::Nothing, &mut Work::new()) {}
                 assert_ne!(shared.writer.slabs.slab_use(slab), Some(SlabUse::RECORDS));
                 // Values that look like the record wherever it lay, in as much memory as there is.
                 let mut number = 0u32;
@@ -589,7 +605,7 @@ mod tests {
         let reset = |shared: &mut Shared| {
             let entry = shared.writer.find(key(NAME)).unwrap();
             let stamp = shared.writer.record(entry).stamp();
-            shared.writer.mark_damaged();
+            shared.writer.state().mark_damaged();
             shared.writer.reset();
             assert_eq!(shared.writer.record(entry).stamp(), stamp, "nothing but the epoch tells");
         };
@@ -656,7 +672,6 @@ mod tests {
     fn any_bytes_whatever_lead_nowhere() {
         let mut shared = Shared::new();
         shared.fill(0..300, &OLD);
-        let reader = shared.reader();
         let slabs = shared.writer.slabs.area().region().len_bytes();
         let all: &[Word64] = shared.region.slice(0, shared.region.len_bytes() / 8);
         // All of the partition but its own state, and the shape: a table that is being changed has no buckets to read.

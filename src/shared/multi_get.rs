@@ -4,12 +4,12 @@
 //! step together: all hashes, then all buckets are fetched, all records, all slots, and last the values are copied, as
 //! [`SharedCache::get`] would. Results, counts and recency are those of one `get` after the other.
 //!
-//! Locking: as `get`; under policy `lru` one acquisition per partition and group, and never two locks at once.
+//! Locking: as `get`, one key after the other.
 
 use super::cache::SharedCache;
 use super::lock::Locks;
-use crate::engine::config::Policy;
-use crate::engine::partition::Key;
+use super::read::{Appended, Lookup, Use};
+use crate::engine::hash::{Key, KeyHash};
 
 /// Keys that are looked up together: as many lines as a processor fetches at once, and what a lock is held for.
 const GROUP_KEYS: usize = 16;
@@ -86,7 +86,7 @@ impl<L: Locks> SharedCache<L> {
     pub fn get_many<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>, found: &mut Found) {
         found.clear();
         let mut keys = keys.into_iter();
-        let mut group = [(0, Key { bytes: &[], hash: 0 }); GROUP_KEYS];
+        let mut group = [(0, Key { bytes: &[], hash: KeyHash(0) }); GROUP_KEYS];
         loop {
             let mut len = 0;
             for (place, key) in group.iter_mut().zip(keys.by_ref()) {
@@ -108,23 +108,12 @@ impl<L: Locks> SharedCache<L> {
         }
         let first = found.places.len();
         found.places.resize(first + group.len(), None);
-        if self.layout().policy != Policy::Lru {
-            for (number, &key) in group.iter().enumerate() {
-                found.note(first + number, |out| self.append(key, out));
-            }
-            return;
-        }
-        let mut order: [usize; GROUP_KEYS] = std::array::from_fn(|number| number);
-        let order = &mut order[..group.len()];
-        // Stable: the keys of one partition keep their order.
-        order.sort_by_key(|&number| group[number].0);
-        for same in order.chunk_by(|&a, &b| group[a].0 == group[b].0) {
-            self.exclusive(group[same[0]].0, |partition| {
-                for &number in same {
-                    found.note(first + number, |out| {
-                        let entry = partition.find_and_promote(group[number].1);
-                        entry.inspect(|&entry| partition.append_value(entry, out)).is_some()
-                    });
+        for (number, &key) in group.iter().enumerate() {
+            found.note(first + number, |out| {
+                match self.look_up(key, Use::Counted, &mut Appended::to(out)) {
+                    Lookup::Hit(_) => true,
+                    Lookup::Miss => false,
+                    Lookup::NoRoom(bytes) => panic!("no memory for a value of {bytes} bytes"),
                 }
             });
         }
@@ -135,6 +124,7 @@ impl<L: Locks> SharedCache<L> {
 mod tests {
     use super::*;
     use crate::engine::config::Config;
+    use crate::engine::policy::Policy;
 
     #[test]
     fn many_lookups_are_as_one_after_the_other() {

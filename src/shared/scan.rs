@@ -149,14 +149,14 @@ impl<L: Locks> SharedCache<L> {
     /// The partition and the record that an id names.
     pub(super) fn place_of(&self, id: EntryId) -> (usize, EntryIndex) {
         let count = self.partition_count() as u32;
-        ((id.slot() % count) as usize, EntryIndex(id.slot() / count))
+        ((id.record() % count) as usize, EntryIndex(id.record() / count))
     }
 
     fn snapshot(&self, partition: &Partition, index: usize, entry: EntryIndex, with_value: bool) -> EntrySnapshot {
         let info = partition.info(entry);
         let value = with_value.then(|| {
             let mut value = Vec::with_capacity(info.value_len);
-            partition.copy_value(entry, &mut value);
+            partition.copy_parts(entry, |part| value.extend_from_slice(part));
             value
         });
         let slot = entry.0 * self.partition_count() as u32 + index as u32;

@@ -4,9 +4,9 @@ use hashbrown::HashTable;
 
 use super::cache::SharedCache;
 use super::lock::Locks;
+use crate::engine::counters::Stats;
 use crate::engine::evicted::Evicted;
-use crate::engine::partition::hash_key;
-use crate::engine::report::Stats;
+use crate::engine::hash::KeyHash;
 
 /// The entries of a drained cache in the order of eviction (policy `lru`: least recently used first), with the cache's
 /// counters.
@@ -39,7 +39,7 @@ impl Parts {
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        let position = self.by_key.find(hash_key(key, 0), |&position| self.entries.get(position as usize).0 == key)?;
+        let position = self.by_key.find(KeyHash::of(key, 0).0, |&position| self.entries.get(position as usize).0 == key)?;
         Some(self.entries.get(*position as usize).1)
     }
 }
@@ -54,13 +54,13 @@ impl<L: Locks> SharedCache<L> {
         let stats = self.stats();
         let mut entries = Evicted::default();
         let mut by_partition: Vec<Vec<(u32, u32)>> = vec![Vec::new(); self.partition_count()];
-        self.drain_partitions(&vec![u64::MAX; self.partition_count()], |(partition, age), key, value| {
+        self.drain_partitions(|(partition, age), key, value| {
             by_partition[partition].push((age, entries.len() as u32));
-            entries.append(key, |out| out.extend_from_slice(value));
+            entries.try_push(key, value.len(), |out| out.extend_from_slice(value)).expect("memory for an entry");
         });
         let order = merge_by_age(by_partition);
         let mut by_key = HashTable::with_capacity(order.len());
-        let hash = |position: &u32| hash_key(entries.get(*position as usize).0, 0);
+        let hash = |position: &u32| KeyHash::of(entries.get(*position as usize).0, 0).0;
         for &position in &order {
             by_key.insert_unique(hash(&position), position, hash);
         }
