@@ -48,9 +48,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use lru::LruCache;
-use pg_shared_lru::{
-    Bytes, Config, Found, Locks, NearCache, NoLocks, Pod, Policy, RobustLocks, SharedCache, TypedCache,
-};
+use pg_shared_lru::{Config, Found, Locks, NearCache, NoLocks, Policy, RobustLocks, SharedCache, TypedCache};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -318,7 +316,7 @@ fn subject(name: &str, workload: &Workload, partitions: u32) -> Result<Subject, 
         }
         "near" => {
             let config = workload.config(Policy::Clock, partitions);
-            let cache: TypedCache<Pod<u64>, Bytes, RobustLocks> =
+            let cache: TypedCache<u64, Vec<u8>, RobustLocks> =
                 TypedCache::shared_mapping(&config).map_err(|error| error.to_string())?;
             let capacity = NonZero::new(workload.value_bytes.len()).expect("there are entries");
             let mut near = NearCache::new(Box::new(cache), capacity);

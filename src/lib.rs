@@ -2,12 +2,18 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-//pub mod adapters;
+pub mod adapters;
 pub mod engine;
 #[cfg(feature = "pg15")]
 pub mod pg;
 pub mod shared;
 
+pub use adapters::builder::{BuilderCache, BuilderError, BuilderStats, DrainError, SpillStore};
+pub use adapters::codec::{Codec, DecodeError, Pod, PodVec, Postcard, Text};
+pub use adapters::drop_in::{CacheStats, LruCacheWithStats, LruParts};
+pub use adapters::near::{NearCache, NearStats};
+pub use adapters::stored::{CacheKey, CacheValue, Coded, StoredAs, type_tag};
+pub use adapters::typed::{TypedCache, TypedEvicted, TypedParts};
 pub use engine::compaction::{CompactBudget, CompactReport};
 pub use engine::config::{Capacity, Classes, Config, Resolved};
 pub use engine::config_error::ConfigError;

@@ -15,7 +15,7 @@
 
 use std::num::NonZeroUsize;
 
-use pg_shared_lru::adapters::neighbors::{Neighbor, NeighborList, NodePointer, decode_list};
+use pg_shared_lru::adapters::graph::{Neighbor, NeighborList, NodePointer, decode_list};
 use pg_shared_lru::{ENTRY_METADATA_BYTES, LruCacheWithStats};
 
 use super::caches::{Bound, Cache, Figures, Inspect, Kind, Lru, Outcome, Settings, build, entry_count, outcome};

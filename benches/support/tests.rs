@@ -27,7 +27,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 use pg_shared_lru::{Config, SharedCache};
 
 use support::belady::hits_and_misses;

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 
 use super::caches::{Cache, Inspect, Kind, Outcome, Settings, build};
 use super::content::{Content, Written};

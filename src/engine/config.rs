@@ -325,13 +325,7 @@ impl Resolved {
 ///
 /// Compaction leaves each class less than one slab of free slots, so one slab more per class is enough; one
 /// entry more is in flight while a value is replaced.
-fn slabs_for_entries(
-    count: u32,
-    max_entry_bytes: u32,
-    classes: &ClassTable,
-    table: TableSize,
-    slab_bytes: u32,
-) -> u64 {
+fn slabs_for_entries(count: u32, max_entry_bytes: u32, classes: &ClassTable, table: TableSize, slab_bytes: u32) -> u64 {
     let entries = u64::from(count) + 1;
     let max_bytes = max_entry_bytes as usize + 2 * SLOT_ALIGN_BYTES as usize;
     let largest = classes.largest();

@@ -24,7 +24,9 @@ pub enum ConfigError {
     #[error("{0} buckets: must be from 1 to {max}", max = MAX_BUCKETS)]
     Buckets(u64),
     /// The buckets leave no room for entries.
-    #[error("{buckets} buckets take {bytes} bytes of a region of {given}: use fewer buckets, or leave their number open")]
+    #[error(
+        "{buckets} buckets take {bytes} bytes of a region of {given}: use fewer buckets, or leave their number open"
+    )]
     BucketsTooLarge {
         /// Buckets, rounded up.
         buckets: u64,

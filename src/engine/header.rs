@@ -3,6 +3,7 @@
 //! A header is complete once its magic number is there, which is written last. A checksum covers all of it, and every
 //! number is checked against the limits besides: a region may come from a file.
 
+use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
 use super::index::table::TableSize;
@@ -24,9 +25,10 @@ region_struct! {
     /// The header.
     struct RegionHeader: 1112 bytes, align 8 {
         magic: Word64,
-        checksum: Word64,
+        /// Here in every version.
         layout_version: Word32,
         partition_count: Word32,
+        checksum: Word64,
         region_bytes: Word64,
         partition_bytes: Word64,
         type_tag: Word64,
@@ -86,11 +88,12 @@ pub struct Identity {
 }
 
 impl RegionHeader {
-    /// Of everything behind the checksum itself.
+    /// Of everything but the magic number and the checksum itself.
     fn compute_checksum(region: &Region) -> u64 {
-        const SKIPPED_WORDS: usize = 2;
         let words: &[Word64] = region.slice(0, size_of::<RegionHeader>() / 8);
-        let bytes: Vec<u8> = words[SKIPPED_WORDS..].iter().flat_map(|word| word.get().to_le_bytes()).collect();
+        let skipped = [offset_of!(RegionHeader, magic) / 8, offset_of!(RegionHeader, checksum) / 8];
+        let covered = words.iter().enumerate().filter(|(index, _)| !skipped.contains(index));
+        let bytes: Vec<u8> = covered.flat_map(|(_, word)| word.get().to_le_bytes()).collect();
         xxhash_rust::xxh3::xxh3_64(&bytes)
     }
 }

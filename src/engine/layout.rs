@@ -200,10 +200,8 @@ impl Layout {
         let mut next = || parts.next().expect("there is a part for each component");
         let (state, counters, table, order) = (next(), next(), next(), next());
         let (inflight, allocator, directory) = (next(), next(), next());
-        let slabs = partition.part(
-            self.part_bytes.iter().sum(),
-            self.slab_count as usize * self.geometry.slab_bytes as usize,
-        );
+        let slabs =
+            partition.part(self.part_bytes.iter().sum(), self.slab_count as usize * self.geometry.slab_bytes as usize);
         PartitionParts { state, counters, table, order, inflight, allocator, directory, slabs }
     }
 
@@ -222,10 +220,28 @@ impl Layout {
     pub fn partition_fixed_bytes(&self) -> usize {
         self.geometry.partition_bytes - self.slab_count as usize * self.geometry.slab_bytes as usize
     }
+}
 
-    /// Where a partition's sequence number lies: for tests that forge a change left half-way.
-    #[doc(hidden)]
-    pub fn sequence_offset(&self, partition: u32) -> usize {
+/// Where some words lie: for tests that forge what a killed process leaves behind.
+#[doc(hidden)]
+impl Layout {
+    fn partition_offset(&self, partition: u32) -> usize {
         Self::REGION_HEAD_BYTES + partition as usize * self.geometry.partition_bytes
+    }
+
+    /// A partition's sequence number, 64 bits: odd while a change is under way.
+    pub fn sequence_offset(&self, partition: u32) -> usize {
+        self.partition_offset(partition) + std::mem::offset_of!(PartitionState, sequence)
+    }
+
+    /// A partition's number of slabs in quarantine, 32 bits.
+    pub fn quarantined_offset(&self, partition: u32) -> usize {
+        self.partition_offset(partition) + std::mem::offset_of!(PartitionState, quarantined)
+    }
+
+    /// What a slab serves, 32 bits.
+    pub fn slab_use_offset(&self, partition: u32, slab: u32) -> usize {
+        let before: usize = self.part_bytes[..5].iter().sum();
+        self.partition_offset(partition) + before + SlabAllocator::slab_use_offset(self.classes.count(), slab)
     }
 }

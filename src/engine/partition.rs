@@ -68,7 +68,9 @@ pub enum PushError {
         max: usize,
     },
     /// Key and value take more than one entry may.
-    #[error("an entry of {bytes} bytes (key and value) is too large: at most {max} bytes in this cache, a quarter of a partition; use fewer partitions or more memory")]
+    #[error(
+        "an entry of {bytes} bytes (key and value) is too large: at most {max} bytes in this cache, a quarter of a partition; use fewer partitions or more memory"
+    )]
     TooLarge {
         /// Length of key plus value.
         bytes: usize,
@@ -76,7 +78,9 @@ pub enum PushError {
         max: usize,
     },
     /// No room could be made.
-    #[error("no room for an entry of {bytes} bytes: nothing may be evicted, {pinned} entries of the partition are pinned by readers")]
+    #[error(
+        "no room for an entry of {bytes} bytes: nothing may be evicted, {pinned} entries of the partition are pinned by readers"
+    )]
     Full {
         /// Length of key plus value.
         bytes: usize,
@@ -721,12 +725,7 @@ impl Partition {
     /// The version that stands for a key which is not in the cache, whatever the store has.
     fn version_of_absence(&self, hash: KeyHash) -> Version {
         let changes = self.inflight.changes(hash);
-        Version {
-            entry: EntryIndex::NONE,
-            stamp: Stamp::NONE,
-            changes,
-            partition: self.index,
-        }
+        Version { entry: EntryIndex::NONE, stamp: Stamp::NONE, changes, partition: self.index }
     }
 
     /// Whether an entry has the value that this version was read with.

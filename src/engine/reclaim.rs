@@ -203,9 +203,8 @@ impl Partition {
         if reclaim.work.is_spent() {
             return Err(NoRoom::OutOfWork);
         }
-        let gained = self.try_to_end_quarantine()
-            || self.compact_one_slab(reclaim.work)
-            || self.evict_sparse_slab(reclaim)?;
+        let gained =
+            self.try_to_end_quarantine() || self.compact_one_slab(reclaim.work) || self.evict_sparse_slab(reclaim)?;
         if gained { Ok(()) } else { self.evict_next(reclaim) }
     }
 

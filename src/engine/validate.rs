@@ -48,9 +48,8 @@ impl Partition {
     /// Checks all records; returns the entries whose keys and values can be read.
     fn check_records(&self, findings: &mut Findings) -> HashSet<EntryIndex> {
         let state = self.state();
-        let is_used = |slot: Location| {
-            self.slabs.is_used_slot(slot) && self.slabs.class_at(slot) != ClassIndex::DIRECTORY
-        };
+        let is_used =
+            |slot: Location| self.slabs.is_used_slot(slot) && self.slabs.class_at(slot) != ClassIndex::DIRECTORY;
         let mut sound = HashSet::new();
         let mut stored = HashMap::<ClassIndex, u64>::new();
         let mut leased = Vec::new();

@@ -104,6 +104,12 @@ impl<L: Locks> SharedCache<L> {
         Resolved::of(&self.layout)
     }
 
+    /// Sizes and offsets: for tests that damage a region.
+    #[doc(hidden)]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// How many partitions there are.
     pub fn partition_count(&self) -> usize {
         self.partitions.len()

@@ -39,7 +39,8 @@ impl Parts {
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        let position = self.by_key.find(KeyHash::of(key, 0).0, |&position| self.entries.get(position as usize).0 == key)?;
+        let position =
+            self.by_key.find(KeyHash::of(key, 0).0, |&position| self.entries.get(position as usize).0 == key)?;
         Some(self.entries.get(*position as usize).1)
     }
 }

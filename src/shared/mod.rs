@@ -12,6 +12,8 @@
 //! write, drains stores, removals; entries taken out in order
 //! scan          iteration by cursor
 //! drained       a cache taken apart
+//! private       a cache of one thread and one handle
+//! resets        whether entries were lost
 //! inspect       reports, checks, compaction
 //! write_back    a cache before a store: versions, single loads, write-backs in two phases
 //! ```
@@ -25,8 +27,10 @@ mod inspect;
 pub mod lock;
 pub mod multi_get;
 pub mod open;
+pub(crate) mod private;
 mod process;
 mod read;
+mod resets;
 mod resources;
 pub mod robust_locks;
 pub mod scan;

@@ -109,12 +109,10 @@ impl<L: Locks> SharedCache<L> {
         let first = found.places.len();
         found.places.resize(first + group.len(), None);
         for (number, &key) in group.iter().enumerate() {
-            found.note(first + number, |out| {
-                match self.look_up(key, Use::Counted, &mut Appended::to(out)) {
-                    Lookup::Hit(_) => true,
-                    Lookup::Miss => false,
-                    Lookup::NoRoom(bytes) => panic!("no memory for a value of {bytes} bytes"),
-                }
+            found.note(first + number, |out| match self.look_up(key, Use::Counted, &mut Appended::to(out)) {
+                Lookup::Hit(_) => true,
+                Lookup::Miss => false,
+                Lookup::NoRoom(bytes) => panic!("no memory for a value of {bytes} bytes"),
             });
         }
     }

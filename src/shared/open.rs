@@ -226,13 +226,7 @@ impl<L: Locks> SharedCache<L> {
         SharedCache { resources: self.resources.clone(), ..clone }
     }
 
-    fn over(
-        region: Region,
-        layout: Layout,
-        identity: Identity,
-        locks: L,
-        stripes: Option<&'static [Stripe]>,
-    ) -> Self {
+    fn over(region: Region, layout: Layout, identity: Identity, locks: L, stripes: Option<&'static [Stripe]>) -> Self {
         debug_assert!(stripes.is_none_or(|stripes| stripes.len() == STRIPE_COUNT));
         let Identity { type_tag, hash_seed } = identity;
         let indexes = 0..layout.geometry.partition_count;

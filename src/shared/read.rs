@@ -16,8 +16,8 @@ use std::collections::TryReserveError;
 use super::cache::SharedCache;
 use super::lock::Locks;
 use super::resources::PinGuard;
-use crate::engine::flight::version::Version;
 use crate::engine::entry::record::Pin;
+use crate::engine::flight::version::Version;
 use crate::engine::hash::Key;
 use crate::engine::ids::EntryIndex;
 use crate::engine::index::optimistic::{PlacementHint, ReadFailure, Seen, Touch};
@@ -185,12 +185,7 @@ impl<L: Locks> SharedCache<L> {
 
     /// Looks a key up and copies its value.
     #[inline(always)]
-    pub(super) fn look_up<B: ValueBuffer>(
-        &self,
-        (index, key): (usize, Key<'_>),
-        usage: Use,
-        buffer: &mut B,
-    ) -> Lookup {
+    pub(super) fn look_up<B: ValueBuffer>(&self, (index, key): (usize, Key<'_>), usage: Use, buffer: &mut B) -> Lookup {
         if !L::ONE_USER && (usage == Use::None || !self.promotes_on_hit) {
             let touch = if usage == Use::None { Touch::No } else { Touch::AlreadyMarked };
             // First: a change that comes between is not in the version, so the version is stale sooner than it need be.
@@ -220,12 +215,7 @@ impl<L: Locks> SharedCache<L> {
         self.look_up_locked((index, key), usage, buffer)
     }
 
-    fn look_up_locked<B: ValueBuffer>(
-        &self,
-        (index, key): (usize, Key<'_>),
-        usage: Use,
-        buffer: &mut B,
-    ) -> Lookup {
+    fn look_up_locked<B: ValueBuffer>(&self, (index, key): (usize, Key<'_>), usage: Use, buffer: &mut B) -> Lookup {
         let mut copy = |partition: &Partition, entry: Option<EntryIndex>| {
             let Some(entry) = entry else { return Locked::Miss };
             let version = partition.version_of(key.hash, entry);
@@ -272,11 +262,11 @@ impl<L: Locks> SharedCache<L> {
             Locked::NoRoom(len) => Lookup::NoRoom(len),
             Locked::Large(pin, version) => {
                 let guard = PinGuard::new(self, index, pin);
-                let len = self.unlocked(index).pinned_value_len(pin);
+                let len = self.unlocked(index).value_len(pin.entry);
                 if !buffer.make_room(len) {
                     return Lookup::NoRoom(len);
                 }
-                self.unlocked(index).copy_pinned_parts(pin, |part| buffer.take_part(part));
+                self.unlocked(index).copy_parts(pin.entry, |part| buffer.take_part(part));
                 drop(guard);
                 Lookup::Hit(version)
             }
@@ -352,7 +342,7 @@ impl<L: Locks> SharedCache<L> {
         }?;
         if let Some(pin) = found {
             let _guard = PinGuard::new(self, index, pin);
-            let value = self.unlocked(index).pinned_value(pin).expect("a pinned value stays in one piece");
+            let value = self.unlocked(index).value_in_place(pin.entry).expect("a pinned value stays in one piece");
             return Some(read(value));
         }
         let mut value = Vec::new();

@@ -21,7 +21,7 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pg_shared_lru::{Bytes, Config, Locks, NearCache, Pod, Policy, RobustLocks, SharedCache, TypedCache};
+use pg_shared_lru::{Config, Locks, NearCache, Policy, RobustLocks, SharedCache, TypedCache};
 
 use crate::support::bump::{Bump, DEFAULT_BUCKET_COUNT};
 
@@ -168,10 +168,10 @@ impl<L: Locks> Cache for Slab<L> {
     }
 }
 
-type Shared = TypedCache<Pod<Key>, Bytes, RobustLocks>;
+type Shared = TypedCache<Key, Vec<u8>, RobustLocks>;
 
 struct Near {
-    cache: NearCache<Box<Shared>, Pod<Key>, Bytes>,
+    cache: NearCache<Box<Shared>, Key, Vec<u8>>,
     mapped_bytes: u64,
 }
 

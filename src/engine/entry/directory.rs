@@ -17,13 +17,13 @@
 //! Locking: the partition's exclusive lock to change, any mode to look; [`Directory::is_record`] may be asked without.
 //! Not here: taking and freeing the slots (`reclaim`), what a record means (`record`).
 
+use super::record::{Flags, LAST_GENERATION, Record, Records};
 use crate::engine::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
 use crate::engine::memory::region::Region;
 use crate::engine::memory::words::Word32;
 use crate::engine::slab::allocator::{SlabAllocator, SlabUse};
 use crate::engine::slab::area::SlabArea;
 use crate::engine::slab::class::Class;
-use super::record::{Flags, LAST_GENERATION, Record, Records};
 
 /// The directory of one partition.
 #[derive(Clone, Debug)]
@@ -158,8 +158,8 @@ impl Directory {
 mod tests {
     use std::sync::Arc;
 
-    use crate::engine::slab::class::ClassTable;
     use super::*;
+    use crate::engine::slab::class::ClassTable;
 
     const SLAB_BYTES: u32 = 4096;
     const SLABS: u32 = 8;

@@ -21,12 +21,12 @@
 //! Locking: the partition's lock, or a pin on the entry. Not here: how room is made (`reclaim`), who may look
 //! (`partition`).
 
+use super::record::{Flags, Records};
 use crate::engine::hash::Key;
 use crate::engine::ids::{EntryIndex, Location};
 use crate::engine::memory::words::Word32;
 use crate::engine::slab::area::SlabArea;
 use crate::engine::slab::class::SLOT_ALIGN_BYTES;
-use super::record::{Flags, Records};
 
 /// Bytes before the key in the slot of a value that lies in one.
 pub const HEADER_BYTES: usize = 8;

@@ -388,8 +388,8 @@ impl Links for Records {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::memory::region::Region;
     use super::*;
+    use crate::engine::memory::region::Region;
 
     fn record() -> &'static Record {
         let region = Box::leak(Box::new(Region::leaked(64)));

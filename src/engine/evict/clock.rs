@@ -5,14 +5,14 @@
 //! A search puts back at most [`MAX_LAP`] entries: then the next goes though it was used, so that a lap over a cache of
 //! which every entry was used is shared by many searches.
 
+use super::queues::Queues;
+use super::{Candidates, Eviction, HitNeeds, Search, Totals};
 use crate::engine::entry::record::{Flags, Record, Records};
 use crate::engine::findings::Findings;
 use crate::engine::hash::KeyHash;
 use crate::engine::ids::EntryIndex;
 use crate::engine::memory::region::Region;
 use crate::engine::work::Work;
-use super::queues::Queues;
-use super::{Candidates, Eviction, HitNeeds, Search, Totals};
 
 /// Entries that one search puts back because they were used, at most.
 pub(super) const MAX_LAP: u32 = Work::UNITS_A_HOLD / 2;

@@ -23,11 +23,11 @@
 
 use std::collections::HashSet;
 
+use super::queues::OrderState;
 use crate::engine::findings::Findings;
 use crate::engine::hash::KeyHash;
 use crate::engine::memory::region::{Region, region_struct};
 use crate::engine::memory::words::Word32;
-use super::queues::OrderState;
 
 const GHOST_CELLS: usize = 16;
 const TIME_BITS: u32 = 16;

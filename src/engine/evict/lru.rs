@@ -1,13 +1,13 @@
 //! Exact least recently used: one list; a hit moves the entry to the head, the victim is the tail.
 
+use super::queues::Queues;
+use super::{Candidates, Eviction, HitNeeds, Search, Totals};
 use crate::engine::entry::record::{Record, Records};
 use crate::engine::findings::Findings;
 use crate::engine::hash::KeyHash;
 use crate::engine::ids::EntryIndex;
 use crate::engine::memory::region::Region;
 use crate::engine::work::Work;
-use super::queues::Queues;
-use super::{Candidates, Eviction, HitNeeds, Search, Totals};
 
 /// The policy's state in one partition.
 #[derive(Clone, Debug)]

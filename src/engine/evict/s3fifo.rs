@@ -20,6 +20,10 @@
 //! over the small queue. Cost: a search puts back entries that were used; each that it puts back in main takes a hit to
 //! be put back again, and each that it moves to main was inserted. At most [`MAX_LAP`] in one search: then the next goes.
 
+use super::clock::MAX_LAP;
+use super::ghost::GhostTable;
+use super::queues::Queues;
+use super::{Candidates, Eviction, HitNeeds, Search, Totals};
 use crate::engine::entry::ENTRY_METADATA_BYTES;
 use crate::engine::entry::record::{Flags, MAX_USES, Record, Records};
 use crate::engine::findings::Findings;
@@ -28,10 +32,6 @@ use crate::engine::ids::EntryIndex;
 use crate::engine::memory::list::List;
 use crate::engine::memory::region::Region;
 use crate::engine::work::Work;
-use super::clock::MAX_LAP;
-use super::ghost::GhostTable;
-use super::queues::Queues;
-use super::{Candidates, Eviction, HitNeeds, Search, Totals};
 
 /// The small queue's share of the cache is `1 / SMALL_SHARE`.
 const SMALL_SHARE: u64 = 10;
@@ -180,10 +180,18 @@ impl Eviction for S3Fifo {
             let from_small = small_left > 0 && (main_left == 0 || self.small_is_next(candidates.totals));
             let list = if from_small { self.queues.small() } else { self.queues.main() };
             let Some(entry) = self.queues.last(list) else {
-                if from_small { small_left = 0 } else { main_left = 0 }
+                if from_small {
+                    small_left = 0
+                } else {
+                    main_left = 0
+                }
                 continue;
             };
-            if from_small { small_left -= 1 } else { main_left -= 1 }
+            if from_small {
+                small_left -= 1
+            } else {
+                main_left -= 1
+            }
             let uses = self.queues.records().get(entry).uses();
             let is_free = (candidates.may_evict)(entry);
             if is_free {
@@ -223,7 +231,11 @@ impl Eviction for S3Fifo {
         let (main, _) = self.queues.validate("main queue", self.queues.main(), bytes_of, findings);
         let (small, bytes) = self.queues.validate("small queue", self.queues.small(), bytes_of, findings);
         findings.expect(|| "entries in the queues".into(), (main.len() + small.len()) as u32, totals.entries);
-        findings.expect(|| "entries of the small queue".into(), self.queues.state().small_len.get(), small.len() as u32);
+        findings.expect(
+            || "entries of the small queue".into(),
+            self.queues.state().small_len.get(),
+            small.len() as u32,
+        );
         findings.expect(|| "bytes of the small queue".into(), self.queues.state().small_bytes.get(), bytes);
         for (entries, expected) in [(&main, false), (&small, true)] {
             for &entry in entries {

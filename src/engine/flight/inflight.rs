@@ -305,8 +305,8 @@ impl Inflight {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::slab::area::SlabArea;
     use super::*;
+    use crate::engine::slab::area::SlabArea;
 
     fn inflight() -> Inflight {
         let area = SlabArea::new(Region::leaked(8 * 4096), 4096);

@@ -61,6 +61,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
+use super::table::{Bucket, Table, TableShape};
 use crate::engine::entry::directory::Directory;
 use crate::engine::entry::payload::{HEADER_BYTES, Payload, padded};
 use crate::engine::entry::record::{Flags, Pin, Record, Records, Stamp};
@@ -74,7 +75,6 @@ use crate::engine::memory::copy::words_equal;
 use crate::engine::memory::region::Region;
 use crate::engine::memory::words::Word64;
 use crate::engine::slab::allocator::SlabAllocator;
-use super::table::{Bucket, Table, TableShape};
 
 /// Entries that are followed beyond a bucket's line, at most.
 const LONGEST_CHAIN: usize = 32;
@@ -362,26 +362,37 @@ impl UnlockedPartition {
         record.generation() == pin.generation && record.unpin()
     }
 
-    /// The bytes of a pinned value, if they lie in one piece. For this crate alone: the slice is good as long as the
-    /// entry stays pinned.
-    pub(crate) fn pinned_value(&self, pin: Pin) -> Option<&[u8]> {
-        let (offset, len) = self.payload.contiguous_value(pin.entry)?;
+    /// Whether an entry has this key. For this crate alone, and an entry that is pinned or cannot change.
+    #[inline]
+    pub(crate) fn has_key(&self, entry: EntryIndex, key: &[u8]) -> bool {
+        self.payload.key_equals(entry, key)
+    }
+
+    /// The key of such an entry: the slice is good as long as the entry stays so.
+    pub(crate) fn key(&self, entry: EntryIndex) -> &[u8] {
+        self.payload.key(entry)
+    }
+
+    /// The value of such an entry, if it lies in one piece, as [`UnlockedPartition::key`].
+    #[inline]
+    pub(crate) fn value_in_place(&self, entry: EntryIndex) -> Option<&[u8]> {
+        let (offset, len) = self.payload.contiguous_value(entry)?;
         Some(self.slabs.area().region().bytes(offset, len))
     }
 
-    /// The key of a pinned entry, as [`UnlockedPartition::pinned_value`].
-    pub(crate) fn pinned_key(&self, pin: Pin) -> &[u8] {
-        self.payload.key(pin.entry)
+    /// The length of the value of such an entry.
+    pub(crate) fn value_len(&self, entry: EntryIndex) -> usize {
+        self.payload.value_len(entry)
     }
 
-    /// The length of a pinned value.
-    pub(crate) fn pinned_value_len(&self, pin: Pin) -> usize {
-        self.payload.value_len(pin.entry)
+    /// Hands the parts of the value of such an entry to `take`, in order.
+    pub(crate) fn copy_parts(&self, entry: EntryIndex, take: impl FnMut(&[u8])) {
+        self.payload.for_each_part(entry, take);
     }
 
-    /// Hands the parts of a pinned value to `take`, in order.
-    pub(crate) fn copy_pinned_parts(&self, pin: Pin, take: impl FnMut(&[u8])) {
-        self.payload.for_each_part(pin.entry, take);
+    /// Writes key and value into what was reserved for them, which is the caller's alone.
+    pub(crate) fn fill_reserved(&self, pin: Pin, key: Key<'_>, value: &[u8]) {
+        self.payload.fill(pin.entry, key, value);
     }
 
     /// Marks the partition as damaged, as `Partition::mark_damaged`: for whoever holds the lock and cannot go on.
@@ -390,11 +401,6 @@ impl UnlockedPartition {
         let state: &PartitionState = self.state.at(0);
         state.mark_damaged();
     }
-
-    /// Writes key and value into what was reserved for them, which is the caller's alone.
-    pub(crate) fn fill_reserved(&self, pin: Pin, key: Key<'_>, value: &[u8]) {
-        self.payload.fill(pin.entry, key, value);
-    }
 }
 
 #[cfg(test)]
@@ -402,18 +408,18 @@ impl UnlockedPartition {
 mod tests {
     use std::ptr::NonNull;
 
+    use super::*;
     use crate::engine::compaction::CompactBudget;
     use crate::engine::config::Config;
     use crate::engine::evicted::OnEvict;
     use crate::engine::layout::Layout;
-    use crate::engine::partition::Collect;
     use crate::engine::memory::copy::append_words;
+    use crate::engine::partition::Collect;
     use crate::engine::partition::Partition;
     use crate::engine::policy::Policy;
     use crate::engine::reservation::Reclaim;
     use crate::engine::slab::allocator::SlabUse;
     use crate::engine::work::Work;
-    use super::*;
 
     const SEED: u64 = 7;
 
@@ -644,7 +650,10 @@ mod tests {
         let seen = |shared: &mut Shared, number: u32| shared.read(&number.to_be_bytes(), |_| ());
         let found = (0..400).filter(|&number| seen(&mut shared, number).0.is_none()).count();
         assert!(found > 390, "{found} of 400, but for what is far down a chain");
-        assert!((400..800).all(|number| seen(&mut shared, number).0 == Some(ReadFailure::NeedsLock)), "they may be chained");
+        assert!(
+            (400..800).all(|number| seen(&mut shared, number).0 == Some(ReadFailure::NeedsLock)),
+            "they may be chained"
+        );
         (20..400u32).for_each(|number| shared.remove(&number.to_be_bytes()));
         assert!((0..20).all(|number| seen(&mut shared, number).0.is_none()));
         assert!((20..800).all(|number| seen(&mut shared, number).0 == Some(ReadFailure::NotFound)));
@@ -696,10 +705,9 @@ mod tests {
             let reader = shared.reader();
             for number in 0..300u32 {
                 let mut out = Vec::new();
-                let _ = reader
-                    .read_optimistic(key(&number.to_be_bytes()), Touch::No, |words, len| {
-                        append_words(words, len, &mut out);
-                    });
+                let _ = reader.read_optimistic(key(&number.to_be_bytes()), Touch::No, |words, len| {
+                    append_words(words, len, &mut out);
+                });
                 assert!(out.len() <= 16 << 10);
             }
         }

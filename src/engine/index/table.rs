@@ -674,8 +674,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::engine::findings::Findings;
     use super::*;
+    use crate::engine::findings::Findings;
 
     const SLAB_BYTES: u32 = 2048;
     const SLABS: u32 = 40;

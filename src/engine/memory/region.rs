@@ -227,8 +227,8 @@ impl Region {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::memory::copy::{append_words, words_equal};
     use super::*;
+    use crate::engine::memory::copy::{append_words, words_equal};
 
     #[test]
     fn bytes_come_back_from_words_at_every_length() {

@@ -21,13 +21,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use super::area::SlabArea;
+use super::bitmap::{FreeBitmap, word_count};
+use super::class::{Class, ClassTable, MAX_CLASSES};
 use crate::engine::ids::{ClassIndex, Location, SlabIndex};
 use crate::engine::memory::list::{Links, List};
 use crate::engine::memory::region::{Region, region_struct};
 use crate::engine::memory::words::{Word32, Word64};
-use super::area::SlabArea;
-use super::bitmap::{FreeBitmap, word_count};
-use super::class::{Class, ClassTable, MAX_CLASSES};
 
 /// Occupancy bins per class: slabs are kept sorted by eighths of occupancy.
 pub const BIN_COUNT: usize = 8;
@@ -103,7 +103,8 @@ pub enum SlabUse {
 impl SlabUse {
     const FIRST_CLASS: u32 = 8;
 
-    fn word(self) -> u32 {
+    /// The number that stands for it.
+    pub fn word(self) -> u32 {
         match self {
             SlabUse::Pool => 0,
             SlabUse::Buckets => 1,
@@ -158,8 +159,14 @@ impl Links for SlabLinks<'_> {
 impl SlabAllocator {
     /// Bytes of the allocator's own words.
     pub fn region_bytes(class_count: usize, slab_count: u32) -> usize {
-        (Self::descriptors_offset(class_count) + slab_count as usize * size_of::<SlabDescriptor>())
-            .next_multiple_of(64)
+        (Self::descriptors_offset(class_count) + slab_count as usize * size_of::<SlabDescriptor>()).next_multiple_of(64)
+    }
+
+    /// Where the word that says what a slab serves lies.
+    pub(in crate::engine) fn slab_use_offset(class_count: usize, slab: u32) -> usize {
+        Self::descriptors_offset(class_count)
+            + slab as usize * size_of::<SlabDescriptor>()
+            + std::mem::offset_of!(SlabDescriptor, purpose)
     }
 
     fn descriptors_offset(class_count: usize) -> usize {
@@ -602,7 +609,11 @@ impl SlabAllocator {
             let is_noted = state.bin_mask.get() >> bin & 1 == 1;
             findings.expect(|| format!("bin {bin} of class {} noted as filled", class.0), is_noted, !slabs.is_empty());
             for slab in &slabs {
-                findings.expect(|| format!("bin of listed slab {}", slab.0), self.descriptor(*slab).bin.get(), bin as u32);
+                findings.expect(
+                    || format!("bin of listed slab {}", slab.0),
+                    self.descriptor(*slab).bin.get(),
+                    bin as u32,
+                );
                 findings.expect(|| format!("class of listed slab {}", slab.0), mine.contains(slab), true);
             }
             listed += slabs.len();
@@ -622,8 +633,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::engine::findings::Findings;
     use super::*;
+    use crate::engine::findings::Findings;
 
     const SLAB_BYTES: u32 = 4096;
     const SLABS: u32 = 12;

@@ -9,7 +9,7 @@
 //!
 //! Cost: quadratic in the number of candidates, of which a slab of 16 KiB has about 150 and one of 64 KiB about 300.
 
-use crate::engine::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
+use crate::engine::slab::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
 
 /// Steps per doubling where nothing was seen; the default of the engine.
 const STEPS: u32 = 16;
@@ -18,19 +18,19 @@ const ENTRIES_PER_BUCKET: f64 = 16.0;
 const UNIT: usize = SLOT_ALIGN_BYTES as usize;
 
 /// How many entries there are of each size.
-pub(super) struct Sizes {
+pub(super) struct SizeHistogram {
     /// By slot bytes needed, in units of 8 bytes.
     counts: Vec<u64>,
     slab_bytes: u32,
 }
 
-impl Sizes {
+impl SizeHistogram {
     pub(super) fn new(slab_bytes: u32) -> Self {
-        Sizes { counts: vec![0; largest_slot_bytes(slab_bytes) as usize / UNIT + 1], slab_bytes }
+        SizeHistogram { counts: vec![0; largest_slot_bytes(slab_bytes) as usize / UNIT + 1], slab_bytes }
     }
 
-    /// Notes an entry. One that takes several slots is not counted: all of them but the last are of the largest class.
-    pub(super) fn note(&mut self, key_bytes: usize, value_bytes: usize) {
+    /// Counts an entry. One that takes several slots is not counted: all of them but the last are of the largest class.
+    pub(super) fn record(&mut self, key_bytes: usize, value_bytes: usize) {
         const SLOT_HEADER_BYTES: usize = 8;
         let units = 1 + key_bytes.div_ceil(UNIT) + value_bytes.div_ceil(UNIT);
         debug_assert_eq!(SLOT_HEADER_BYTES, UNIT);
@@ -58,7 +58,7 @@ impl Sizes {
         self.counts[above_bytes as usize / UNIT + 1..=up_to_bytes as usize / UNIT].iter().any(|&count| count > 0)
     }
 
-    /// Sizes from the first that is needed to the first that is enough for all.
+    /// SizeHistogram from the first that is needed to the first that is enough for all.
     fn best_sizes(&self, growth: f64) -> Vec<u32> {
         let candidates = candidates(self.slab_bytes);
         // Entries, and bytes they need, up to each size.
@@ -126,7 +126,7 @@ mod tests {
     use crate::engine::config::{Classes, Config};
 
     /// Bytes lost in and between slots by entries of these sizes.
-    fn lost_bytes(sizes: &Sizes, slots: &[u32]) -> f64 {
+    fn lost_bytes(sizes: &SizeHistogram, slots: &[u32]) -> f64 {
         let mut used = vec![false; slots.len()];
         let counted = sizes.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         let waste: f64 = counted
@@ -140,15 +140,15 @@ mod tests {
         waste + used.iter().filter(|&&used| used).count() as f64 * f64::from(sizes.slab_bytes) / 2.0
     }
 
-    fn samples() -> Vec<Sizes> {
+    fn samples() -> Vec<SizeHistogram> {
         let mut samples = Vec::new();
         for slab_bytes in [16 << 10, 64 << 10] {
             for per_size in [1, 40, 10_000] {
                 for values in
                     [vec![100], vec![10, 1000], (200..700).step_by(10).collect(), (0..5000).step_by(7).collect()]
                 {
-                    let mut sizes = Sizes::new(slab_bytes);
-                    values.iter().for_each(|&value| sizes.note(6, value));
+                    let mut sizes = SizeHistogram::new(slab_bytes);
+                    values.iter().for_each(|&value| sizes.record(6, value));
                     sizes.counts.iter_mut().for_each(|count| *count *= per_size);
                     samples.push(sizes);
                 }
@@ -180,15 +180,15 @@ mod tests {
 
     #[test]
     fn one_size_gets_its_own_class() {
-        let mut sizes = Sizes::new(16 << 10);
-        (0..10_000).for_each(|_| sizes.note(6, 487)); // 8 + 8 + 488 bytes
+        let mut sizes = SizeHistogram::new(16 << 10);
+        (0..10_000).for_each(|_| sizes.record(6, 487)); // 8 + 8 + 488 bytes
         assert_eq!(sizes.best_sizes(1.0), [504]);
         assert!(sizes.slot_sizes(1.0).len() > 50, "and all other sizes find theirs");
     }
 
     #[test]
     fn without_entries_the_classes_are_geometric() {
-        let sizes = Sizes::new(16 << 10);
+        let sizes = SizeHistogram::new(16 << 10);
         assert!(sizes.best_sizes(1.0).is_empty());
         let geometric = ClassTable::geometric_slot_bytes(STEPS, 16 << 10);
         let common = sizes.slot_sizes(1.0).iter().filter(|size| geometric.contains(size)).count();

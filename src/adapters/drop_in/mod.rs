@@ -1,32 +1,42 @@
 //! The drop-in for a wrapper of the `lru` crate that counts: same surface, values kept as bytes.
 //!
 //! It stands where pgvectorscale has `LruCacheWithStats` (a builder's neighbour lists and quantized vectors): the
-//! consumer changes the `use` line, and says of its key and value types how they are stored (see [`CacheItem`] and
-//! [`CacheValue`]; `neighbors` has neighbour lists ready). An entry is then its encoded bytes and
+//! consumer changes the `use` line, and says of its key and value types how they are stored (see
+//! [`StoredAs`](super::stored::StoredAs) and [`CacheValue`]; [`graph`](super::graph) has neighbour lists ready). An entry is then its encoded bytes and
 //! [`ENTRY_METADATA_BYTES`](crate::ENTRY_METADATA_BYTES) in a compacting region, instead of a node, a table slot and
 //! what the value owns on the heap.
 //!
 //! Invariants:
 //! - Every return value, the statistics and the order are those of such a wrapper. With [`LruCacheWithStats::new`] the
 //!   capacity in entries is exact whatever the values' sizes: the region grows, and bytes never evict.
-//! - A value that `get` returns lives in the cache's one place for it, until the next call; the memory of what was
-//!   there before is used again.
+//! - A value that `get` returns lives until the next call: plain old data in the region itself, other types in the cache's
+//!   one place for a decoded value, whose memory is used again.
+//! - A push that panics (the value's own `encode`, a key that is too long, no memory) has changed nothing.
 //! - The first eviction by a push warns, once.
 //!
-//! Not here: sharing between processes; where bytes go and how regions grow (`lru_store`). One thread uses a cache.
+//! Not here: sharing between processes; where bytes go and how regions grow (`store`). One thread uses a cache.
 //!
 //! Where this differs: a value is encoded when it is pushed and decoded when it is read, so identity (an address, an
 //! `Rc`) does not survive; and where `lru` would abort for want of memory, `push` panics, which in PostgreSQL is an
 //! error.
 
+mod fit;
+mod store;
+
+use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZero;
 
+use self::store::{ByteBound, Entry, EntryBound, Store};
 use super::codec::{Codec, DecodeError};
-use super::item::{CacheItem, CacheValue};
-use super::lru_store::{Entry, Filled, Growing, Store};
+use super::stored::{CacheKey, CacheValue, key_bytes, value_bytes};
+use super::typed::debug_types;
 use crate::engine::partition::Put;
-use crate::shared::cache::CreateError;
+use crate::shared::open::CreateError;
+
+/// The least memory that [`LruCacheWithStats::with_memory`] takes: where a budget is divided among workers,
+/// `(budget / workers.max(1)).max(MIN_MEMORY_BYTES)` is never refused for being too small.
+pub const MIN_MEMORY_BYTES: usize = 160 << 10;
 
 /// What a cache has done since it was made.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +51,13 @@ pub struct CacheStats {
     pub misses: usize,
     /// Entries that a push or `pop_lru` handed out.
     pub evictions: usize,
+}
+
+impl CacheStats {
+    #[inline]
+    fn count_read(&mut self, found: bool) {
+        *(if found { &mut self.hits } else { &mut self.misses }) += 1;
+    }
 }
 
 /// An exact LRU cache of one thread that counts, for keys and values of any size.
@@ -63,15 +80,21 @@ pub struct CacheStats {
 /// assert_eq!((stats.inserts, stats.hits, stats.misses, stats.evictions), (3, 1, 1, 1));
 /// assert_eq!(parts.into_iter().collect::<Vec<_>>(), [(1, "one".to_owned()), (3, "three".to_owned())]);
 /// ```
-pub struct LruCacheWithStats<K: CacheItem, V: CacheValue<K>> {
-    entries: Entries<K, V>,
+pub struct LruCacheWithStats<K: CacheKey, V: CacheValue<K>> {
+    entries: TypedStore<K, V>,
     name: String,
     stats: CacheStats,
     warned: bool,
     warn: fn(&str),
 }
 
-impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
+impl<K: CacheKey, V: CacheValue<K>> fmt::Debug for LruCacheWithStats<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entries.describe(f, "LruCacheWithStats")
+    }
+}
+
+impl<K: CacheKey, V: CacheValue<K>> LruCacheWithStats<K, V> {
     /// A cache of at most `capacity` entries. Its memory starts small and grows with what is stored.
     ///
     /// `name` is what the warning of the first eviction calls the cache.
@@ -80,7 +103,7 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
     ///
     /// If the system gives no memory.
     pub fn new(capacity: NonZero<usize>, name: &str) -> Self {
-        Self::over(Store::Growing(Growing::new(capacity)), name)
+        Self::over(Store::EntryBound(EntryBound::new(capacity)), name)
     }
 
     /// A cache whose entries, with all that is needed to find and order them, take `bytes` and no more.
@@ -97,7 +120,7 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
     ///
     /// # Errors
     ///
-    /// Too few bytes for a cache (about 200,000), more than 128 GiB, or no memory.
+    /// Fewer than [`MIN_MEMORY_BYTES`], more than 128 GiB, or no memory.
     ///
     /// # Examples
     ///
@@ -116,12 +139,12 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
     /// assert_eq!((cache.len() + spilled, cache.stats().evictions), (1000, spilled));
     /// ```
     pub fn with_memory(bytes: usize, name: &str) -> Result<Self, CreateError> {
-        Ok(Self::over(Store::Filled(Filled::new(bytes)?), name))
+        Ok(Self::over(Store::ByteBound(ByteBound::new(bytes)?), name))
     }
 
     fn over(store: Store, name: &str) -> Self {
         let stats = CacheStats::default();
-        LruCacheWithStats { entries: Entries::new(store), name: name.to_owned(), stats, warned: false, warn }
+        LruCacheWithStats { entries: TypedStore::new(store), name: name.to_owned(), stats, warned: false, warn }
     }
 
     /// Sets who is told of the first eviction. Default: a `WARNING` of PostgreSQL, or standard error without
@@ -152,26 +175,28 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
     }
 
     /// Whether a key is there. Counts a hit or a miss, but is no use of the entry.
+    ///
+    /// A [`get`](Self::get) of the same key that follows finds the entry without looking it up again.
+    #[inline]
     pub fn contains(&mut self, key: &K) -> bool {
         let found = self.entries.contains(key);
-        self.count_read(found);
+        self.stats.count_read(found);
         found
     }
 
     /// A key's value, which becomes the most recently used. Counts a hit or a miss.
     ///
+    /// Plain old data (numbers, arrays of them) of an alignment of at most 8 is returned where it lies, and costs no copy;
+    /// another value is decoded to where the one before was.
+    ///
     /// # Panics
     ///
     /// If the value does not decode what it encoded.
+    #[inline]
     pub fn get(&mut self, key: &K) -> Option<&V> {
-        let found = self.entries.find(key);
-        self.count_read(found);
-        found.then(|| self.entries.found())
-    }
-
-    fn count_read(&mut self, found: bool) {
-        let counter = if found { &mut self.stats.hits } else { &mut self.stats.misses };
-        *counter += 1;
+        let found = self.entries.get(key);
+        self.stats.count_read(found.is_some());
+        found
     }
 
     /// Stores a value, which becomes the most recently used. The least recently used entry is returned if it had to
@@ -180,9 +205,9 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
     ///
     /// # Panics
     ///
-    /// If the region must grow and the system gives no memory, or beyond 32 GiB; if the encoded key is longer than
-    /// 65,535 bytes (with [`with_memory`](Self::with_memory) such an entry is displaced by its own push); if what is
-    /// returned does not decode.
+    /// If the value's `encode` panics; if the region must grow and the system gives no memory, or beyond 32 GiB; if the
+    /// encoded key is longer than 65,535 bytes (with [`with_memory`](Self::with_memory) such an entry is displaced by its
+    /// own push). The cache is as before then. Also if what is returned does not decode.
     pub fn push(&mut self, key: K, value: V) -> Option<(K, V)> {
         let (put, evicted) = self.entries.push(&key, &value);
         let counter = if put == Put::Inserted { &mut self.stats.inserts } else { &mut self.stats.updates };
@@ -244,11 +269,17 @@ impl<K: CacheItem, V: CacheValue<K>> LruCacheWithStats<K, V> {
 /// As the `lru` crate's cache, which the wrapper's `into_parts` gives: it can still be asked, and iterates by value
 /// over keys and values, least recently used first. The memory of entries that were passed is not needed any more, so
 /// iterating takes no second copy of them.
-pub struct LruParts<K: CacheItem, V: CacheValue<K>> {
-    entries: Entries<K, V>,
+pub struct LruParts<K: CacheKey, V: CacheValue<K>> {
+    entries: TypedStore<K, V>,
 }
 
-impl<K: CacheItem, V: CacheValue<K>> LruParts<K, V> {
+impl<K: CacheKey, V: CacheValue<K>> fmt::Debug for LruParts<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entries.describe(f, "LruParts")
+    }
+}
+
+impl<K: CacheKey, V: CacheValue<K>> LruParts<K, V> {
     /// The most entries, as [`LruCacheWithStats::cap`].
     pub fn cap(&self) -> NonZero<usize> {
         self.entries.store.cap()
@@ -270,11 +301,11 @@ impl<K: CacheItem, V: CacheValue<K>> LruParts<K, V> {
     ///
     /// If the value does not decode what it encoded.
     pub fn get(&mut self, key: &K) -> Option<&V> {
-        self.entries.find(key).then(|| self.entries.found())
+        self.entries.get(key)
     }
 }
 
-impl<K: CacheItem, V: CacheValue<K>> IntoIterator for LruParts<K, V> {
+impl<K: CacheKey, V: CacheValue<K>> IntoIterator for LruParts<K, V> {
     type Item = (K, V);
     type IntoIter = LruPartsIter<K, V>;
 
@@ -284,11 +315,17 @@ impl<K: CacheItem, V: CacheValue<K>> IntoIterator for LruParts<K, V> {
 }
 
 /// Keys and values, least recently used first.
-pub struct LruPartsIter<K: CacheItem, V: CacheValue<K>> {
-    entries: Entries<K, V>,
+pub struct LruPartsIter<K: CacheKey, V: CacheValue<K>> {
+    entries: TypedStore<K, V>,
 }
 
-impl<K: CacheItem, V: CacheValue<K>> Iterator for LruPartsIter<K, V> {
+impl<K: CacheKey, V: CacheValue<K>> fmt::Debug for LruPartsIter<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entries.describe(f, "LruPartsIter")
+    }
+}
+
+impl<K: CacheKey, V: CacheValue<K>> Iterator for LruPartsIter<K, V> {
     type Item = (K, V);
 
     fn next(&mut self) -> Option<(K, V)> {
@@ -301,56 +338,47 @@ impl<K: CacheItem, V: CacheValue<K>> Iterator for LruPartsIter<K, V> {
     }
 }
 
-impl<K: CacheItem, V: CacheValue<K>> ExactSizeIterator for LruPartsIter<K, V> {}
-impl<K: CacheItem, V: CacheValue<K>> std::iter::FusedIterator for LruPartsIter<K, V> {}
+impl<K: CacheKey, V: CacheValue<K>> ExactSizeIterator for LruPartsIter<K, V> {}
+impl<K: CacheKey, V: CacheValue<K>> std::iter::FusedIterator for LruPartsIter<K, V> {}
 
 /// A store with types.
-struct Entries<K, V> {
+struct TypedStore<K, V> {
     store: Store,
-    key_bytes: Vec<u8>,
-    value_bytes: Vec<u8>,
-    /// The value that was read last.
-    found: Option<V>,
+    key_buffer: Vec<u8>,
+    value_buffer: Vec<u8>,
+    /// The value that was decoded last.
+    decoded: Option<V>,
     keys: PhantomData<fn(K)>,
 }
 
-impl<K: CacheItem, V: CacheValue<K>> Entries<K, V> {
+impl<K: CacheKey, V: CacheValue<K>> TypedStore<K, V> {
     fn new(store: Store) -> Self {
-        Entries { store, key_bytes: Vec::new(), value_bytes: Vec::new(), found: None, keys: PhantomData }
+        TypedStore { store, key_buffer: Vec::new(), value_buffer: Vec::new(), decoded: None, keys: PhantomData }
     }
 
-    fn encode_key(&mut self, key: &K) {
-        self.key_bytes.clear();
-        K::Codec::encode(key, &mut self.key_bytes);
-    }
-
+    #[inline]
     fn contains(&mut self, key: &K) -> bool {
-        self.encode_key(key);
-        self.store.contains(&self.key_bytes)
+        self.store.contains(key_bytes(key, &mut self.key_buffer))
     }
 
-    /// Decodes a key's value to where [`Entries::found`] finds it.
-    fn find(&mut self, key: &K) -> bool {
-        self.encode_key(key);
-        if !self.store.get(&self.key_bytes, &mut self.value_bytes) {
-            return false;
+    #[inline]
+    fn get(&mut self, key: &K) -> Option<&V> {
+        let bytes = self.store.get(key_bytes(key, &mut self.key_buffer), &mut self.value_buffer)?;
+        if let Some(value) = V::view(key, bytes) {
+            return Some(value);
         }
-        match &mut self.found {
-            Some(found) => expect_decoded(found.decode_into(key, &self.value_bytes)),
-            None => self.found = Some(expect_decoded(V::decode(key, &self.value_bytes))),
+        let decoded = &mut self.decoded;
+        match decoded {
+            Some(value) => expect_decoded(value.decode_into(key, bytes)),
+            None => *decoded = Some(expect_decoded(V::decode(key, bytes))),
         }
-        true
-    }
-
-    fn found(&self) -> &V {
-        self.found.as_ref().expect("the value that was just found")
+        decoded.as_ref()
     }
 
     fn push(&mut self, key: &K, value: &V) -> (Put, Option<(K, V)>) {
-        self.encode_key(key);
-        self.value_bytes.clear();
-        value.encode(key, &mut self.value_bytes);
-        let (put, evicted) = self.store.push(&self.key_bytes, &self.value_bytes);
+        let key_bytes = key_bytes(key, &mut self.key_buffer);
+        let value_bytes = value_bytes(key, value, &mut self.value_buffer);
+        let (put, evicted) = self.store.push(key_bytes, value_bytes);
         (put, evicted.map(decode_entry))
     }
 
@@ -361,9 +389,14 @@ impl<K: CacheItem, V: CacheValue<K>> Entries<K, V> {
     fn pop_lru(&mut self) -> Option<(K, V)> {
         self.store.pop_lru().map(decode_entry)
     }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+        let mut described = debug_types::<K, V>(f, name);
+        described.field("len", &self.store.len()).field("cap", &self.store.cap()).finish_non_exhaustive()
+    }
 }
 
-fn decode_entry<K: CacheItem, V: CacheValue<K>>((key, value): Entry) -> (K, V) {
+fn decode_entry<K: CacheKey, V: CacheValue<K>>((key, value): Entry) -> (K, V) {
     let key = expect_decoded(K::Codec::decode(&key));
     let value = expect_decoded(V::decode(&key, &value));
     (key, value)

@@ -23,8 +23,8 @@
 //!
 //! Not here: the node's own pointer; whoever decodes knows it.
 
-use super::codec::DecodeError;
 use super::neighbors::{EdgeDistance, Neighbor, NeighborRef, NodePointer};
+use crate::adapters::codec::DecodeError;
 
 /// An edge whose ends are neither of the node and the neighbour, or a list that has several kinds.
 const OTHER_ENDS: u8 = 3;
@@ -46,6 +46,31 @@ fn ends_of(node: NodePointer, neighbor: &NeighborRef<'_>) -> u8 {
     (1 - outward) * (inward + (1 - inward) * (OTHER_ENDS - query))
 }
 
+/// The bytes of a list of so many neighbours without labels whose edges run between node and neighbour in either
+/// direction: the most that a plain list takes. For the size of a cache; see
+/// [`memory_for`](crate::adapters::memory_for).
+///
+/// # Examples
+///
+/// ```
+/// use pg_shared_lru::adapters::graph::{list_bytes, NodePointer};
+/// use pg_shared_lru::adapters::memory_for;
+///
+/// // A table of 100,000 rows, with 50 neighbours each.
+/// let bytes = memory_for(100_000, NodePointer::BYTES + list_bytes(50));
+/// assert!((600 * 100_000..700 * 100_000).contains(&bytes));
+/// ```
+pub const fn list_bytes(neighbor_count: usize) -> usize {
+    let count_bytes = match neighbor_count {
+        0..0x80 => 1,
+        0x80..0x4000 => 2,
+        0x4000..0x20_0000 => 3,
+        0x20_0000..0x1000_0000 => 4,
+        _ => 5,
+    };
+    1 + count_bytes + neighbor_count * ROW_BYTES + neighbor_count.div_ceil(4)
+}
+
 /// Appends the neighbour list of `node` to `out`, in the form that the file's head draws. `node` itself is not stored.
 ///
 /// Walks `neighbors` once, and once more for labels and for unrelated ends: an iterator over a consumer's own list that
@@ -60,9 +85,9 @@ fn ends_of(node: NodePointer, neighbor: &NeighborRef<'_>) -> u8 {
 /// A consumer's own types, stored as they are:
 ///
 /// ```
-/// use pg_shared_lru::adapters::neighbors::{decode_list, encode_list, EdgeDistance, NeighborRef, NodePointer};
-/// use pg_shared_lru::{CacheItem, CacheValue, DecodeError, Postcard};
-/// # #[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+/// use pg_shared_lru::adapters::graph::{decode_list, encode_list, EdgeDistance, NeighborRef, NodePointer};
+/// use pg_shared_lru::{CacheValue, DecodeError, Postcard, StoredAs};
+/// # #[derive(Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 /// # struct ItemPointer { block_number: u32, offset: u16 }
 /// # struct Edge { to: ItemPointer, distance: f32 }
 /// struct CacheEntry { edges: Vec<Edge> } // of the consumer, as ItemPointer and Edge
@@ -71,11 +96,15 @@ fn ends_of(node: NodePointer, neighbor: &NeighborRef<'_>) -> u8 {
 ///     NodePointer { block: own.block_number, offset: own.offset }
 /// }
 ///
-/// impl CacheItem for ItemPointer {
+/// impl StoredAs for ItemPointer {
 ///     type Codec = Postcard<ItemPointer>;
 /// }
 ///
 /// impl CacheValue<ItemPointer> for CacheEntry {
+///     fn format_name() -> String {
+///         "neighbour list, first edition".to_owned()
+///     }
+///
 ///     fn encode(&self, node: &ItemPointer, out: &mut Vec<u8>) {
 ///         let neighbors = self.edges.iter().map(|edge| NeighborRef {
 ///             pointer: pointer(&edge.to),
@@ -177,11 +206,7 @@ fn write_number(mut number: u32, out: &mut Vec<u8>) {
 ///
 /// If the bytes are no such list.
 pub fn decode_list(node: NodePointer, bytes: &[u8]) -> Result<EncodedList<'_>, DecodeError> {
-    EncodedList::check(node, bytes).map_err(|reason| DecodeError {
-        codec: "neighbor list".to_owned(),
-        bytes: bytes.len(),
-        reason: reason.to_owned(),
-    })
+    EncodedList::check(node, bytes).map_err(|reason| DecodeError::new("neighbor list", bytes.len(), reason))
 }
 
 /// An encoded list that was checked.
@@ -312,8 +337,8 @@ fn read_labels(bytes: &[u8]) -> Vec<i16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::item::CacheValue;
-    use crate::adapters::neighbors::NeighborList;
+    use crate::adapters::graph::NeighborList;
+    use crate::adapters::stored::CacheValue;
 
     const NODE: NodePointer = NodePointer { block: 70_000, offset: 3 };
 

@@ -18,111 +18,44 @@
 //! - A worker that holds a ticket, a load or a pin of any cache never waits for another's: it gets a value that is not
 //!   cached, or [`BuilderError::Backlog`].
 //!
-//! Not here: locks and waiting (`shared::write_back`), the store, PostgreSQL's parallel workers (`pg::parallel`).
+//! - Nothing that was lost reads as absent: whoever is told that a key has no value may act on it. So each answer "there
+//!   is none" is checked against the resets of the key's partition since this handle was made.
+//!
+//! Not here: locks and waiting (`shared::write_back`), the drain (`drain`), PostgreSQL's parallel workers (`pg::parallel`).
+
+mod drain;
+mod error;
+mod store;
+mod wait;
 
 use std::cell::Cell;
+use std::convert::Infallible;
+use std::fmt;
 use std::marker::PhantomData;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::codec::{Codec, DecodeError};
-use super::item::{CacheItem, CacheValue};
+use super::stored::{CacheKey, CacheValue, encoded_key, encoded_value, type_tag};
+use super::typed::debug_types;
 use crate::engine::config::Config;
+use crate::engine::flight::version::Version;
+use crate::engine::header::AttachError;
 use crate::engine::partition::{PushError, Put};
-use crate::engine::write_back::Version;
-use crate::shared::cache::{CreateError, SharedCache};
+use crate::shared::cache::SharedCache;
 use crate::shared::lock::{Locks, NoLocks};
+use crate::shared::open::CreateError;
 use crate::shared::write_back::{Blocked, Condition, Load, LoadStep, Step, Ticket, UnderWay, may_wait};
 
+pub use error::{BuilderError, DrainError};
+pub use store::SpillStore;
+use wait::WaitBudget;
+
 /// How long a worker waits by default while no other ends what it has in hand.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where entries are that do not fit the cache.
-///
-/// No lock of the cache is held while its methods run: they may take their time, read other caches and raise errors. Of
-/// the cache that called them they may read and change other keys; such a call does not wait for other workers.
-///
-/// The other way round, call the cache while holding no lock that these methods take: it may wait for a worker that is in
-/// one of them.
-pub trait SpillStore<K, V> {
-    /// What can go wrong.
-    type Error;
-
-    /// The value of a key, `None` if the store has none.
-    ///
-    /// # Errors
-    ///
-    /// The store's own.
-    fn load(&mut self, key: &K) -> Result<Option<V>, Self::Error>;
-
-    /// Writes a value back, so that [`SpillStore::load`] finds it, in every worker. The place to reconcile and prune.
-    ///
-    /// # Errors
-    ///
-    /// The store's own; the entry stays in the cache, as dirty as it was.
-    fn spill(&mut self, key: &K, value: V) -> Result<(), Self::Error>;
-}
-
-/// Why an operation failed. The cache and the store have lost nothing by it, but for [`BuilderError::Lost`].
-#[derive(Debug, thiserror::Error)]
-pub enum BuilderError<E> {
-    /// The entry is too large for the cache.
-    #[error(transparent)]
-    Push(#[from] PushError),
-    /// Bytes do not decode.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// The store failed.
-    #[error("the store behind the cache: {0}")]
-    Store(E),
-    /// Everything that could make room is in other workers' hands, and this one cannot wait, or has waited in vain.
-    #[error(
-        "no room for an entry of {bytes} bytes: {writes} entries are being written back, {loads} loaded and {pins} read; \
-         give the cache more memory or use fewer workers"
-    )]
-    Backlog {
-        /// Key and value of the entry.
-        bytes: usize,
-        /// Entries being written back.
-        writes: u64,
-        /// Keys being loaded.
-        loads: u64,
-        /// Entries pinned.
-        pins: u64,
-    },
-    /// A worker died in the middle of a change, and entries were lost for it.
-    #[error("a worker died in the middle of a change: entries are lost, and so is what is being built from them")]
-    Lost,
-}
-
-/// Why a drain stopped. What was not handed out is still in the cache.
-#[derive(Debug, thiserror::Error)]
-pub enum DrainError<E> {
-    /// Bytes do not decode.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// Whoever was given the entries failed.
-    #[error("{0}")]
-    Taker(E),
-    /// Some worker is not done.
-    #[error("{writes} entries are being written back, {loads} loaded and {pins} read: drain when the workers are done")]
-    InUse {
-        /// Entries being written back.
-        writes: u64,
-        /// Keys being loaded.
-        loads: u64,
-        /// Entries pinned.
-        pins: u64,
-    },
-    /// Some worker is not done: it has stored something meanwhile. The entries are there for another drain.
-    #[error("{0} entries were stored or changed during the drain: drain when the workers are done")]
-    Changed(u64),
-    /// A worker died in the middle of a change, and entries were lost for it.
-    #[error("a worker died in the middle of a change: entries are lost, and so is what was built from them")]
-    Lost,
-}
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What one handle has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BuilderStats {
     /// Reads that found their key in the cache.
     pub hits: u64,
@@ -196,53 +129,74 @@ pub struct BuilderStats {
 ///     .unwrap();
 /// assert_eq!(drained, [(0, vec![1, 9]), (2, vec![3])]);
 /// ```
-pub struct BuilderCache<K: CacheItem, V: CacheValue<K>, L: Locks = NoLocks> {
+pub struct BuilderCache<K: CacheKey, V: CacheValue<K>, L: Locks = NoLocks> {
     cache: SharedCache<L>,
     /// Resets of each partition when this handle was made: any more, and something is lost.
     resets: Box<[u64]>,
-    patience: Duration,
+    wait_timeout: Duration,
     stats: Cell<BuilderStats>,
     /// Bytes of the value read last; kept for their memory.
     buffer: Cell<Vec<u8>>,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-/// What a load came to.
+impl<K: CacheKey, V: CacheValue<K>, L: Locks> fmt::Debug for BuilderCache<K, V, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug_types::<K, V>(f, "BuilderCache").field("stats", &self.stats.get()).finish_non_exhaustive()
+    }
+}
+
+/// Outcome of a load.
 enum Loaded<V> {
     Done(Option<V>, Version),
     /// Others changed something meanwhile.
     Again,
 }
 
-impl<K: CacheItem, V: CacheValue<K>> BuilderCache<K, V, NoLocks> {
+impl<K: CacheKey, V: CacheValue<K>> BuilderCache<K, V, NoLocks> {
     /// A cache for one worker alone.
     ///
     /// # Errors
     ///
     /// A wrong configuration, or no memory.
     pub fn private(config: &Config) -> Result<Self, CreateError> {
-        Ok(Self::over(SharedCache::private(config)?))
+        Ok(Self::untagged(SharedCache::private(config)?))
     }
 }
 
-impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
+impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     /// A worker's handle over its own handle of the cache's memory. Nobody may change the cache but by such handles.
-    pub fn over(cache: SharedCache<L>) -> Self {
+    ///
+    /// A cache that was created without a tag, as [`SharedCache::shared_mapping`] does, has no types to compare.
+    ///
+    /// # Errors
+    ///
+    /// If the cache was created with the tag of other types or encodings than [`BuilderCache::type_tag`].
+    pub fn over(cache: SharedCache<L>) -> Result<Self, AttachError> {
+        let (found, expected) = (cache.type_tag(), Self::type_tag());
+        if found == expected || found == 0 {
+            Ok(Self::untagged(cache))
+        } else {
+            Err(AttachError::TypeTag { found, expected })
+        }
+    }
+
+    fn untagged(cache: SharedCache<L>) -> Self {
         let resets = cache.resets().into();
         let (stats, buffer) = (Cell::default(), Cell::default());
-        BuilderCache { cache, resets, patience: PATIENCE, stats, buffer, types: PhantomData }
+        BuilderCache { cache, resets, wait_timeout: WAIT_TIMEOUT, stats, buffer, types: PhantomData }
     }
 
     /// Sets how long this worker waits while no other ends what it has in hand. Default: ten seconds.
-    pub fn with_patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn with_wait_timeout(mut self, timeout: Duration) -> Self {
+        self.wait_timeout = timeout;
         self
     }
 
-    /// Names the types of keys and values: the tag for a region of such a cache, so that others are not attached as one.
+    /// The tag for a region of such a cache, by which other types and other encodings are refused: see
+    /// [`type_tag`](crate::type_tag).
     pub fn type_tag() -> u64 {
-        let names = format!("builder {} -> {}", std::any::type_name::<K>(), std::any::type_name::<V>());
-        xxhash_rust::xxh3::xxh3_64(names.as_bytes()).max(1)
+        type_tag::<K, V>()
     }
 
     /// The cache of encoded keys and values behind: for reports, walks and validation.
@@ -271,27 +225,16 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         self.stats.set(stats);
     }
 
-    fn encode_key(key: &K) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        K::Codec::encode(key, &mut bytes);
-        bytes
-    }
-
-    fn encode_value(key: &K, value: &V) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        value.encode(key, &mut bytes);
-        bytes
-    }
-
     /// A key's value if it is in the cache, with its version. Counts as a use.
     ///
     /// # Errors
     ///
-    /// If the bytes do not decode.
-    pub fn get(&self, key: &K) -> Result<Option<(V, Version)>, DecodeError> {
-        let found = self.find(key, &Self::encode_key(key));
-        self.count_read(matches!(found, Ok(Some(_))));
-        found
+    /// If the bytes do not decode; [`BuilderError::Lost`] if it is not there, and entries of its partition were lost.
+    pub fn get(&self, key: &K) -> Result<Option<(V, Version)>, BuilderError<Infallible>> {
+        let key_bytes = encoded_key(key);
+        let found = self.find(key, &key_bytes)?;
+        self.count_read(found.is_some());
+        if found.is_none() && self.is_lost(&key_bytes) { Err(BuilderError::Lost) } else { Ok(found) }
     }
 
     fn find(&self, key: &K, key_bytes: &[u8]) -> Result<Option<(V, Version)>, DecodeError> {
@@ -306,12 +249,27 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         self.count(|stats| *(if found { &mut stats.hits } else { &mut stats.misses }) += 1);
     }
 
+    /// Whether entries of a key's partition were lost since this handle was made.
+    fn is_lost(&self, key_bytes: &[u8]) -> bool {
+        self.cache.is_reset_since(key_bytes, &self.resets)
+    }
+
+    /// Whether entries of any partition were.
+    fn any_is_lost(&self) -> bool {
+        *self.cache.resets() != *self.resets
+    }
+
     /// Runs `read` on a key's encoded value, if it is in the cache, without copying it. Counts as a use. The entry is
     /// pinned meanwhile; see [`SharedCache::with`].
-    pub fn with<R>(&self, key: &K, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        let result = self.cache.with(&Self::encode_key(key), read);
+    ///
+    /// # Errors
+    ///
+    /// [`BuilderError::Lost`] if the key is not there, and entries of its partition were lost.
+    pub fn with<R>(&self, key: &K, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, BuilderError<Infallible>> {
+        let key_bytes = encoded_key(key);
+        let result = self.cache.with(&key_bytes, read);
         self.count_read(result.is_some());
-        result
+        if result.is_none() && self.is_lost(&key_bytes) { Err(BuilderError::Lost) } else { Ok(result) }
     }
 
     /// A key's value, from the cache or else from the store; `None` if it is in neither.
@@ -331,21 +289,21 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     /// A key's value, from the cache or else from the store, with the version to put something in its place; `None`, with
     /// a version that stands for that, if it is in neither. What the store gives is cached, clean.
     ///
-    /// Of several workers that miss the same key one loads it and the others wait, as long as their patience lasts; then,
+    /// Of several workers that miss the same key one loads it and the others wait, as long as their timeout allows; then,
     /// or if this worker must not wait, it loads beside the other. Where a value finds no room (everything is in workers' hands,
     /// or it is larger than an entry may be) it is returned and not cached.
     ///
     /// # Errors
     ///
-    /// The store's; [`BuilderError::Backlog`] if there are too many loads at once and patience ends, or at once if this
+    /// The store's; [`BuilderError::Backlog`] if there are too many loads at once and the timeout ends, or at once if this
     /// worker holds something; [`BuilderError::Lost`].
     pub fn fetch<S: SpillStore<K, V>>(
         &self,
         key: &K,
         store: &mut S,
     ) -> Result<(Option<V>, Version), BuilderError<S::Error>> {
-        let key_bytes = Self::encode_key(key);
-        let mut patience = Patience::default();
+        let key_bytes = encoded_key(key);
+        let mut budget = WaitBudget::default();
         let mut is_first = true;
         loop {
             let found = self.find(key, &key_bytes)?;
@@ -355,7 +313,7 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
             if let Some((value, version)) = found {
                 return Ok((Some(value), version));
             }
-            let beside_another = !may_wait() || patience.waited() > self.patience;
+            let beside_another = !may_wait() || budget.waited() > self.wait_timeout;
             match self.cache.claim_load(&key_bytes, beside_another) {
                 LoadStep::Present => {}
                 LoadStep::Yours(load) => {
@@ -366,10 +324,10 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
                 LoadStep::Taken if beside_another => return Err(self.backlog(key_bytes.len())),
                 LoadStep::Taken => {
                     self.count(|stats| stats.waits += 1);
-                    patience.start();
+                    budget.start();
                     self.cache.wait_for_load(&key_bytes);
                 }
-                LoadStep::TooMany(blocked) => self.wait_for_room(blocked, &mut patience, key_bytes.len())?,
+                LoadStep::TooMany(blocked) => self.wait_for_room(blocked, &mut budget, key_bytes.len())?,
             }
         }
     }
@@ -383,10 +341,15 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         store: &mut S,
     ) -> Result<Loaded<V>, BuilderError<S::Error>> {
         let uncached = load.version();
-        let value = store.load(key).map_err(BuilderError::Store)?;
-        let Some(value) = value else { return Ok(Loaded::Done(None, uncached)) };
+        // Whether the key had a value that is lost the store cannot know: neither before it is asked, nor when it has none.
+        if self.is_lost(key_bytes) {
+            return Err(BuilderError::Lost);
+        }
+        let Some(value) = store.load(key).map_err(BuilderError::Store)? else {
+            return if self.is_lost(key_bytes) { Err(BuilderError::Lost) } else { Ok(Loaded::Done(None, uncached)) };
+        };
         self.count(|stats| stats.loads += 1);
-        let value_bytes = Self::encode_value(key, &value);
+        let value_bytes = encoded_value(key, &value);
         loop {
             match self.store_if(key_bytes, &value_bytes, &mut Condition::Loaded(&mut load)) {
                 Ok(Step::Done(_, version)) => return Ok(Loaded::Done(Some(value), version)),
@@ -406,7 +369,7 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     /// # Errors
     ///
     /// The entry is too large; what the store says of another entry that had to make way; [`BuilderError::Backlog`] when
-    /// patience ends and nobody has made room, or at once if this worker holds something; [`BuilderError::Lost`].
+    /// the timeout ends and nobody has made room, or at once if this worker holds something; [`BuilderError::Lost`].
     pub fn push<S: SpillStore<K, V>>(&self, key: &K, value: &V, store: &mut S) -> Result<Put, BuilderError<S::Error>> {
         let done = self.push_if(key, value, Condition::None, store)?;
         Ok(done.expect("a store without a condition is never stale"))
@@ -477,8 +440,8 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         mut condition: Condition<'_, '_, L>,
         store: &mut S,
     ) -> Result<Option<Put>, BuilderError<S::Error>> {
-        let (key_bytes, value_bytes) = (Self::encode_key(key), Self::encode_value(key, value));
-        let mut patience = Patience::default();
+        let (key_bytes, value_bytes) = (encoded_key(key), encoded_value(key, value));
+        let mut budget = WaitBudget::default();
         loop {
             match self.store_if(&key_bytes, &value_bytes, &mut condition)? {
                 Step::Done(put, _) => return Ok(Some(put)),
@@ -488,7 +451,7 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
                 }
                 Step::WriteBack(ticket) => self.write_back(ticket, store)?,
                 Step::Blocked(blocked) => {
-                    self.wait_for_room(blocked, &mut patience, key_bytes.len() + value_bytes.len())?;
+                    self.wait_for_room(blocked, &mut budget, key_bytes.len() + value_bytes.len())?;
                 }
                 Step::Lost => return Err(BuilderError::Lost),
             }
@@ -524,9 +487,9 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     }
 
     /// Waits a moment for others to make room, unless this worker holds something or has waited too long.
-    fn wait_for_room<E>(&self, blocked: Blocked, patience: &mut Patience, bytes: usize) -> Result<(), BuilderError<E>> {
-        patience.renew_if_changed(blocked);
-        if !may_wait() || patience.waited() > self.patience {
+    fn wait_for_room<E>(&self, blocked: Blocked, budget: &mut WaitBudget, bytes: usize) -> Result<(), BuilderError<E>> {
+        budget.renew_if_changed(blocked);
+        if !may_wait() || budget.waited() > self.wait_timeout {
             return Err(self.backlog(bytes));
         }
         self.cache.wait_for_room(blocked);
@@ -536,72 +499,5 @@ impl<K: CacheItem, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     fn backlog<E>(&self, bytes: usize) -> BuilderError<E> {
         let UnderWay { writes, loads, pins } = self.cache.under_way();
         BuilderError::Backlog { bytes, writes, loads, pins }
-    }
-
-    /// Takes every entry out and hands it to `take`, in the order of keys, with whether it is dirty: one that is not, the
-    /// store has already. For the leader, when the workers are done.
-    ///
-    /// Entries leave the cache one by one; memory beside it is the keys', and one value.
-    ///
-    /// # Errors
-    ///
-    /// Some worker is not done, or was killed in the middle of a change so that entries are lost; what `take` says. The
-    /// entry that `take` refused, and those after it, are still in the cache.
-    pub fn drain_sorted<E>(&self, mut take: impl FnMut(K, V, bool) -> Result<(), E>) -> Result<u64, DrainError<E>>
-    where
-        K: Ord,
-    {
-        self.cache.end_claims_of_all_dead();
-        let UnderWay { writes, loads, pins } = self.cache.under_way();
-        if writes + loads + pins > 0 {
-            return Err(DrainError::InUse { writes, loads, pins });
-        }
-        let mut keys = Vec::with_capacity(self.cache.len() as usize);
-        for entry in self.cache.iter() {
-            keys.push((K::Codec::decode(&entry.key)?, entry.id));
-        }
-        if *self.cache.resets() != *self.resets {
-            return Err(DrainError::Lost);
-        }
-        keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let mut drained = 0;
-        let mut bytes = Vec::new();
-        for (key, id) in keys {
-            let Some((version, dirty)) = self.cache.value_of(id, &mut bytes) else { continue };
-            let value = V::decode(&key, &bytes)?;
-            take(key, value, dirty).map_err(DrainError::Taker)?;
-            drained += u64::from(self.cache.take_out(id, version));
-        }
-        if *self.cache.resets() != *self.resets {
-            return Err(DrainError::Lost);
-        }
-        match self.cache.len() {
-            0 => Ok(drained),
-            left => Err(DrainError::Changed(left)),
-        }
-    }
-}
-
-/// How long a worker has waited in vain.
-#[derive(Default)]
-struct Patience {
-    since: Option<Instant>,
-    blocked: Option<Blocked>,
-}
-
-impl Patience {
-    fn start(&mut self) {
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    /// Waiting for room begins anew whenever some worker has ended what it had in hand.
-    fn renew_if_changed(&mut self, blocked: Blocked) {
-        if self.blocked.replace(blocked) != Some(blocked) {
-            self.since = Some(Instant::now());
-        }
-    }
-
-    fn waited(&self) -> Duration {
-        self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }

@@ -3,7 +3,7 @@
 //! What pgvectorscale's builder keeps for a node: its neighbours in order, each with a distance whose ties are broken
 //! by the two ends of the edge, so that every neighbour names its own pointer twice and the node's once (72 bytes in
 //! the process). As a value of the drop-in cache, a [`NeighborList`] leaves out the node's pointer, which is the key,
-//! and names an edge's ends by two bits (see `neighbor_encoding` for the form and its size).
+//! and names an edge's ends by two bits (see `encoding` for the form and its size).
 //!
 //! Invariants: whatever is stored comes back bit for bit: order, bits of floats, ends, and no labels against an empty
 //! set of labels. A list that is `None` has no bytes, an empty one has two.
@@ -13,16 +13,16 @@
 
 use std::fmt;
 
-use super::codec::{Codec, DecodeError};
-use super::item::{CacheItem, CacheValue};
-pub use super::neighbor_encoding::{EncodedList, decode_list, encode_list};
+use super::encoding::{decode_list, encode_list};
+use crate::adapters::codec::{Codec, DecodeError};
+use crate::adapters::stored::{CacheValue, StoredAs};
 
 /// Where a node lies in its index: a page and an item on it.
 ///
 /// # Examples
 ///
 /// ```
-/// use pg_shared_lru::adapters::neighbors::NodePointer;
+/// use pg_shared_lru::adapters::graph::NodePointer;
 /// let pointer = NodePointer { block: 7, offset: 1 };
 /// assert_eq!(NodePointer::from((7, 1)), pointer);
 /// assert!(pointer < NodePointer::from((7, 2)));
@@ -63,6 +63,7 @@ impl NodePointer {
 }
 
 /// Node pointers in six bytes.
+#[derive(Debug)]
 pub struct NodePointers;
 
 impl Codec for NodePointers {
@@ -78,15 +79,14 @@ impl Codec for NodePointers {
 
     fn decode(bytes: &[u8]) -> Result<NodePointer, DecodeError> {
         let pointer = bytes.try_into().map(NodePointer::read);
-        pointer.map_err(|_| DecodeError {
-            codec: Self::name(),
-            bytes: bytes.len(),
-            reason: format!("a pointer has {} bytes", NodePointer::BYTES),
+        pointer.map_err(|_| {
+            let reason = format!("a pointer has {} bytes", NodePointer::BYTES);
+            DecodeError::new(Self::name(), bytes.len(), reason)
         })
     }
 }
 
-impl CacheItem for NodePointer {
+impl StoredAs for NodePointer {
     type Codec = NodePointers;
 }
 
@@ -158,7 +158,7 @@ impl<'a> From<&'a Neighbor> for NeighborRef<'a> {
 /// ```
 /// use std::num::NonZero;
 ///
-/// use pg_shared_lru::adapters::neighbors::{Neighbor, NeighborList, NodePointer};
+/// use pg_shared_lru::adapters::graph::{Neighbor, NeighborList, NodePointer};
 /// use pg_shared_lru::LruCacheWithStats;
 ///
 /// let node = NodePointer { block: 1, offset: 1 };
@@ -192,6 +192,10 @@ impl From<NeighborList> for Vec<Neighbor> {
 }
 
 impl CacheValue<NodePointer> for NeighborList {
+    fn format_name() -> String {
+        "neighbor list".to_owned()
+    }
+
     fn encode(&self, node: &NodePointer, out: &mut Vec<u8>) {
         encode_list(*node, self.labels.as_deref(), self.neighbors.iter().map(NeighborRef::from), out);
     }
@@ -212,6 +216,10 @@ impl CacheValue<NodePointer> for NeighborList {
 }
 
 impl CacheValue<NodePointer> for Option<NeighborList> {
+    fn format_name() -> String {
+        "optional neighbor list".to_owned()
+    }
+
     fn encode(&self, node: &NodePointer, out: &mut Vec<u8>) {
         if let Some(list) = self {
             list.encode(node, out);
