@@ -13,8 +13,10 @@ use super::ids::{ClassIndex, EntryIndex, SlabIndex};
 use super::partition::Partition;
 use super::work::Work;
 
-/// Slabs with pinned entries that are put up with in one search for a slab to empty.
-const MAX_PINNED_SLABS: usize = 8;
+/// Slabs with pinned entries that are put up with in one search for a slab to empty: where it is asked for, and where it
+/// is a try before an eviction.
+const MAX_PINNED_SLABS: usize = 64;
+const MAX_PINNED_SLABS_IN_PASSING: usize = 4;
 
 /// How much work one call of `compact` may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +99,7 @@ impl Partition {
                         return (report, true);
                     }
                     let rest = budget.bytes - report.bytes_moved;
-                    if partition.empty_a_slab(class, rest, work, &mut report) == Emptied::Nothing {
+                    if partition.empty_a_slab(class, (rest, MAX_PINNED_SLABS), work, &mut report) == Emptied::Nothing {
                         break;
                     }
                 }
@@ -117,7 +119,8 @@ impl Partition {
         // The cheapest first: the fewest bytes to move.
         while let Some(class) = self.cheapest_to_compact(&tried) {
             tried[class.usize() / 64] |= 1 << (class.usize() % 64);
-            if self.empty_a_slab(class, u64::MAX, work, &mut report) == Emptied::Whole {
+            let limits = (u64::MAX, MAX_PINNED_SLABS_IN_PASSING);
+            if self.empty_a_slab(class, limits, work, &mut report) == Emptied::Whole {
                 gained = true;
                 break;
             }
@@ -136,16 +139,17 @@ impl Partition {
         self.slabs.compactable_classes().filter(is_new).filter_map(cost).min().map(|(_, class)| class)
     }
 
-    /// Empties one of the emptiest slabs of a class into the others, as far as the budget goes.
+    /// Empties one of the emptiest slabs of a class into the others, as far as the budget goes; slabs with pinned entries,
+    /// at most so many, are left as they are.
     fn empty_a_slab(
         &mut self,
         class: ClassIndex,
-        budget_bytes: u64,
+        (budget_bytes, max_pinned): (u64, usize),
         work: &mut Work,
         report: &mut CompactReport,
     ) -> Emptied {
         let mut pinned = [SlabIndex(u32::MAX); MAX_PINNED_SLABS];
-        for excluded in 0..MAX_PINNED_SLABS {
+        for excluded in 0..max_pinned {
             let Some(slab) = self.slabs.emptiest(class, &pinned[..excluded]) else { return Emptied::Nothing };
             let pins = self.pinned_slots(slab, class);
             work.spend(1 + self.slabs.used_in(slab) / 8);

@@ -6,7 +6,7 @@
 use super::config_error::ConfigError;
 use super::entry::payload::PayloadShape;
 use super::ids::ClassIndex;
-use super::index::table::TableSize;
+use super::index::table::{Bucket, TableSize};
 use super::layout::{Geometry, Layout};
 use super::limits::{
     BUCKET_CELLS, MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES,
@@ -155,6 +155,22 @@ impl Config {
 
     /// As [`Config::resolve`], with all that follows.
     pub(crate) fn layout(&self) -> Result<Layout, ConfigError> {
+        let geometry = self.geometry()?;
+        let (region_bytes, partitions) = (geometry.region_bytes, geometry.partition_count);
+        if region_bytes > MAX_REGION_BYTES {
+            return Err(ConfigError::TooLarge(region_bytes));
+        }
+        if geometry.partition_bytes > MAX_PARTITION_BYTES {
+            return Err(ConfigError::PartitionTooLarge { bytes: region_bytes, partitions });
+        }
+        if region_bytes < Self::least_bytes(&geometry) {
+            return Err(self.too_small(&geometry));
+        }
+        Ok(Layout::new(geometry))
+    }
+
+    /// The sizes, each value checked, but not whether they fit.
+    fn geometry(&self) -> Result<Geometry, ConfigError> {
         let partition_count = self.checked_partitions()?;
         let slab_bytes = self.checked_slab_bytes(partition_count)?;
         let slot_bytes = self.checked_slot_bytes(slab_bytes)?;
@@ -186,31 +202,38 @@ impl Config {
                 (geometry.max_entries, geometry.max_entry_bytes) = (count, max_entry_bytes);
                 let per_partition = count.div_ceil(partition_count);
                 let slabs = slabs_for_entries(per_partition, max_entry_bytes, &classes, geometry.table, slab_bytes);
-                let slab_bytes = slabs.saturating_mul(u64::from(slab_bytes)) as usize;
-                let slabs = u32::try_from(slabs).map_err(|_| ConfigError::TooLarge(slab_bytes))?.max(MIN_SLABS);
-                let slab_bytes = slabs as usize * geometry.slab_bytes as usize;
-                geometry.partition_bytes = geometry.fixed_bytes(slabs).saturating_add(slab_bytes);
+                let slabs_bytes = slabs.saturating_mul(u64::from(slab_bytes)) as usize;
+                let slabs = u32::try_from(slabs).map_err(|_| ConfigError::TooLarge(slabs_bytes))?.max(MIN_SLABS);
+                let slabs_bytes = slabs as usize * slab_bytes as usize;
+                geometry.partition_bytes = geometry.fixed_bytes(slabs).saturating_add(slabs_bytes);
                 geometry.region_bytes = Layout::REGION_HEAD_BYTES
                     .saturating_add(geometry.partition_bytes.saturating_mul(partition_count as usize));
             }
         }
-        if geometry.region_bytes > MAX_REGION_BYTES {
-            return Err(ConfigError::TooLarge(geometry.region_bytes));
+        Ok(geometry)
+    }
+
+    /// Why a region is too small, with the bytes that would be enough.
+    fn too_small(&self, geometry: &Geometry) -> ConfigError {
+        let (given, partitions) = (geometry.region_bytes, geometry.partition_count);
+        let buckets = u64::from(geometry.table.base_count) * u64::from(partitions);
+        let bytes = buckets * size_of::<Bucket>() as u64;
+        let mut needed = Self::least_bytes(geometry);
+        if self.buckets.is_some() && bytes > needed as u64 / 2 {
+            return ConfigError::BucketsTooLarge { buckets, bytes, given };
         }
-        if geometry.partition_bytes > MAX_PARTITION_BYTES {
-            return Err(ConfigError::PartitionTooLarge { bytes: geometry.region_bytes, partitions: partition_count });
-        }
-        let needed = Self::least_bytes(&geometry);
-        if geometry.region_bytes < needed {
-            let given = geometry.region_bytes;
-            let bucket_bytes = u64::from(geometry.table.base_count) * u64::from(partition_count) * 64;
-            if self.buckets.is_some() && bucket_bytes > needed as u64 / 2 {
-                let buckets = u64::from(geometry.table.base_count) * u64::from(partition_count);
-                return Err(ConfigError::BucketsTooLarge { buckets, bytes: bucket_bytes, given });
+        let mut slab_bytes = geometry.slab_bytes;
+        // What is chosen from the size may need more with that size.
+        let with = |bytes| Config { capacity: Capacity::Bytes(bytes), ..self.clone() }.geometry();
+        while let Ok(larger) = with(needed) {
+            slab_bytes = larger.slab_bytes;
+            let more = Self::least_bytes(&larger);
+            if more <= needed {
+                break;
             }
-            return Err(ConfigError::TooSmall { given, needed, partitions: partition_count, slab_bytes });
+            needed = more;
         }
-        Ok(Layout::new(geometry))
+        ConfigError::TooSmall { given, needed, partitions, slab_bytes }
     }
 
     /// The least bytes of a region with these sizes.

@@ -51,6 +51,10 @@ impl ValueBuffer for Room<'_> {
         room.iter_mut().zip(part).for_each(|(to, &from)| _ = to.write(from));
         self.filled += part.len();
     }
+
+    fn forget(&mut self) {
+        self.filled = 0;
+    }
 }
 
 impl<L: Locks> SharedCache<L> {

@@ -40,6 +40,9 @@ pub(super) trait ValueBuffer {
 
     /// Takes the next bytes of a value that there is room for.
     fn take_part(&mut self, part: &[u8]);
+
+    /// Forgets what it took: that was no value.
+    fn forget(&mut self);
 }
 
 /// Appends to a vector, which grows; what it held stays.
@@ -75,6 +78,11 @@ impl ValueBuffer for Appended<'_> {
     fn take_part(&mut self, part: &[u8]) {
         self.out.extend_from_slice(part);
     }
+
+    #[inline]
+    fn forget(&mut self) {
+        self.out.truncate(self.before);
+    }
 }
 
 /// Asks only whether there is a value.
@@ -91,6 +99,8 @@ impl ValueBuffer for Nothing {
     }
 
     fn take_part(&mut self, _part: &[u8]) {}
+
+    fn forget(&mut self) {}
 }
 
 /// Whether a read is a use of the entry, and counted.
@@ -204,6 +214,7 @@ impl<L: Locks> SharedCache<L> {
                     return Lookup::Hit(self.unlocked(index).version_of(seen, changes));
                 }
                 Some(None) => {
+                    buffer.forget();
                     if usage == Use::Counted {
                         self.count_shared_read(false);
                     }
@@ -258,7 +269,10 @@ impl<L: Locks> SharedCache<L> {
         };
         match found {
             Locked::Copied(version) => Lookup::Hit(version),
-            Locked::Miss => Lookup::Miss,
+            Locked::Miss => {
+                buffer.forget();
+                Lookup::Miss
+            }
             Locked::NoRoom(len) => Lookup::NoRoom(len),
             Locked::Large(pin, version) => {
                 let guard = PinGuard::new(self, index, pin);
@@ -325,7 +339,14 @@ impl<L: Locks> SharedCache<L> {
     /// If there is no memory for such a copy.
     pub fn with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let (index, key) = self.key(key);
-        let pin = |partition: &Partition, entry| partition.value_in_place(entry).and_then(|_| partition.pin(entry));
+        let mut copied = Vec::new();
+        let mut pin = |partition: &Partition, entry| {
+            let pin = partition.pin(entry);
+            if pin.is_none() {
+                partition.copy_parts(entry, |part| copied.extend_from_slice(part));
+            }
+            pin
+        };
         let found = if self.promotes_on_hit {
             self.exclusive(index, |partition| {
                 let entry = partition.find_and_promote(key)?;
@@ -340,18 +361,16 @@ impl<L: Locks> SharedCache<L> {
                 Some(pin(partition, entry))
             })
         }?;
-        if let Some(pin) = found {
-            let _guard = PinGuard::new(self, index, pin);
-            let value = self.unlocked(index).value_in_place(pin.entry).expect("a pinned value stays in one piece");
+        let Some(pin) = found else { return Some(read(&copied)) };
+        let guard = PinGuard::new(self, index, pin);
+        if let Some(value) = self.unlocked(index).value_in_place(pin.entry) {
             return Some(read(value));
         }
-        let mut value = Vec::new();
-        match self.look_up_locked((index, key), Use::None, &mut Appended::to(&mut value)) {
-            Lookup::Hit(_) => Some(read(&value)),
-            // Gone since.
-            Lookup::Miss => None,
-            Lookup::NoRoom(bytes) => panic!("no memory for a value of {bytes} bytes"),
-        }
+        let unlocked = self.unlocked(index);
+        copied.try_reserve_exact(unlocked.value_len(pin.entry)).expect("memory for a value");
+        unlocked.copy_parts(pin.entry, |part| copied.extend_from_slice(part));
+        drop(guard);
+        Some(read(&copied))
     }
 
     /// Whether a value is still its key's: neither replaced nor removed nor evicted. Takes no lock, and updates neither

@@ -9,6 +9,10 @@ use crate::engine::ids::EntryIndex;
 use crate::engine::memory::region::Region;
 use crate::engine::work::Work;
 
+/// Entries that may not be evicted and stay where they are when a search passes; if there are more at the end of the
+/// list, they go to its head, or every search would pass them.
+const MAX_LEFT_IN_PLACE: usize = 64;
+
 /// The policy's state in one partition.
 #[derive(Clone, Debug)]
 pub struct Lru {
@@ -71,6 +75,14 @@ impl Eviction for Lru {
     #[inline]
     fn victim(&mut self, candidates: &Candidates<'_>, work: &mut Work) -> Search {
         let main = self.queues.main();
+        // A few are passed over where they are, so that they keep their turn.
+        let records = self.queues.records();
+        let towards_head = |&entry: &EntryIndex| EntryIndex(records.get(entry).previous.get()).some();
+        let mut oldest = std::iter::successors(self.queues.last(main), towards_head).take(MAX_LEFT_IN_PLACE);
+        if let Some(victim) = oldest.find(|&entry| (candidates.may_evict)(entry)) {
+            work.meet();
+            return Search::Victim(victim);
+        }
         while let Some(entry) = self.queues.last(main) {
             if (candidates.may_evict)(entry) {
                 work.meet();

@@ -227,7 +227,7 @@ fn every_slab_size_works_at_its_smallest() {
 }
 
 fn config_of_ten_slabs() -> Config {
-    Config::bytes(190_000).partitions(1).slab_bytes(16 << 10).buckets(8)
+    Config::bytes(190_000).partitions(1).slab_bytes(16 << 10).fixed_buckets(8)
 }
 
 /// Calls `then` while every key in `keys` is pinned.
