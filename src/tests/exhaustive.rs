@@ -15,6 +15,8 @@
 #[allow(dead_code)]
 mod support;
 
+#[path = "exhaustive/builder_crash.rs"]
+mod builder_crash;
 #[path = "exhaustive/crash.rs"]
 mod crash;
 #[path = "exhaustive/layout.rs"]
@@ -31,5 +33,5 @@ mod world;
 fn main() -> std::process::ExitCode {
     let arguments = runner::Arguments::parse();
     let extent = arguments.extent();
-    runner::run(&arguments, vec![crash::part(extent)])
+    runner::run(&arguments, vec![crash::part(extent), builder_crash::part(extent)])
 }

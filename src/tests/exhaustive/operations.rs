@@ -190,7 +190,7 @@ pub fn operations() -> Vec<Operation> {
         ),
         Operation::new("many keys come: the table grows", |_, c| fill(c, 0..60, 8), |_, c| fill(c, 100..150, 8))
             .buckets(1),
-        Operation::new("many keys go: the table shrinks", |_, c| fill(c, 0..300, 8), |_, c| remove(c, 20..100))
+        Operation::new("many keys go: the table shrinks", |_, c| fill(c, 0..120, 8), |_, c| remove(c, 20..60))
             .buckets(1),
         // Removals.
         Operation::new("a key is removed", |_, c| fill(c, 0..40, 300), |_, c| remove(c, 3..4)),
@@ -215,7 +215,7 @@ pub fn operations() -> Vec<Operation> {
         Operation::new("all is drained", |_, c| fill(c, 0..40, 300), |_, c| _ = c.drain(|_, _| ())),
         Operation::new(
             "the cache is taken apart",
-            |_, c| fill(c, 0..40, 300),
+            |_, c| fill(c, 0..20, 300),
             |w, _| _ = w.attach(0, w.locks()).expect("it is there").into_parts(),
         ),
         // Compaction.

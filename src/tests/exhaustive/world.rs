@@ -40,22 +40,27 @@ impl Change {
     }
 }
 
+/// Where the words of the test's own lie, counted from the region.
+fn own_offset(region_bytes: usize) -> usize {
+    region_bytes.next_multiple_of(64)
+}
+
 /// See the head of this file.
 pub struct World {
     base: NonNull<u8>,
     region_bytes: usize,
-    own_bytes: usize,
+    watched_bytes: usize,
 }
 
 impl World {
     /// Maps a world for a cache of this configuration, with so many words of the test's own.
     pub fn new(config: &Config, own_words: usize) -> World {
-        let region_bytes = config.region_bytes().expect("a right configuration").next_multiple_of(64);
-        let own_bytes = own_words * size_of::<AtomicU64>();
-        let base = map_shared(LOCK_BYTES + region_bytes + own_bytes);
+        let region_bytes = config.region_bytes().expect("a right configuration");
+        let watched_bytes = own_offset(region_bytes) + own_words * size_of::<AtomicU64>();
+        let base = map_shared(LOCK_BYTES + watched_bytes);
         // SAFETY: new memory, aligned to a page, longer than the locks, never unmapped.
         unsafe { RobustLocks::create(base, LOCK_COUNT) };
-        World { base, region_bytes, own_bytes }
+        World { base, region_bytes, watched_bytes }
     }
 
     /// Robust locks, one for each partition.
@@ -88,8 +93,9 @@ impl World {
     pub fn own_words(&self) -> &'static [AtomicU64] {
         // SAFETY: inside the mapping, aligned to 64, never unmapped; every bit pattern is an `AtomicU64`.
         unsafe {
-            let first = self.watched().add(self.region_bytes).cast();
-            std::slice::from_raw_parts(first.as_ptr(), self.own_bytes / size_of::<AtomicU64>())
+            let first = self.watched().add(own_offset(self.region_bytes)).cast();
+            let count = (self.watched_bytes - own_offset(self.region_bytes)) / size_of::<AtomicU64>();
+            std::slice::from_raw_parts(first.as_ptr(), count)
         }
     }
 
@@ -102,7 +108,7 @@ impl World {
 
     fn look<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
         // SAFETY: inside the mapping; no other process runs, and nothing writes while `look` does.
-        look(unsafe { std::slice::from_raw_parts(self.watched().as_ptr(), self.region_bytes + self.own_bytes) })
+        look(unsafe { std::slice::from_raw_parts(self.watched().as_ptr(), self.watched_bytes) })
     }
 
     /// A copy of all that is watched.
@@ -112,7 +118,7 @@ impl World {
 
     /// Puts a copy back.
     pub fn restore(&self, image: &[u8]) {
-        assert_eq!(image.len(), self.region_bytes + self.own_bytes);
+        assert_eq!(image.len(), self.watched_bytes);
         // SAFETY: the copy is as long as what is watched and lies elsewhere; no other process runs.
         unsafe { std::ptr::copy_nonoverlapping(image.as_ptr(), self.watched().as_ptr(), image.len()) };
     }
