@@ -114,7 +114,9 @@ const OPERATIONS: &[Operation] = &[
     },
     Operation {
         name: "a change of what is nowhere",
-        run: |worker, mut store| worker.upsert(&60, &mut store, |found| more(found.unwrap_or_else(|| list(0)))).unwrap(),
+        run: |worker, mut store| {
+            worker.upsert(&60, &mut store, |found| more(found.unwrap_or_else(|| list(0)))).unwrap()
+        },
         changes: Some((60, 1)),
     },
     Operation {

@@ -210,7 +210,9 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> 
 }
 
 fn validate(cache: &Cache, when: &str) -> Result<(), String> {
-    cache.validate().map_err(|error| format!("validate, {when}: {}", error.to_string().chars().take(160).collect::<String>()))
+    cache
+        .validate()
+        .map_err(|error| format!("validate, {when}: {}", error.to_string().chars().take(160).collect::<String>()))
 }
 
 /// A reader without a lock, in the middle of the operation.

@@ -116,7 +116,12 @@ fn quarantine_without_a_pin(world: &World, cache: &Cache) {
     }
 }
 
-fn store<'c>(cache: &'c Cache, number: u32, len: usize, condition: &mut Condition<'_, 'c, RobustLocks>) -> Step<'c, RobustLocks> {
+fn store<'c>(
+    cache: &'c Cache,
+    number: u32,
+    len: usize,
+    condition: &mut Condition<'_, 'c, RobustLocks>,
+) -> Step<'c, RobustLocks> {
     let value = vec![number as u8 ^ len as u8; len];
     cache.store_if(&key(number), &value, condition, &cache.resets(), &mut 0).expect("an entry of a right size")
 }
@@ -228,7 +233,9 @@ pub fn operations() -> Vec<Operation> {
         Operation::new(
             "a get of many",
             |_, c| fill(c, 0..40, 300),
-            |_, c| c.get_many((0..24u32).map(key).collect::<Vec<_>>().iter().map(|key| &key[..]), &mut Found::default()),
+            |_, c| {
+                c.get_many((0..24u32).map(key).collect::<Vec<_>>().iter().map(|key| &key[..]), &mut Found::default())
+            },
         ),
         Operation::new(
             "a read of bytes where they lie",
@@ -297,14 +304,10 @@ pub fn operations() -> Vec<Operation> {
             },
         ),
         Operation::new("a key is claimed and its load fails", |_, c| fill(c, 0..40, 300), |_, c| drop(load(c, NEW))),
-        Operation::new(
-            "a dirty entry is written back and makes way",
-            all_dirty,
-            |_, c| {
-                assert!(write_back(c).finish(), "nobody changed it");
-                assert!(matches!(store_dirty(c, NEW, 700), Step::Done(..)));
-            },
-        ),
+        Operation::new("a dirty entry is written back and makes way", all_dirty, |_, c| {
+            assert!(write_back(c).finish(), "nobody changed it");
+            assert!(matches!(store_dirty(c, NEW, 700), Step::Done(..)));
+        }),
         Operation::new("a dirty entry cannot be written back", all_dirty, |_, c| drop(write_back(c))),
         Operation::new("a dirty entry is changed while it is written back", all_dirty, |_, c| {
             let ticket = write_back(c);
@@ -312,11 +315,15 @@ pub fn operations() -> Vec<Operation> {
             assert!(matches!(store_dirty(c, number, 690), Step::Done(..)));
             assert!(!ticket.finish(), "it stays");
         }),
-        Operation::new("an entry is taken out by its id", |_, c| fill(c, 0..40, 300), |_, c| {
-            let id = c.iter().next().expect("there is one").id;
-            let (version, _) = c.value_of(id, &mut Vec::new()).expect("it is there");
-            assert!(c.take_out(id, version));
-        }),
+        Operation::new(
+            "an entry is taken out by its id",
+            |_, c| fill(c, 0..40, 300),
+            |_, c| {
+                let id = c.iter().next().expect("there is one").id;
+                let (version, _) = c.value_of(id, &mut Vec::new()).expect("it is there");
+                assert!(c.take_out(id, version));
+            },
+        ),
         Operation::new("what the dead had in hand is given back", claims_of_a_dead_process, |_, c| {
             c.end_claims_of_all_dead();
         }),
