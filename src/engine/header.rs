@@ -3,7 +3,6 @@
 //! A header is complete once its magic number is there, which is written last. A checksum covers all of it, and every
 //! number is checked against the limits besides: a region may come from a file.
 
-use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
 use super::index::table::TableSize;
@@ -88,13 +87,10 @@ pub struct Identity {
 }
 
 impl RegionHeader {
-    /// Of everything but the magic number and the checksum itself.
     fn compute_checksum(region: &Region) -> u64 {
         let words: &[Word64] = region.slice(0, size_of::<RegionHeader>() / 8);
-        let skipped = [offset_of!(RegionHeader, magic) / 8, offset_of!(RegionHeader, checksum) / 8];
-        let covered = words.iter().enumerate().filter(|(index, _)| !skipped.contains(index));
-        let bytes: Vec<u8> = covered.flat_map(|(_, word)| word.get().to_le_bytes()).collect();
-        xxhash_rust::xxh3::xxh3_64(&bytes)
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.get().to_ne_bytes()).collect();
+        forge::checksum(&bytes)
     }
 }
 
@@ -197,4 +193,27 @@ fn checked_geometry(header: &RegionHeader, region_bytes: usize) -> Result<Geomet
     let least = geometry.fixed_bytes(MIN_SLABS).saturating_add((MIN_SLABS * slab_bytes) as usize);
     check(partition_bytes >= least, "the partitions are too small for their slabs")?;
     Ok(geometry)
+}
+
+/// A header as bytes: for tests that forge what no check of the header as a whole finds.
+#[doc(hidden)]
+pub mod forge {
+    use std::mem::offset_of;
+
+    use super::RegionHeader;
+
+    /// Bytes of the header.
+    pub const BYTES: usize = size_of::<RegionHeader>();
+    /// Where the hash seed lies.
+    pub const HASH_SEED: usize = offset_of!(RegionHeader, hash_seed);
+    /// Where the checksum lies.
+    pub const CHECKSUM: usize = offset_of!(RegionHeader, checksum);
+
+    /// Of everything in the header but the magic number and the checksum itself.
+    pub fn checksum(header: &[u8]) -> u64 {
+        let skipped = [offset_of!(RegionHeader, magic), CHECKSUM];
+        let words = header[..BYTES].chunks(8).enumerate().filter(|(index, _)| !skipped.contains(&(8 * index)));
+        let covered: Vec<u8> = words.flat_map(|(_, word)| word).copied().collect();
+        xxhash_rust::xxh3::xxh3_64(&covered)
+    }
 }

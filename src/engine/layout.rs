@@ -239,6 +239,11 @@ impl Layout {
         self.partition_offset(partition) + std::mem::offset_of!(PartitionState, quarantined)
     }
 
+    /// Where the first slab lies.
+    pub fn slabs_offset(&self, partition: u32) -> usize {
+        self.partition_offset(partition) + self.part_bytes.iter().sum::<usize>()
+    }
+
     /// What a slab serves, 32 bits.
     pub fn slab_use_offset(&self, partition: u32, slab: u32) -> usize {
         let before: usize = self.part_bytes[..5].iter().sum();
