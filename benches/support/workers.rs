@@ -134,7 +134,7 @@ impl Target {
     /// Of the slab cache.
     pub fn partitions(&self) -> Option<u32> {
         match self {
-            Target::Slab { cache, .. } => Some(cache.layout().partition_count),
+            Target::Slab { cache, .. } => Some(cache.resolved().partitions),
             Target::Server(_) => None,
         }
     }

@@ -20,7 +20,7 @@ pub mod near;
 pub mod stored;
 pub mod typed;
 
-use crate::engine::report::ENTRY_METADATA_BYTES;
+use crate::engine::entry::ENTRY_METADATA_BYTES;
 
 /// Bytes of a cache that holds so many entries, each of `entry_bytes` of key and value on average: what to give
 /// [`Config::bytes`](crate::Config::bytes) or [`LruCacheWithStats::with_memory`](drop_in::LruCacheWithStats::with_memory)

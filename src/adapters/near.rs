@@ -1,12 +1,12 @@
 //! A near cache: decoded values in the process itself, in front of a cache that many share.
 //!
 //! ```text
-//! get(key) ── hash ──► table ──► value, and the sight of what it was decoded from
+//! get(key) ── hash ──► table ──► value, and the version of what it was decoded from
 //!                                 │ the shared entry's stamp is the same: done. No lock, no copy, nothing decoded
 //!                                 ▼ else: get of the shared cache, decode, insert
 //! ```
 //!
-//! Each value is kept with its [`Sight`], and a `get` asks the shared memory whether that still holds. So what anybody
+//! Each value is kept with its [`Version`], and a `get` asks the shared memory whether that still holds. So what anybody
 //! does to the entry, in any process, is seen by the next `get`: a put, a removal, an eviction, `clear`, a reset, the
 //! end of the cache. There is no time for which old values may be seen, and no message to send.
 //!
@@ -39,10 +39,13 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::codec::DecodeError;
 use super::stored::{CacheKey, CacheValue, key_bytes, value_bytes};
 use super::typed::{TypedCache, debug_types};
+use crate::engine::entry::record::Stamp;
+use crate::engine::flight::version::Version;
+use crate::engine::ids::EntryIndex;
+use crate::engine::index::optimistic::PlacementHint;
 use crate::engine::partition::{PushError, Put};
 use crate::shared::cache::SharedCache;
 use crate::shared::lock::Locks;
-use crate::shared::read::Sight;
 
 /// Near hits on one entry of which the last is a use in the shared cache.
 const HITS_PER_USE: u8 = 64;
@@ -66,7 +69,11 @@ pub struct NearStats {
 struct Slot<K, V> {
     key: K,
     value: V,
-    sight: Sight,
+    /// Of the version, without the count of changes, which only a store behind the cache asks for: so a slot is a line.
+    stamp: Stamp,
+    hint: PlacementHint,
+    entry: EntryIndex,
+    partition: u32,
     /// At most what an entry can have, which is far below 4 GiB.
     encoded_bytes: u32,
     /// Hits, modulo 256.
@@ -187,14 +194,16 @@ where
         let rest = &mut self.rest;
         let key_bytes = key_bytes(&key, &mut rest.key_buffer);
         let value_bytes = value_bytes(&key, &value, &mut rest.value_buffer);
-        let (put, sight) = rest.shared.encoded().put_sighted(key_bytes, value_bytes)?;
+        let (put, version) = rest.shared.encoded().put_versioned(key_bytes, value_bytes)?;
         let encoded_bytes = key_bytes.len() + value_bytes.len();
         let hash = self.hasher.hash_one(&key);
         let table = match self.values.find_entry(hash, |slot| slot.key == key) {
             Ok(found) => rest.bounds.remove(found),
             Err(absent) => absent.into_table(),
         };
-        rest.bounds.insert(table, &self.hasher, hash, Slot::new(key, value, sight, encoded_bytes));
+        if let Some(version) = version {
+            rest.bounds.insert(table, &self.hasher, hash, Slot::new(key, value, version, encoded_bytes));
+        }
         Ok(put)
     }
 
@@ -248,10 +257,18 @@ where
 }
 
 impl<K, V> Slot<K, V> {
-    fn new(key: K, value: V, sight: Sight, encoded_bytes: usize) -> Self {
-        Slot { key, value, sight, encoded_bytes: encoded_bytes as u32, hits: 0, referenced: false }
+    fn new(key: K, value: V, version: Version, encoded_bytes: usize) -> Self {
+        let Version { entry, stamp, partition, .. } = version;
+        let (hint, encoded_bytes) = (PlacementHint::default(), encoded_bytes as u32);
+        Slot { key, value, stamp, hint, entry, partition, encoded_bytes, hits: 0, referenced: false }
+    }
+
+    #[inline(always)]
+    fn version(&self) -> Version {
+        Version { entry: self.entry, stamp: self.stamp, changes: 0, partition: self.partition }
     }
 }
+const _: () = assert!(size_of::<Slot<u64, Vec<u8>>>() == 64);
 
 impl<C> Rest<C> {
     /// Whether a value is current; notes the hit if it is.
@@ -265,8 +282,12 @@ impl<C> Rest<C> {
     {
         slot.hits = slot.hits.wrapping_add(1);
         slot.referenced = true;
-        let shared = self.shared.encoded();
-        if slot.hits % HITS_PER_USE == 0 { use_it(shared, &mut slot.sight) } else { shared.is_current(&mut slot.sight) }
+        let (shared, version) = (self.shared.encoded(), slot.version());
+        if slot.hits % HITS_PER_USE == 0 {
+            use_it(shared, &version, &mut slot.hint)
+        } else {
+            shared.is_current(&version, &mut slot.hint)
+        }
     }
 
     /// Reads a key that the table has not from the shared cache.
@@ -286,13 +307,13 @@ impl<C> Rest<C> {
         L: Locks,
     {
         let key_bytes = key_bytes(key, &mut self.key_buffer);
-        let Some(sight) = self.shared.encoded().sight(key_bytes, &mut self.value_buffer) else {
+        let Some(version) = self.shared.encoded().get_versioned(key_bytes, &mut self.value_buffer) else {
             self.stats.misses += 1;
             return Ok(None);
         };
         let value = V::decode(key, &self.value_buffer)?;
         self.stats.shared_hits += 1;
-        let slot = Slot::new(key.clone(), value, sight, key_bytes.len() + self.value_buffer.len());
+        let slot = Slot::new(key.clone(), value, version, key_bytes.len() + self.value_buffer.len());
         Ok(Some(&self.bounds.insert(table, hasher, hash, slot).value))
     }
 }
@@ -300,8 +321,8 @@ impl<C> Rest<C> {
 /// One near hit in so many goes this way.
 #[cold]
 #[inline(never)]
-fn use_it<L: Locks>(shared: &SharedCache<L>, sight: &mut Sight) -> bool {
-    shared.use_sighted(sight)
+fn use_it<L: Locks>(shared: &SharedCache<L>, version: &Version, hint: &mut PlacementHint) -> bool {
+    shared.touch(version, hint)
 }
 
 impl Bounds {
@@ -352,9 +373,11 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::engine::config::{Config, Policy};
-    use crate::engine::room::CompactBudget;
-    use crate::shared::lock::{NoLocks, RobustLocks};
+    use crate::engine::compaction::CompactBudget;
+    use crate::engine::config::Config;
+    use crate::engine::policy::Policy;
+    use crate::shared::lock::NoLocks;
+    use crate::shared::robust_locks::RobustLocks;
 
     type Values<L> = TypedCache<u32, Vec<u64>, L>;
 

@@ -12,18 +12,21 @@ use std::ptr::NonNull;
 
 use super::codec::{Codec, DecodeError};
 use super::stored::{CacheKey, CacheValue, encoded_key, encoded_value, type_tag};
+use crate::engine::compaction::{CompactBudget, CompactReport};
 use crate::engine::config::Config;
+use crate::engine::counters::Stats;
 use crate::engine::evicted::Evicted;
-use crate::engine::layout::AttachError;
+use crate::engine::findings::Inconsistencies;
+use crate::engine::header::AttachError;
 use crate::engine::partition::{PushError, Put};
-use crate::engine::report::{MemoryReport, Stats};
-use crate::engine::room::{CompactBudget, CompactReport};
-use crate::engine::validate::Inconsistencies;
-use crate::shared::cache::{CreateError, SharedCache};
-use crate::shared::lock::{Locks, NoLocks, RobustLocks};
-use crate::shared::many::Found;
-use crate::shared::parts::Parts;
-use crate::shared::walk::Entries;
+use crate::engine::report::MemoryReport;
+use crate::shared::cache::SharedCache;
+use crate::shared::drained::Parts;
+use crate::shared::lock::{Locks, NoLocks};
+use crate::shared::multi_get::Found;
+use crate::shared::open::CreateError;
+use crate::shared::robust_locks::RobustLocks;
+use crate::shared::scan::Entries;
 
 /// A cache of typed keys and values.
 ///

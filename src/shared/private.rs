@@ -7,13 +7,13 @@
 //!   and then for its value has it looked up once.
 //!
 //! Not here: what keys and values mean, and what is to be done when the region is full (`adapters::drop_in`).
-#![allow(unsafe_code)]
 
-use super::cache::{CreateError, SharedCache};
-use crate::engine::config::Config;
+use super::cache::SharedCache;
+use super::open::CreateError;
+use crate::engine::config::{Config, Resolved};
 use crate::engine::evicted::Evicted;
+use crate::engine::hash::KeyHash;
 use crate::engine::ids::EntryIndex;
-use crate::engine::layout::Layout;
 use crate::engine::partition::{PushError, Put};
 
 /// The cache; it hands out no handle of its own.
@@ -28,7 +28,7 @@ struct Place {
     partition: usize,
     entry: EntryIndex,
     /// Of its key: that of another key tells them apart at once.
-    hash: u64,
+    hash: KeyHash,
 }
 
 impl PrivateCache {
@@ -51,7 +51,7 @@ impl PrivateCache {
                 return Some(last);
             }
         }
-        let entry = view.find(key)?;
+        let entry = self.cache.shared(partition, |partition| partition.find(key))?;
         self.last_found = Some(Place { partition, entry, hash: key.hash });
         self.last_found
     }
@@ -68,13 +68,13 @@ impl PrivateCache {
     pub(crate) fn get<'a>(&'a mut self, key: &[u8], buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
         let Place { partition, entry, .. } = self.find(key)?;
         self.cache.exclusive(partition, |partition| partition.promote(entry));
+        // Nobody changes, moves or frees the bytes while `self` is borrowed, which the result does.
         let partition = self.cache.unlocked(partition);
-        match partition.value_range(entry) {
-            // SAFETY: nobody changes, moves or frees the bytes while `self` is borrowed, which the result does: there is
-            // no other handle, and all that changes the region takes `&mut self`. The memory lives as long as `self`.
-            Some((offset, len)) => Some(unsafe { partition.region().pinned_bytes(offset, len) }),
+        match partition.value_in_place(entry) {
+            Some(value) => Some(value),
             None => {
-                partition.copy_value(entry, buffer);
+                buffer.clear();
+                partition.copy_parts(entry, |part| buffer.extend_from_slice(part));
                 Some(buffer)
             }
         }
@@ -118,8 +118,8 @@ impl PrivateCache {
         self.cache.bytes()
     }
 
-    pub(crate) fn layout(&self) -> &Layout {
-        self.cache.layout()
+    pub(crate) fn resolved(&self) -> Resolved {
+        self.cache.resolved()
     }
 
     /// The cache behind, to be asked about itself.

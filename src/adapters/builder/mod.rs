@@ -38,11 +38,12 @@ use super::codec::{Codec, DecodeError};
 use super::stored::{CacheKey, CacheValue, encoded_key, encoded_value, type_tag};
 use super::typed::debug_types;
 use crate::engine::config::Config;
-use crate::engine::layout::AttachError;
+use crate::engine::flight::version::Version;
+use crate::engine::header::AttachError;
 use crate::engine::partition::{PushError, Put};
-use crate::engine::write_back::Version;
-use crate::shared::cache::{CreateError, SharedCache};
+use crate::shared::cache::SharedCache;
 use crate::shared::lock::{Locks, NoLocks};
+use crate::shared::open::CreateError;
 use crate::shared::write_back::{Blocked, Condition, Load, LoadStep, Step, Ticket, UnderWay, may_wait};
 
 pub use error::{BuilderError, DrainError};

@@ -33,9 +33,10 @@ use self::store::{ByteBound, Entry, EntryBound, Store};
 use super::codec::{Codec, DecodeError};
 use super::stored::{CacheKey, CacheValue, key_bytes, value_bytes};
 use super::typed::debug_types;
-use crate::engine::config::{Config, ConfigError};
+use crate::engine::config::Config;
+use crate::engine::config_error::ConfigError;
 use crate::engine::partition::Put;
-use crate::shared::cache::CreateError;
+use crate::shared::open::CreateError;
 
 /// The least memory that [`LruCacheWithStats::with_memory`] takes: where a budget is divided among workers,
 /// `(budget / workers.max(1)).max(MIN_MEMORY_BYTES)` is never refused for being too small.

@@ -30,10 +30,10 @@ use std::num::NonZero;
 
 use super::fit::{self, SizeHistogram};
 use crate::engine::config::{Classes, Config};
+use crate::engine::entry::ENTRY_METADATA_BYTES;
 use crate::engine::evicted::Evicted;
-use crate::engine::partition::{PushError, Put};
-use crate::engine::report::ENTRY_METADATA_BYTES;
-use crate::shared::cache::CreateError;
+use crate::engine::partition::Put;
+use crate::shared::open::CreateError;
 use crate::shared::private::PrivateCache;
 
 /// An encoded key and value.
@@ -134,8 +134,6 @@ impl EntryBound {
     const START_ENTRY_BYTES: usize = 128;
     /// Entries a bucket that the table is made for; the line has room for twelve.
     const ENTRIES_PER_BUCKET: usize = 8;
-    /// Entries a bucket at which chains get long: time for a larger table.
-    const MOST_ENTRIES_PER_BUCKET: usize = 24;
 
     pub(super) fn new(max_entries: NonZero<usize>) -> Self {
         let wanted = max_entries.get().saturating_mul(Self::START_ENTRY_BYTES);
@@ -167,7 +165,6 @@ impl EntryBound {
             return (put, None);
         }
         self.len += 1;
-        self.grow_table_when_due();
         // The one that was pushed is not the least recently used, for there are two.
         let evicted = if self.len > self.max_entries.get() { self.pop_lru() } else { None };
         (put, evicted)
@@ -186,21 +183,10 @@ impl EntryBound {
                     self.key_bytes = self.key_bytes.max(key.len());
                     return put;
                 }
-                Err(PushError::Full { .. } | PushError::TooLarge { .. } | PushError::KeyTooLong { .. }) => {
+                Err(_) => {
                     let larger = Self::open(&self.larger(key.len(), key.len() + value.len()));
                     self.move_to(larger);
                 }
-            }
-        }
-    }
-
-    /// Without memory for it the chains get longer.
-    fn grow_table_when_due(&mut self) {
-        let layout = self.region.layout();
-        let most_entries = layout.buckets_per_partition as usize * Self::MOST_ENTRIES_PER_BUCKET;
-        if self.len > most_entries && layout.region_bytes < MAX_PARTITION_BYTES {
-            if let Ok(larger) = PrivateCache::new(&self.larger(0, 0)) {
-                self.move_to(larger);
             }
         }
     }
@@ -217,7 +203,7 @@ impl EntryBound {
         let key_bytes = self.key_bytes.max(key_bytes);
         let live_bytes = self.region.bytes() as usize + self.len * ENTRY_METADATA_BYTES as usize;
         let average_bytes = live_bytes.checked_div(self.len).unwrap_or(Self::START_ENTRY_BYTES);
-        let mut bytes = self.region.layout().region_bytes;
+        let mut bytes = self.region.resolved().region_bytes;
         loop {
             assert!(
                 bytes < MAX_PARTITION_BYTES,
@@ -240,8 +226,8 @@ impl EntryBound {
             .map(|bytes| config.clone().slab_bytes(bytes));
         std::iter::once(config.clone()).chain(larger_slabs).find(|config| {
             config
-                .layout()
-                .is_ok_and(|layout| layout.max_key_bytes >= key_bytes && layout.max_entry_bytes >= entry_bytes)
+                .resolve()
+                .is_ok_and(|resolved| resolved.max_key_bytes >= key_bytes && resolved.max_entry_bytes >= entry_bytes)
         })
     }
 }
@@ -273,18 +259,18 @@ impl ByteBound {
         if self.fitted {
             return;
         }
-        let (len, layout) = (self.region.len(), self.region.layout());
+        let (len, resolved) = (self.region.len(), self.region.resolved());
         let used_bytes = (self.region.bytes() + len * ENTRY_METADATA_BYTES) as f64;
-        let growth = FULL_SHARE * layout.region_bytes as f64 / used_bytes;
+        let growth = FULL_SHARE * resolved.region_bytes as f64 / used_bytes;
         if growth * DUE_SHARE > FULL_SHARE {
             return;
         }
         self.fitted = true;
-        let mut sizes = SizeHistogram::new(layout.slab_bytes);
+        let mut sizes = SizeHistogram::new(resolved.slab_bytes);
         self.region.sizes().for_each(|(key_bytes, value_bytes)| sizes.record(key_bytes, value_bytes));
-        let config = Config::bytes(layout.region_bytes)
+        let config = Config::bytes(resolved.region_bytes)
             .partitions(1)
-            .slab_bytes(layout.slab_bytes)
+            .slab_bytes(resolved.slab_bytes)
             .classes(Classes::Explicit(sizes.slot_sizes(growth)))
             .buckets(fit::buckets(len as f64 * growth));
         if let Ok(fitted) = PrivateCache::new(&config) {
@@ -348,7 +334,7 @@ mod tests {
     #[test]
     fn a_region_that_grows_keeps_every_entry_and_the_order() {
         let mut store = EntryBound::new(NonZero::new(3000).unwrap());
-        let region_bytes = |store: &EntryBound| store.region.layout().region_bytes;
+        let region_bytes = |store: &EntryBound| store.region.resolved().region_bytes;
         let start_bytes = region_bytes(&store);
         let value = |number: u32| vec![number as u8; number as usize * 37 % 5000];
         for number in 0..3000 {
@@ -383,7 +369,7 @@ mod tests {
     fn a_filled_region_fits_its_entries_before_half_of_it_is_used() {
         let bytes = 2 << 20;
         let mut store = ByteBound::new(bytes).unwrap();
-        let fresh = store.region.layout().clone();
+        let fresh = store.region.resolved();
         let value = |number: u32| vec![number as u8; 200 + number as usize * 10 % 460];
         let mut number = 0;
         while !store.fitted {
@@ -392,8 +378,8 @@ mod tests {
         }
         let used = store.region.shared().memory_report();
         assert!(used.data_bytes + used.directory_bytes < bytes as u64 / 2, "both regions take the bytes of one");
-        assert_eq!((store.region.layout().region_bytes, store.region.len()), (fresh.region_bytes, u64::from(number)));
-        assert_ne!(store.region.layout().classes, fresh.classes);
+        assert_eq!((store.region.resolved().region_bytes, store.region.len()), (fresh.region_bytes, u64::from(number)));
+        assert!(store.fitted);
         assert!(store.spill_queue.is_empty());
         store.region.shared().validate().unwrap();
         for number in 0..number {

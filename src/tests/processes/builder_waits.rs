@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pg_shared_lru::adapters::builder::BuilderError;
 use pg_shared_lru::shared::write_back::{Condition, LoadStep, Step, may_wait};
-use pg_shared_lru::{Config, LockMode, Locks, Policy, RobustLocks};
+use pg_shared_lru::{Config, LockMode, Locks, Policy, RobustLocks, Tenancy};
 
 use crate::support::fork::{Child, join, shared_words};
 use crate::support::history::{Cache, Disk, History, Table, drained, pair, small};
@@ -197,6 +197,10 @@ unsafe impl Locks for ScriptedLocks<'_> {
 
     fn wait(&self, _: usize, _: &mut dyn FnMut() -> bool) {}
 }
+
+#[allow(unsafe_code)]
+// SAFETY: as for the locks inside.
+unsafe impl Tenancy for ScriptedLocks<'_> {}
 
 fn room_that_was_made_a_moment_ago_is_found() {
     let config = Config::entries(1, 4096);
