@@ -26,8 +26,8 @@ use crate::engine::entry::ENTRY_METADATA_BYTES;
 /// [`Config::bytes`](crate::Config::bytes) or [`LruCacheWithStats::with_memory`](drop_in::LruCacheWithStats::with_memory)
 /// for a table of so many rows, where more would only be taken from others.
 ///
-/// An entry's metadata is [`ENTRY_METADATA_BYTES`](crate::ENTRY_METADATA_BYTES); entries of mixed sizes fill at least 0.85
-/// of a cache of several MiB in one partition. Never less than [`drop_in::MIN_MEMORY_BYTES`].
+/// An entry's metadata is [`ENTRY_METADATA_BYTES`](crate::ENTRY_METADATA_BYTES); entries of mixed sizes fill at least five
+/// sixths of a cache of several MiB in one partition. Never less than [`drop_in::MIN_MEMORY_BYTES`].
 ///
 /// # Examples
 ///
@@ -46,7 +46,7 @@ use crate::engine::entry::ENTRY_METADATA_BYTES;
 pub const fn memory_for(entries: u64, entry_bytes: usize) -> usize {
     // Key and value are each padded to 8 bytes.
     let each = entry_bytes as u64 + 8 + ENTRY_METADATA_BYTES;
-    let full = entries.saturating_mul(each).saturating_mul(20) / 17;
+    let full = entries.saturating_mul(each).saturating_mul(6) / 5;
     let bytes = if full > usize::MAX as u64 { usize::MAX } else { full as usize };
     let bytes = bytes.saturating_add(drop_in::MIN_MEMORY_BYTES);
     bytes - bytes % 64

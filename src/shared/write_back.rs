@@ -18,6 +18,7 @@ use super::resources::{HeldResource, Registration, thread_holds_something};
 use crate::engine::evicted::{Evicted, OnEvict};
 use crate::engine::flight::inflight::{Concurrency, LeaseId};
 use crate::engine::flight::version::Version;
+use crate::engine::hash::KeyHash;
 use crate::engine::ids::{EntryId, EntryIndex};
 use crate::engine::partition::{Expected, LoadOutcome, Partition, PushError, Put, StoreOutcome};
 use crate::engine::work::Work;
@@ -102,6 +103,8 @@ impl<L: Locks> Ticket<'_, L> {
 pub struct Load<'a, L: Locks> {
     guard: LeaseGuard<'a, L>,
     absent: Version,
+    /// Of the key that is loaded.
+    hash: KeyHash,
 }
 
 impl<L: Locks> Load<'_, L> {
@@ -161,6 +164,10 @@ impl<L: Locks> SharedCache<L> {
     /// # Errors
     ///
     /// The key or the entry is too large.
+    ///
+    /// # Panics
+    ///
+    /// If the condition is a load of another key.
     pub fn store_if(
         &self,
         key: &[u8],
@@ -173,6 +180,7 @@ impl<L: Locks> SharedCache<L> {
         let expected = match condition {
             Condition::None => Expected::Anything,
             Condition::Version(version) => Expected::Version(*version),
+            Condition::Loaded(load) if load.hash != key.hash => panic!("a load stores the key that it was granted for"),
             Condition::Loaded(load) if !load.guard.is_held() => return Ok(Step::Stale),
             Condition::Loaded(load) => Expected::Load(load.guard.lease),
         };
@@ -220,7 +228,7 @@ impl<L: Locks> SharedCache<L> {
         });
         match outcome {
             LoadOutcome::Leased(lease, absent) => {
-                LoadStep::Yours(Load { guard: LeaseGuard::new(self, index, lease), absent })
+                LoadStep::Yours(Load { guard: LeaseGuard::new(self, index, lease), absent, hash: key.hash })
             }
             LoadOutcome::Taken => LoadStep::Taken,
             LoadOutcome::Present => LoadStep::Present,

@@ -431,7 +431,8 @@ fn given_bytes_are_filled_with_neighbour_lists() {
             }
         }
         println!("{megabytes} MiB: {} lists, {least_share:.3} of the bytes live", cache.len());
-        assert!(least_share >= 0.85, "{megabytes} MiB: {least_share:.3} of the bytes are live");
+        // The table of buckets takes one per nine lists, a hundredth of the bytes.
+        assert!(least_share >= 0.84, "{megabytes} MiB: {least_share:.3} of the bytes are live");
     }
 }
 

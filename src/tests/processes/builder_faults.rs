@@ -17,6 +17,7 @@ crate::scenarios![builder_faults:
     a_load_of_a_process_that_died_is_taken_over,
     a_ticket_whose_end_is_refused_is_given_back,
     a_load_that_has_ended_takes_nothing_else_with_it,
+    a_load_stores_no_other_key,
     what_a_killed_worker_had_in_hand_is_given_back,
     a_key_is_not_written_by_two_though_its_entry_was_lost,
     what_was_lost_is_not_taken_for_absent,
@@ -138,6 +139,21 @@ fn a_load_that_has_ended_takes_nothing_else_with_it() {
         assert_eq!(bytes, b"old!", "pinned bytes stay");
     });
     assert!(may_wait());
+}
+
+fn a_load_stores_no_other_key() {
+    let cache = SharedCache::private(&Config::entries(4, 256)).unwrap();
+    let claimed = cache.claim_load(b"a", false);
+    let LoadStep::Yours(mut load) = claimed else { panic!("the key is absent") };
+    let stored = catch_quietly(std::panic::AssertUnwindSafe(|| {
+        let step = cache.store_if(b"b", b"2222", &mut Condition::Loaded(&mut load), &[0], &mut 0);
+        assert!(matches!(step, Ok(Step::Done(..))));
+    }));
+    assert!(stored.is_err() && !cache.contains(b"b"), "it would be clean, and its store does not have it");
+    assert!(matches!(
+        cache.store_if(b"a", b"1111", &mut Condition::Loaded(&mut load), &[0], &mut 0),
+        Ok(Step::Done(..))
+    ));
 }
 
 fn what_a_killed_worker_had_in_hand_is_given_back() {
