@@ -347,7 +347,7 @@ impl<K: CacheKey, V: CacheValue<K>> std::iter::FusedIterator for LruPartsIter<K,
 /// A store with types: small plain data as it is, everything else encoded.
 enum TypedStore<K, V> {
     Plain { store: PlainStore<K, V>, cap: NonZero<usize> },
-    Encoded(EncodedStore<K, V>),
+    Encoded(Box<EncodedStore<K, V>>),
 }
 
 struct EncodedStore<K, V> {
@@ -384,7 +384,8 @@ impl<K: CacheKey, V: CacheValue<K>> TypedStore<K, V> {
 
     fn encoded(store: Store) -> Self {
         let (key_buffer, value_buffer) = (Vec::new(), Vec::new());
-        TypedStore::Encoded(EncodedStore { store, key_buffer, value_buffer, decoded: None, keys: PhantomData })
+        let encoded = EncodedStore { store, key_buffer, value_buffer, decoded: None, keys: PhantomData };
+        TypedStore::Encoded(Box::new(encoded))
     }
 
     fn cap(&self) -> NonZero<usize> {
