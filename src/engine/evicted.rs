@@ -2,6 +2,8 @@
 //!
 //! Entries are copied out under the lock into one growing buffer, and looked at after it is released.
 
+use std::collections::TryReserveError;
+
 use super::ids::EntryIndex;
 
 /// Evicted keys and values, in the order of eviction. Reusable: `clear` keeps the memory.
@@ -24,6 +26,21 @@ pub struct Evicted {
 }
 
 impl Evicted {
+    /// Makes room for `entries` entries of `bytes` bytes of keys and values together, behind what is there.
+    ///
+    /// # Errors
+    ///
+    /// The system has no memory; what is there stays.
+    pub fn try_reserve(&mut self, entries: usize, bytes: usize) -> Result<(), TryReserveError> {
+        self.bytes.try_reserve_exact(bytes)?;
+        self.ends.try_reserve_exact(entries)
+    }
+
+    /// Whether one more entry with so many bytes of key and value needs no more memory.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.capacity() - self.bytes.len() >= bytes && self.ends.len() < self.ends.capacity()
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.ends.len()

@@ -23,11 +23,13 @@
 //! write_back dirty entries, versions, conditional stores ─┐ for a cache
 //! claims     who is loading or writing back which key     ─┘ before a store
 //! partition  the cache's operations
+//! bounded    the same for callers who bring the memory: nothing here allocates
 //! prefetch   what a lookup will touch, fetched ahead
 //! report, validate   read everything
 //! ```
 
 pub mod bitmap;
+pub(crate) mod bounded;
 pub mod bucket;
 pub mod claims;
 pub mod class;

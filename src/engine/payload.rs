@@ -119,22 +119,28 @@ impl Partition {
 
     /// Appends an entry's value to `out`.
     pub fn append_value(&self, entry: EntryIndex, out: &mut Vec<u8>) {
+        out.reserve(self.value_len(entry));
+        self.for_each_part(entry, |part| out.extend_from_slice(part));
+    }
+
+    /// Hands the parts of an entry's value to `take`, in order: one, or as many as the value has slots.
+    #[inline]
+    pub(super) fn for_each_part(&self, entry: EntryIndex, mut take: impl FnMut(&[u8])) {
         let record = self.record(entry);
         let offset = self.key_offset(entry) + padded(record.key_len());
         let value_len = self.value_len(entry);
         if !record.has(flag::CHAINED) {
-            out.extend_from_slice(self.region.bytes(offset, value_len));
+            take(self.region.bytes(offset, value_len));
             return;
         }
         let Shape::Chained { first_part, .. } = self.shape(record.key_len(), value_len) else {
             unreachable!("a chained entry has the shape of one")
         };
-        out.reserve(value_len);
-        out.extend_from_slice(self.region.bytes(offset, first_part));
+        take(self.region.bytes(offset, first_part));
         for continuation in self.continuations(entry) {
             let slot = self.offset_of(self.record(continuation).location());
             let part_len = self.slot_word(slot, 1).get() as usize;
-            out.extend_from_slice(self.region.bytes(slot + HEADER_BYTES, part_len));
+            take(self.region.bytes(slot + HEADER_BYTES, part_len));
         }
     }
 

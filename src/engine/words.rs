@@ -6,6 +6,7 @@
 //! Not here: which words (`region` checks the range, its callers know what is there).
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -148,6 +149,18 @@ pub(super) fn word_of(bytes: &[u8]) -> u64 {
 pub fn words_equal(words: &[Word64], bytes: &[u8]) -> bool {
     words.len() == bytes.len().div_ceil(8)
         && words.iter().zip(bytes.chunks(8)).all(|(word, bytes)| word.get() == word_of(bytes))
+}
+
+/// Writes the words to the start of `room`, whose rest stays as it is; `false`, and nothing is written, if `room` is
+/// shorter than the words.
+#[inline(always)]
+pub fn write_words(words: &[Word64], room: &mut [MaybeUninit<u8>]) -> bool {
+    let fits = 8 * words.len() <= room.len();
+    if fits {
+        // SAFETY: `room` is the caller's own and at least as long as the words (checked).
+        unsafe { copy_words(words.as_ptr().cast(), room.as_mut_ptr().cast(), words.len()) };
+    }
+    fits
 }
 
 /// Appends the first `len_bytes` bytes of the words to `out`.

@@ -7,12 +7,14 @@
 //! cache       the operations
 //! read        reads that take no lock
 //! many        many keys looked up at once
+//! bounded     operations whose caller brings the memory, so that its want can be an error
 //! walk        iteration by cursor
 //! parts       a cache taken apart
 //! write_back  a cache before a store: versions, single loads, write-backs in two phases
 //! ```
 
 pub mod backing;
+pub mod bounded;
 pub mod cache;
 mod held;
 pub mod lock;

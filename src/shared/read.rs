@@ -162,7 +162,7 @@ impl<L: Locks> SharedCache<L> {
     /// The key as it was seen without the lock, if that sufficed: with a value, which is what `read` was given last, or
     /// without.
     #[inline]
-    fn glance(
+    pub(super) fn glance(
         &self,
         index: usize,
         key: Key<'_>,
