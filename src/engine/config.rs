@@ -120,7 +120,11 @@ pub enum ConfigError {
     #[error("entries of up to {0} bytes: must be from 1 to {max}", max = Config::MAX_ENTRY_BYTES)]
     EntryBytes(u32),
     /// The region would be too small to work.
-    #[error("{given} bytes are {missing} too few: {partitions} partition(s) of slabs of {slab_bytes} bytes need at least {needed}", missing = needed - given)]
+    #[error(
+        "{given} bytes are {missing} too few: {partitions} partition(s) of slabs of {slab_bytes} bytes, with {buckets} \
+         buckets in all, need at least {needed}",
+        missing = needed - given
+    )]
     TooSmall {
         /// Bytes given.
         given: usize,
@@ -130,6 +134,8 @@ pub enum ConfigError {
         partitions: u32,
         /// Slab size, as configured or chosen.
         slab_bytes: u32,
+        /// Buckets of all partitions, as configured or chosen; they lie in the region beside the slabs.
+        buckets: u64,
     },
     /// A partition would be too large for 32-bit locations.
     #[error("{bytes} bytes in {partitions} partition(s): a partition has at most {max} bytes, use more partitions", max = MAX_REGION_BYTES / 4)]
@@ -259,13 +265,14 @@ impl Config {
                 let needed_bytes = fixed(min_slabs) + min_slabs as usize * slab_bytes as usize;
                 if partition_bytes < needed_bytes {
                     let needed = Layout::REGION_HEAD_BYTES + partitions as usize * needed_bytes;
+                    let buckets = u64::from(buckets_per_partition) * u64::from(partitions);
                     // What is chosen from the size may need more with that size.
                     let with_that = Config { capacity: Capacity::Bytes(needed), ..self.clone() }.layout();
                     return Err(match with_that {
-                        Err(ConfigError::TooSmall { needed, partitions, slab_bytes, .. }) => {
-                            ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes }
+                        Err(ConfigError::TooSmall { needed, partitions, slab_bytes, buckets, .. }) => {
+                            ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes, buckets }
                         }
-                        _ => ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes },
+                        _ => ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes, buckets },
                     });
                 }
                 (partition_bytes, 0, 0)
