@@ -18,8 +18,8 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::lwlock::{self, Held};
-use super::parallel::ParallelError;
+use super::error::ParallelError;
+use super::lwlock::{self, LwLockGuard};
 use crate::shared::lock::{LockMode, Locks};
 
 /// How long a waiter sleeps before it looks again, if nobody wakes it.
@@ -167,7 +167,7 @@ unsafe impl Locks for DsmLocks {
 /// The tranche of all these locks, the same for every process until the server stops.
 pub(super) fn tranche() -> u16 {
     let mut found = false;
-    let _held = Held::acquire(lwlock::addin_shmem_init_lock(), LockMode::Exclusive);
+    let _held = LwLockGuard::acquire(lwlock::addin_shmem_init_lock(), LockMode::Exclusive);
     // SAFETY: the lock is the one for this purpose; the structure has one word, written by whoever makes it.
     unsafe {
         let word: *mut u32 = pg_sys::ShmemInitStruct(c"pg_shared_lru tranche".as_ptr(), 4, &mut found).cast();

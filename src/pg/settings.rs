@@ -41,7 +41,7 @@ pub(super) fn define_at_server_start() {
     GucRegistry::define_int_guc(
         c"pg_shared_lru.max_caches",
         c"The most caches that can exist at one time.",
-        c"Each takes 8 kB of shared memory for its locks, used or not.",
+        c"Each takes about 10 kB of shared memory for its locks and counters, used or not.",
         &MAX_CACHES,
         1,
         1024,
