@@ -68,9 +68,10 @@ unsafe extern "C-unwind" fn on_transaction_end(event: pg_sys::XactEvent::Type, _
     let ended = [pg_sys::XactEvent::XACT_EVENT_COMMIT, pg_sys::XactEvent::XACT_EVENT_ABORT];
     if ended.contains(&event) {
         let dropped = DROPPED.take();
-        if event == pg_sys::XactEvent::XACT_EVENT_COMMIT
-            && let Ok(catalog) = Catalog::open()
-        {
+        if event != pg_sys::XactEvent::XACT_EVENT_COMMIT {
+            return;
+        }
+        if let Ok(catalog) = Catalog::open() {
             dropped.into_iter().for_each(|database| catalog.drop_of_database(database));
         }
     }

@@ -1,7 +1,7 @@
 //! PostgreSQL: memory, locks, hooks and settings for caches that all backends share.
 //!
 //! ```text
-//! encoding        names and messages where the database's encoding is not UTF-8
+//! encoding        messages where the database's encoding is not UTF-8
 //! error           errors with SQLSTATE, message and hint
 //! lwlock          PostgreSQL's locks, taken and released
 //! slot            a named cache's place in the catalog, and its life

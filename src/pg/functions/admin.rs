@@ -4,12 +4,12 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::text::ServerText;
-use super::{find, not_null, number};
+use super::{find, names, not_null, number};
 use crate::engine::config::{Config, Policy};
 use crate::engine::room::{CompactBudget, CompactReport};
 use crate::pg::catalog::Catalog;
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::{encoding, handles, settings};
+use crate::pg::{handles, settings};
 
 /// Bytes that compaction moves in one step.
 const COMPACT_STEP_BYTES: u64 = 256 << 10;
@@ -61,7 +61,7 @@ fn create_cache(
 }
 
 fn refuse_name(name: ServerText<'_>) -> ! {
-    let (allowed, encoding) = (encoding::allowed_in_names(), encoding::database_encoding_name());
+    let (allowed, encoding) = (names::allowed_in_names(), names::encoding_name());
     CacheError::NameEncoding { name: name.shown(), allowed, encoding }.report()
 }
 

@@ -1,7 +1,8 @@
 //! What SQL calls. The views on top, comments and privileges are in `sql/`.
 //!
 //! ```text
-//! text    names and other texts as arguments and results, whatever the database's encoding
+//! names   names that cross the borders of databases, whose encodings may differ
+//! text    texts as arguments and results
 //! bytea   values copied straight into what PostgreSQL gets
 //! access  one key, or the keys of an array
 //! walks   all entries: looked at, or taken out
@@ -16,6 +17,7 @@
 mod access;
 mod admin;
 mod bytea;
+mod names;
 mod text;
 mod views;
 mod walks;

@@ -9,6 +9,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 
+use super::names;
 use crate::pg::encoding;
 
 /// A `text` argument.
@@ -18,14 +19,14 @@ pub(super) struct ServerText<'a>(&'a [u8]);
 impl<'a> ServerText<'a> {
     /// As the name of a cache; `None` if no cache can have that name here.
     pub(super) fn as_cache_name(self) -> Option<&'a str> {
-        encoding::cache_name(self.0)
+        names::cache_name(self.0)
     }
 
     /// For a message.
     pub(super) fn shown(self) -> String {
         match std::str::from_utf8(self.0) {
             Ok(text) => encoding::message(text.to_owned()),
-            Err(_) => encoding::escaped_bytes(self.0).into_owned(),
+            Err(_) => names::escaped_bytes(self.0).into_owned(),
         }
     }
 }

@@ -9,14 +9,14 @@ use std::panic::AssertUnwindSafe;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use super::names;
 use super::text::ShownText;
 use crate::engine::layout::BUCKET_CELLS;
 use crate::engine::report::{ClassReport, MemoryReport};
 use crate::pg::catalog::{Catalog, Listing};
-use crate::pg::error::or_report;
+use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles;
 use crate::pg::named_locks::LwLocks;
-use crate::pg::{encoding, error::CacheError};
 use crate::shared::cache::SharedCache;
 
 /// What `read` says of every cache of the current database, with the cache's name as the database has it. One that is
@@ -25,7 +25,7 @@ fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item
     let catalog = or_report(Catalog::open());
     let mine = catalog.list().into_iter().filter(|cache| cache.database == handles::my_database());
     mine.filter_map(move |listing| {
-        let name = encoding::name_for_database(&listing.name, true);
+        let name = names::name_for_database(&listing.name, true);
         let cache = match handles::of_listing(catalog, listing) {
             Ok(cache) => cache,
             Err(CacheError::Dropped) => return None,
@@ -55,7 +55,7 @@ fn list_caches() -> TableIterator<
     TableIterator::new(or_report(Catalog::open()).list().into_iter().map(|cache| {
         let own = cache.database == handles::my_database();
         (
-            ShownText(encoding::name_for_database(&cache.name, own)),
+            ShownText(names::name_for_database(&cache.name, own)),
             pg_sys::Oid::from(cache.database),
             pg_sys::Oid::from(cache.owner),
             cache.bytes as i64,
@@ -73,7 +73,7 @@ fn database_name(cache: &Listing) -> Option<ShownText> {
         let name = pg_sys::get_database_name(pg_sys::Oid::from(cache.database));
         (!name.is_null()).then(|| CStr::from_ptr(name))
     };
-    name.map(|name| ShownText(encoding::shared_catalog_name(name.to_bytes())))
+    name.map(|name| ShownText(names::shared_catalog_name(name.to_bytes())))
 }
 
 #[allow(unsafe_code)]
@@ -85,7 +85,7 @@ fn owner_name(cache: &Listing) -> ShownText {
     };
     // As PostgreSQL says it of a role that is gone.
     let gone = || format!("unknown (OID={})", cache.owner).into_bytes();
-    ShownText(name.map_or_else(gone, |name| encoding::shared_catalog_name(name.to_bytes())))
+    ShownText(name.map_or_else(gone, |name| names::shared_catalog_name(name.to_bytes())))
 }
 
 #[pg_extern(volatile, parallel_restricted)]
