@@ -12,6 +12,7 @@
 //! - `interrupts`  Whatever takes long can be cancelled, and leaves what it did until then.
 //! - `shortage`    Want of memory is an error of the statement, never the end of the server.
 //! - `guide`       What docs/sql.md tells a reader to type does what it says.
+//! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
 //! - `parallel`    Leader and workers of a parallel operation share a cache; no end of one leaves anything behind.
@@ -34,6 +35,8 @@ mod encodings;
 mod faults;
 #[path = "postgres/guide.rs"]
 mod guide;
+#[path = "postgres/handles.rs"]
+mod handles;
 #[path = "postgres/interrupts.rs"]
 mod interrupts;
 #[path = "postgres/lifecycle.rs"]
