@@ -18,8 +18,8 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::lwlock::{self, Held};
-use super::parallel::ParallelError;
+use super::error::ParallelError;
+use super::lwlock::{self, LwLockGuard};
 use crate::shared::lock::{LockMode, Locks, Tenancy};
 
 /// How long a waiter sleeps before it looks again, if nobody wakes it.
@@ -111,6 +111,13 @@ impl DsmLocks {
     }
 }
 
+// SAFETY: the memory is mapped until this process detaches, which sets `detached` first; it serves nothing else.
+unsafe impl Tenancy for DsmLocks {
+    fn is_mapped(&self) -> bool {
+        !self.detached.get()
+    }
+}
+
 // SAFETY: LWLocks exclude writers from everybody and order memory. `acquire` returns with the lock or unwinds without.
 unsafe impl Locks for DsmLocks {
     fn acquire(&self, partition: usize, mode: LockMode) {
@@ -160,18 +167,10 @@ unsafe impl Locks for DsmLocks {
     }
 }
 
-// SAFETY: the locks are marked as detached before the segment is unmapped, in a callback of this process's one thread,
-// which does not run in the middle of the cache's code; a segment serves one operation only.
-unsafe impl Tenancy for DsmLocks {
-    fn is_mapped(&self) -> bool {
-        !self.detached.get()
-    }
-}
-
 /// The tranche of all these locks, the same for every process until the server stops.
 pub(super) fn tranche() -> u16 {
     let mut found = false;
-    let _held = Held::acquire(lwlock::addin_shmem_init_lock(), LockMode::Exclusive);
+    let _held = LwLockGuard::acquire(lwlock::addin_shmem_init_lock(), LockMode::Exclusive);
     // SAFETY: the lock is the one for this purpose; the structure has one word, written by whoever makes it.
     unsafe {
         let word: *mut u32 = pg_sys::ShmemInitStruct(c"pg_shared_lru tranche".as_ptr(), 4, &mut found).cast();

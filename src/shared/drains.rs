@@ -73,7 +73,6 @@ impl<L: Locks> SharedCache<L> {
                 total += removed;
                 left -= removed;
                 work.renew();
-                self.locks.pause();
                 between();
             }
         }
@@ -108,7 +107,6 @@ impl<L: Locks> SharedCache<L> {
                 for ((key, value), &age) in batch.iter().zip(&ages) {
                     take((index, age), key, value);
                 }
-                self.locks.pause();
             }
         }
         total
@@ -151,7 +149,6 @@ impl<L: Locks> SharedCache<L> {
                 Some(_) if !batch.is_empty() => return true,
                 Some(_) => {
                     work.renew();
-                    self.locks.pause();
                 }
             }
         }
@@ -186,7 +183,6 @@ impl<L: Locks> SharedCache<L> {
                 (0, Err(_)) => work.renew(),
                 (count, _) => return Drained::Entries(count),
             }
-            self.locks.pause();
         }
     }
 }

@@ -106,7 +106,6 @@ impl<L: Locks> SharedCache<L> {
                 let mut work = Work::new();
                 let (step, has_more) = self.exclusive(index, |partition| partition.compact(rest, &mut work));
                 report += step;
-                self.locks.pause();
                 // A step that moved nothing has met pinned entries only.
                 if !has_more || rest.is_spent() || step.bytes_moved == 0 {
                     break;

@@ -64,11 +64,6 @@ pub unsafe trait Locks: Tenancy {
         }
     }
 
-    /// Called between two holds of one operation, which holds no lock then: where a long operation can be interrupted.
-    /// May unwind.
-    #[inline]
-    fn pause(&self) {}
-
     /// Lets those who wait for something in this partition look again. Called without its lock; must not unwind.
     fn wake(&self, _partition: usize) {}
 }

@@ -148,7 +148,6 @@ impl<L: Locks> SharedCache<L> {
             Unfinished::Dirty(_) | Unfinished::NeedsRoom(_) => unreachable!("nobody asked for that"),
         }
         work.renew();
-        self.locks.pause();
         Ok(())
     }
 
