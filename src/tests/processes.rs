@@ -17,11 +17,11 @@
 //!   (`builder_waits`), and leave nothing behind when they fail (`builder_faults`).
 //! - `edge_cases`      Lengths of 0 and the longest, many pins, panics, odd numbers.
 //!
-//! Each scenario runs in a process of its own, forked from one without threads (see `support::runner`); numbers are
+//! Each scenario runs in a process of its own, forked from one without threads (see `testkit::runner`); numbers are
 //! random but with fixed seeds, only the interleaving differs from run to run.
 #![deny(unsafe_code)]
 
-mod support;
+use testkit as support;
 
 #[path = "processes/accounting.rs"]
 mod accounting;
