@@ -12,7 +12,7 @@ use std::hint::black_box;
 use bench::contender::{ByteStrings, Contender, Kind, NeighbourLists, Refused, Settings};
 use bench::contenders::{Name, build, build_lists};
 use bench::lists::{HeapList, Lists, encoded_bytes_at_most, key, node};
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 use testkit::content::Written;
 use testkit::heap::lru_node_bytes;
 

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 use pg_shared_lru::{Policy, PushError};
 
 use crate::lists::{Description, Edge, Neighbours};

@@ -13,7 +13,7 @@
 
 use std::cell::OnceCell;
 
-use pg_shared_lru::adapters::neighbors::{EdgeDistance, Neighbor, NeighborList, NeighborRef, NodePointer, encode_list};
+use pg_shared_lru::adapters::graph::{EdgeDistance, Neighbor, NeighborList, NeighborRef, NodePointer, encode_list};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;

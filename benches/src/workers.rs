@@ -132,7 +132,7 @@ impl Target {
     /// How the cache chooses what to lose.
     pub fn policy(&self) -> &'static str {
         match self {
-            Target::Slab { cache, .. } => cache.layout().policy.name(),
+            Target::Slab { cache, .. } => cache.resolved().policy.name(),
             Target::Server(_) => "its own",
         }
     }
@@ -140,7 +140,7 @@ impl Target {
     /// Of the slab cache.
     pub fn partitions(&self) -> Option<u32> {
         match self {
-            Target::Slab { cache, .. } => Some(cache.layout().partition_count),
+            Target::Slab { cache, .. } => Some(cache.resolved().partitions),
             Target::Server(_) => None,
         }
     }

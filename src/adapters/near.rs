@@ -3,7 +3,7 @@
 //! ```text
 //! get(key) ── hash ──► table ──► value, and the sight of what it was decoded from
 //!                                 │ the shared entry's stamp is the same: done. No lock, no copy, nothing decoded
-//!                                 ▼ else: get of the shared cache, decode, keep
+//!                                 ▼ else: get of the shared cache, decode, insert
 //! ```
 //!
 //! Each value is kept with its [`Sight`], and a `get` asks the shared memory whether that still holds. So what anybody
@@ -28,23 +28,27 @@
 //!
 //! Locking: none here; a near cache belongs to one thread. Nothing is told to other near caches: they ask.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::codec::{Codec, DecodeError};
-use super::typed::TypedCache;
+use super::codec::DecodeError;
+use super::stored::{CacheKey, CacheValue, key_bytes, value_bytes};
+use super::typed::{TypedCache, debug_types};
+use crate::engine::flight::version::Version;
+use crate::engine::index::optimistic::PlacementHint;
 use crate::engine::partition::{PushError, Put};
 use crate::shared::lock::Locks;
-use crate::shared::read::Sight;
 
 /// Near hits on one entry of which the last is a use in the shared cache.
 const HITS_PER_USE: u8 = 64;
 
 /// What a near cache counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NearStats {
     /// Values that were here and current.
     pub near_hits: u64,
@@ -58,10 +62,11 @@ pub struct NearStats {
 
 /// A value with its key, as it was decoded: in a cache line of its own, if they are small.
 #[repr(align(64))]
-struct Near<K, V> {
+struct Slot<K, V> {
     key: K,
     value: V,
-    sight: Sight,
+    version: Version,
+    hint: PlacementHint,
     /// At most what an entry can have, which is far below 4 GiB.
     encoded_bytes: u32,
     /// Hits, modulo 256.
@@ -78,21 +83,24 @@ struct Near<K, V> {
 ///
 /// ```
 /// use std::num::NonZero;
-/// use pg_shared_lru::{Config, NearCache, Pod, Postcard, TypedCache};
-/// let shared = TypedCache::<Pod<u64>, Postcard<Vec<String>>>::private(&Config::bytes(1 << 20)).unwrap();
+///
+/// use pg_shared_lru::{Config, NearCache, TypedCache};
+///
+/// let shared = TypedCache::<u64, (String, u32)>::private(&Config::bytes(1 << 20))?;
 /// let mut near = NearCache::new(&shared, NonZero::new(100).unwrap());
-/// near.put(1, vec!["one".to_owned()]).unwrap();
-/// assert_eq!(near.get(&1).unwrap().unwrap()[0], "one");
+/// near.put(1, ("one".to_owned(), 10))?;
+/// assert_eq!(near.get(&1)?.unwrap().0, "one");
 /// assert_eq!(near.stats().near_hits, 1);
 /// // Whoever changes it, the next `get` sees it.
-/// shared.put(&1, &vec![]).unwrap();
-/// assert_eq!(near.get(&1).unwrap().unwrap().len(), 0);
-/// shared.remove(&1).unwrap();
-/// assert_eq!(near.get(&1).unwrap(), None);
+/// shared.put(&1, &("uno".to_owned(), 11))?;
+/// assert_eq!(near.get(&1)?.unwrap().1, 11);
+/// shared.remove(&1)?;
+/// assert_eq!(near.get(&1)?, None);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-pub struct NearCache<C, K: Codec, V: Codec> {
+pub struct NearCache<C, K, V> {
     shared: C,
-    values: HashTable<Near<K::Item, V::Item>>,
+    values: HashTable<Slot<K, V>>,
     hasher: DefaultHashBuilder,
     capacity: usize,
     max_encoded_bytes: usize,
@@ -100,15 +108,23 @@ pub struct NearCache<C, K: Codec, V: Codec> {
     /// The bucket of `values` that the hand looks at next.
     hand: usize,
     stats: NearStats,
-    encoded_key: Vec<u8>,
-    encoded_value: Vec<u8>,
+    key_buffer: Vec<u8>,
+    value_buffer: Vec<u8>,
+}
+
+impl<C, K: CacheKey, V: CacheValue<K>> fmt::Debug for NearCache<C, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut described = debug_types::<K, V>(f, "NearCache");
+        described.field("len", &self.values.len()).field("capacity", &self.capacity).field("stats", &self.stats);
+        described.finish_non_exhaustive()
+    }
 }
 
 impl<C, K, V, L> NearCache<C, K, V>
 where
     C: Deref<Target = TypedCache<K, V, L>>,
-    K: Codec<Item: Hash + Eq + Clone>,
-    V: Codec,
+    K: CacheKey + Hash + Clone,
+    V: CacheValue<K>,
     L: Locks,
 {
     /// A near cache of at most `capacity` values before `shared`.
@@ -122,8 +138,8 @@ where
             encoded_bytes: 0,
             hand: 0,
             stats: NearStats::default(),
-            encoded_key: Vec::new(),
-            encoded_value: Vec::new(),
+            key_buffer: Vec::new(),
+            value_buffer: Vec::new(),
         }
     }
 
@@ -140,19 +156,19 @@ where
     ///
     /// If the bytes do not decode.
     #[inline]
-    pub fn get(&mut self, key: &K::Item) -> Result<Option<&V::Item>, DecodeError> {
+    pub fn get(&mut self, key: &K) -> Result<Option<&V>, DecodeError> {
         let hash = self.hasher.hash_one(key);
         let bucket = match self.find(hash, key) {
             Some(bucket) if self.is_current(bucket) => {
                 self.stats.near_hits += 1;
                 bucket
             }
-            found => match self.fetch(hash, key, found)? {
+            found => match self.refresh(hash, key, found)? {
                 Some(bucket) => bucket,
                 None => return Ok(None),
             },
         };
-        Ok(self.values.get_bucket(bucket).map(|near| &near.value))
+        Ok(self.values.get_bucket(bucket).map(|slot| &slot.value))
     }
 
     /// Stores a value, in the shared cache and here; what is evicted for it there is dropped.
@@ -160,14 +176,18 @@ where
     /// # Errors
     ///
     /// See [`PushError`]; a value that the key had stays.
-    pub fn put(&mut self, key: K::Item, value: V::Item) -> Result<Put, PushError> {
-        self.encode_key(&key);
-        self.encoded_value.clear();
-        V::encode(&value, &mut self.encoded_value);
-        let (put, sight) = self.shared.encoded().put_sighted(&self.encoded_key, &self.encoded_value)?;
+    pub fn put(&mut self, key: K, value: V) -> Result<Put, PushError> {
+        let key_bytes = key_bytes(&key, &mut self.key_buffer);
+        let value_bytes = value_bytes(&key, &value, &mut self.value_buffer);
+        let (put, version) = self.shared.encoded().put_versioned(key_bytes, value_bytes)?;
+        let encoded_bytes = key_bytes.len() + value_bytes.len();
         let hash = self.hasher.hash_one(&key);
-        let found = self.find(hash, &key);
-        self.keep(hash, found, key, value, sight);
+        if let Some(bucket) = self.find(hash, &key) {
+            self.forget(bucket);
+        }
+        if let Some(version) = version {
+            self.insert(hash, key, value, version, encoded_bytes);
+        }
         Ok(put)
     }
 
@@ -176,7 +196,7 @@ where
     /// # Errors
     ///
     /// If the bytes do not decode; the key is removed all the same.
-    pub fn remove(&mut self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
+    pub fn remove(&mut self, key: &K) -> Result<Option<V>, DecodeError> {
         if let Some(bucket) = self.find(self.hasher.hash_one(key), key) {
             self.forget(bucket);
         }
@@ -220,61 +240,61 @@ where
     }
 
     #[inline(always)]
-    fn find(&self, hash: u64, key: &K::Item) -> Option<usize> {
-        self.values.find_bucket_index(hash, |near| near.key == *key)
+    fn find(&self, hash: u64, key: &K) -> Option<usize> {
+        self.values.find_bucket_index(hash, |slot| slot.key == *key)
     }
 
     /// Whether a value is current; notes the hit if it is.
     #[inline(always)]
     fn is_current(&mut self, bucket: usize) -> bool {
-        let Some(near) = self.values.get_bucket_mut(bucket) else { return false };
-        near.hits = near.hits.wrapping_add(1);
-        near.referenced = true;
-        if near.hits % HITS_PER_USE == 0 {
-            self.shared.encoded().use_sighted(&mut near.sight)
+        let Some(slot) = self.values.get_bucket_mut(bucket) else { return false };
+        slot.hits = slot.hits.wrapping_add(1);
+        slot.referenced = true;
+        if slot.hits % HITS_PER_USE == 0 {
+            self.shared.encoded().touch(&slot.version, &mut slot.hint)
         } else {
-            self.shared.encoded().is_current(&mut near.sight)
+            self.shared.encoded().is_current(&slot.version, &mut slot.hint)
         }
     }
 
     /// Reads a key from the shared cache, in place of the value in this bucket, if any.
     #[cold]
-    fn fetch(&mut self, hash: u64, key: &K::Item, found: Option<usize>) -> Result<Option<usize>, DecodeError> {
+    fn refresh(&mut self, hash: u64, key: &K, found: Option<usize>) -> Result<Option<usize>, DecodeError> {
         if let Some(bucket) = found {
             self.stats.outdated += 1;
             self.forget(bucket);
         }
-        self.encode_key(key);
-        let Some(sight) = self.shared.encoded().sight(&self.encoded_key, &mut self.encoded_value) else {
+        let key_bytes = key_bytes(key, &mut self.key_buffer);
+        let Some(version) = self.shared.encoded().get_versioned(key_bytes, &mut self.value_buffer) else {
             self.stats.misses += 1;
             return Ok(None);
         };
-        let value = V::decode(&self.encoded_value)?;
+        let encoded_bytes = key_bytes.len() + self.value_buffer.len();
+        let value = V::decode(key, &self.value_buffer)?;
         self.stats.shared_hits += 1;
-        Ok(Some(self.keep(hash, None, key.clone(), value, sight)))
-    }
-
-    fn encode_key(&mut self, key: &K::Item) {
-        self.encoded_key.clear();
-        K::encode(key, &mut self.encoded_key);
+        Ok(Some(self.insert(hash, key.clone(), value, version, encoded_bytes)))
     }
 }
 
-impl<C, K: Codec<Item: Hash + Eq>, V: Codec> NearCache<C, K, V> {
-    /// Keeps a value, whose encoded form is in the buffers, in place of the one in bucket `found`; returns its bucket.
-    fn keep(&mut self, hash: u64, found: Option<usize>, key: K::Item, value: V::Item, sight: Sight) -> usize {
-        if let Some(bucket) = found {
-            self.forget(bucket);
-        }
-        let encoded_bytes = self.encoded_key.len() + self.encoded_value.len();
+impl<C, K: Hash + Eq, V> NearCache<C, K, V> {
+    /// Keeps a value of a key that has none here; returns its bucket.
+    fn insert(&mut self, hash: u64, key: K, value: V, version: Version, encoded_bytes: usize) -> usize {
         while !self.values.is_empty()
             && (self.values.len() >= self.capacity || self.encoded_bytes + encoded_bytes > self.max_encoded_bytes)
         {
             self.evict();
         }
         self.encoded_bytes += encoded_bytes;
-        let near = Near { key, value, sight, encoded_bytes: encoded_bytes as u32, hits: 0, referenced: false };
-        self.values.insert_unique(hash, near, |near| self.hasher.hash_one(&near.key)).bucket_index()
+        let slot = Slot {
+            key,
+            value,
+            version,
+            hint: PlacementHint::default(),
+            encoded_bytes: encoded_bytes as u32,
+            hits: 0,
+            referenced: false,
+        };
+        self.values.insert_unique(hash, slot, |slot| self.hasher.hash_one(&slot.key)).bucket_index()
     }
 
     /// Gives up the first value from the hand on that had no hit since the hand passed.
@@ -282,8 +302,8 @@ impl<C, K: Codec<Item: Hash + Eq>, V: Codec> NearCache<C, K, V> {
         loop {
             let bucket = self.hand;
             self.hand = if bucket + 1 >= self.values.num_buckets() { 0 } else { bucket + 1 };
-            if let Some(near) = self.values.get_bucket_mut(bucket) {
-                if !std::mem::take(&mut near.referenced) {
+            if let Some(slot) = self.values.get_bucket_mut(bucket) {
+                if !std::mem::take(&mut slot.referenced) {
                     return self.forget(bucket);
                 }
             }
@@ -291,8 +311,8 @@ impl<C, K: Codec<Item: Hash + Eq>, V: Codec> NearCache<C, K, V> {
     }
 
     fn forget(&mut self, bucket: usize) {
-        if let Ok(near) = self.values.get_bucket_entry(bucket) {
-            self.encoded_bytes -= near.remove().0.encoded_bytes as usize;
+        if let Ok(slot) = self.values.get_bucket_entry(bucket) {
+            self.encoded_bytes -= slot.remove().0.encoded_bytes as usize;
         }
     }
 }
@@ -303,24 +323,24 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::adapters::codec::Pod;
-    use crate::adapters::item::PodVec;
-    use crate::engine::config::{Config, Policy};
-    use crate::engine::room::CompactBudget;
-    use crate::shared::lock::{NoLocks, RobustLocks};
+    use crate::engine::compaction::CompactBudget;
+    use crate::engine::config::Config;
+    use crate::engine::policy::Policy;
+    use crate::shared::lock::NoLocks;
+    use crate::shared::robust_locks::RobustLocks;
 
-    type Values<L> = TypedCache<Pod<u32>, PodVec<u64>, L>;
+    type Values<L> = TypedCache<u32, Vec<u64>, L>;
 
     fn shared(policy: Policy) -> Values<NoLocks> {
         TypedCache::private(&Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10).policy(policy)).unwrap()
     }
 
-    fn near(shared: &Values<NoLocks>, capacity: usize) -> NearCache<&Values<NoLocks>, Pod<u32>, PodVec<u64>> {
+    fn near(shared: &Values<NoLocks>, capacity: usize) -> NearCache<&Values<NoLocks>, u32, Vec<u64>> {
         NearCache::new(shared, NonZero::new(capacity).unwrap())
     }
 
     /// Whether a `get` is answered here, with the value that is right.
-    fn is_near(near: &mut NearCache<&Values<NoLocks>, Pod<u32>, PodVec<u64>>, key: u32) -> bool {
+    fn is_near(near: &mut NearCache<&Values<NoLocks>, u32, Vec<u64>>, key: u32) -> bool {
         let hits = near.stats().near_hits;
         let right = near.shared().peek(&key).unwrap();
         assert_eq!(near.get(&key).unwrap(), right.as_ref());

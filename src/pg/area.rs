@@ -261,10 +261,10 @@ impl Area {
 
     /// The counters of reads that take no lock, for the cache in a slot. Like the locks they lie outside of the caches'
     /// memory: a reader may count when its cache was just dropped.
-    pub(super) fn stripes(&self, slot: usize) -> &[Stripe] {
+    pub(super) fn stripes(self, slot: usize) -> &'static [Stripe] {
         assert!(slot < self.max_caches());
         // SAFETY: inside the array of counters (checked), zeroed when the area was made; aligned as the area is, to 64
-        // bytes at least; words only.
+        // bytes at least; words only. The area stays mapped as long as the process lives.
         unsafe {
             let all = self.base.add(self.offsets().stripes).cast::<Stripe>();
             std::slice::from_raw_parts(all.add(slot * STRIPE_COUNT).as_ptr(), STRIPE_COUNT)

@@ -93,7 +93,7 @@ fn open(area: Area, listing: &Listing, generation: u64) -> Result<SharedCache<Lw
     // SAFETY: the memory stays mapped as long as the process lives, is aligned (PostgreSQL aligns the area to 128
     // bytes, we the cache in it to 4,096), and was made a cache of this size by `create`; the locks are those of its
     // slot.
-    unsafe { SharedCache::attach(memory, listing.bytes, 0, locks) }
+    unsafe { SharedCache::attach_with_stripes(memory, listing.bytes, 0, locks, Some(area.stripes(listing.slot))) }
         .map_err(|error| CacheError::Damaged(listing.name.clone(), error.to_string()))
 }
 
@@ -123,14 +123,10 @@ pub fn create(area: Area, database: u32, owner: u32, name: &str, config: &Config
         slot.database.set(database);
         slot.owner.set(owner);
         slot.set_name(name);
-        for stripe in area.stripes(index) {
-            stripe.hits.set(0);
-            stripe.misses.set(0);
-        }
-        let locks = LwLocks::new(area, index, slot.generation() + 1);
+        let (locks, memory) = (LwLocks::new(area, index, slot.generation() + 1), area.cache_memory(offset, bytes));
         // SAFETY: `find_room` found the piece unused, and no backend can know it before the slot lives; nobody holds a
         // lock of a slot that is not live for longer than it takes to see that.
-        match unsafe { SharedCache::create(area.cache_memory(offset, bytes), bytes, config, 0, locks) } {
+        match unsafe { SharedCache::create_with_stripes(memory, bytes, config, 0, locks, Some(area.stripes(index))) } {
             Ok(_) => slot.change_life(),
             Err(CreateError::Config(error)) => return Err(error.into()),
             Err(error) => return Err(CacheError::Damaged(name.to_owned(), error.to_string())),

@@ -20,7 +20,7 @@ use pgrx::pg_sys;
 
 use super::lwlock::{self, Held};
 use super::parallel::ParallelError;
-use crate::shared::lock::{LockMode, Locks};
+use crate::shared::lock::{LockMode, Locks, Tenancy};
 
 /// How long a waiter sleeps before it looks again, if nobody wakes it.
 const LONGEST_SLEEP_MS: c_long = 10;
@@ -118,10 +118,6 @@ unsafe impl Locks for DsmLocks {
         lwlock::acquire(self.lock(partition), mode);
     }
 
-    fn is_mapped(&self) -> bool {
-        !self.detached.get()
-    }
-
     /// Not after the end of the operation: detaching takes back all pins first.
     fn acquire_for_cleanup(&self, partition: usize) {
         debug_assert!(!self.detached.get());
@@ -161,6 +157,14 @@ unsafe impl Locks for DsmLocks {
             // SAFETY: initialised by `create`, mapped (checked); raises no error.
             unsafe { pg_sys::ConditionVariableBroadcast(self.changed(partition)) };
         }
+    }
+}
+
+// SAFETY: the locks are marked as detached before the segment is unmapped, in a callback of this process's one thread,
+// which does not run in the middle of the cache's code; a segment serves one operation only.
+unsafe impl Tenancy for DsmLocks {
+    fn is_mapped(&self) -> bool {
+        !self.detached.get()
     }
 }
 

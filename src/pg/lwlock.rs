@@ -16,8 +16,7 @@ use pgrx::pg_sys;
 
 use super::area::Area;
 use super::error::CacheError;
-use crate::engine::layout::Stripe;
-use crate::shared::lock::{LockMode, Locks};
+use crate::shared::lock::{LockMode, Locks, Tenancy};
 
 /// The locks of one cache's partitions, valid for one generation of its slot in the catalog.
 pub struct LwLocks {
@@ -92,14 +91,6 @@ unsafe impl Locks for LwLocks {
         }
     }
 
-    fn is_current(&self) -> bool {
-        self.area.slot(self.slot).generation() == self.generation
-    }
-
-    fn stripes(&self) -> Option<&[Stripe]> {
-        Some(self.area.stripes(self.slot))
-    }
-
     /// The cache cannot be gone: what this process holds of it keeps it from being dropped.
     fn acquire_for_cleanup(&self, partition: usize) {
         acquire(self.area.partition_lock(self.slot, partition), LockMode::Exclusive);
@@ -122,5 +113,13 @@ unsafe impl Locks for LwLocks {
             }
             pgrx::check_for_interrupts!();
         }
+    }
+}
+
+// SAFETY: the area is never unmapped. The generation is raised, with release ordering, before the cache's memory can be
+// given to another cache, and loaded with acquire ordering.
+unsafe impl Tenancy for LwLocks {
+    fn is_current(&self) -> bool {
+        self.area.slot(self.slot).generation() == self.generation
     }
 }

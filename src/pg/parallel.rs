@@ -362,7 +362,7 @@ pub unsafe fn attach(
 
 /// What the callback needs to undo all that a handle holds, whether the handle is still there or not.
 struct Watched {
-    twin: ParallelCache,
+    handle: ParallelCache,
     locks: DsmLocks,
 }
 
@@ -373,7 +373,7 @@ struct Watched {
 /// - `segment` is the segment of the cache's memory, or null where that is the process's own.
 unsafe fn watch(segment: *mut pg_sys::dsm_segment, cache: &ParallelCache, locks: DsmLocks) {
     if !segment.is_null() {
-        let watched = Box::new(Watched { twin: cache.twin(), locks });
+        let watched = Box::new(Watched { handle: cache.clone_handle(), locks });
         // SAFETY: the callback has the right type, lives as long as the library, and owns the box, for PostgreSQL calls
         // it once.
         unsafe { pg_sys::on_dsm_detach(segment, Some(leave), pg_sys::Datum::from(Box::into_raw(watched))) };
@@ -389,7 +389,7 @@ unsafe extern "C-unwind" fn leave(_segment: *mut pg_sys::dsm_segment, argument: 
     unsafe {
         let watched = Box::from_raw(argument.cast_mut_ptr::<Watched>());
         pg_sys::ConditionVariableCancelSleep();
-        watched.twin.release_all();
+        watched.handle.release_all();
         watched.locks.mark_detached();
     }
 }

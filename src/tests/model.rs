@@ -27,6 +27,7 @@ impl Reference {
             Policy::Lru => Box::new(Lru::default()),
             Policy::Clock => Box::new(Clock::default()),
             Policy::S3Fifo => Box::new(S3Fifo::new(Ghosts::aged())),
+            other => panic!("no model of {other}"),
         };
         let bound = if max_entries == 0 { Bound::None } else { Bound::Entries(max_entries) };
         Reference { model: Model::new(order, bound), policy, max_entries }
@@ -304,12 +305,12 @@ fn an_entry_costs_what_the_formula_says() {
 #[test]
 fn what_is_too_large_is_refused_with_its_size_and_the_limit() {
     let cache = SharedCache::private(&Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10)).unwrap();
-    let max = cache.layout().max_entry_bytes;
+    let max = cache.resolved().max_entry_bytes;
     cache.put(b"k", &vec![1; max - 1]).unwrap();
     assert_eq!(cache.put(b"k", &vec![2; max]), Err(PushError::TooLarge { bytes: max + 1, max }));
     let mut out = Vec::new();
     assert!(cache.get(b"k", &mut out) && out == vec![1; max - 1], "the old value stays");
-    let longest = cache.layout().max_key_bytes;
+    let longest = cache.resolved().max_key_bytes;
     cache.put(&vec![b'k'; longest], b"v").unwrap();
     assert_eq!(
         cache.put(&vec![b'k'; longest + 1], b"v"),

@@ -6,7 +6,7 @@
 
 use lru::LruCache;
 use pg_shared_lru::CacheStats;
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 
 use testkit::heap::{lru_node_bytes, lru_table_bytes, malloc_bytes};
 

@@ -80,7 +80,7 @@ unsafe fn run_workers(request: &Request) -> Counters {
     shared.write(Shared { board: Board::default(), finished: AtomicU32::new(0), counted });
     pg_sys::shm_toc_insert(toc, KEY_SHARED, shared.cast());
     let cache = planned.map(|planned| planned.create(context, KEY_CACHE, Cache::<DsmLocks>::type_tag()));
-    let cache = cache.map(|cache| Cache::over(cache.unwrap_or_else(|error| error.report())));
+    let cache = cache.map(|cache| Cache::over(cache.unwrap_or_else(|error| error.report())).expect("its own tag"));
 
     pg_sys::LaunchParallelWorkers(context);
     let launched = (*context).nworkers_launched as u32;

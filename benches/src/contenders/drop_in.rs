@@ -1,6 +1,6 @@
 //! The library's `LruCacheWithStats<NodePointer, NeighborList>`, in the place that the `lru` crate has in a consumer.
 
-use pg_shared_lru::adapters::neighbors::{NeighborList, NodePointer};
+use pg_shared_lru::adapters::graph::{NeighborList, NodePointer};
 use pg_shared_lru::{ENTRY_METADATA_BYTES, LruCacheWithStats};
 
 use super::entry_count;

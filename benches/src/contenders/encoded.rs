@@ -2,7 +2,7 @@
 //!
 //! A read decodes into one place that is kept for it, so that a consumer can walk the neighbours.
 
-use pg_shared_lru::adapters::neighbors::{Neighbor, NodePointer, decode_list};
+use pg_shared_lru::adapters::graph::{Neighbor, NodePointer, decode_list};
 
 use crate::contender::{Contender, Figures, NeighbourLists, Refused};
 use crate::lists::{Description, Neighbours, encode};

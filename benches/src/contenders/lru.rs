@@ -15,7 +15,7 @@ use std::hash::Hash;
 use std::num::NonZeroUsize;
 
 use ::lru::LruCache;
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 use testkit::heap::{lru_node_bytes, lru_table_bytes, malloc_bytes};
 
 use super::{FixedKey, entry_count};

@@ -32,7 +32,7 @@ use std::hash::Hash;
 use std::num::NonZeroUsize;
 
 use pg_shared_lru::Policy;
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 
 use crate::contender::{Bound, Contender, NeighbourLists, Settings};
 use crate::lists::HeapList;

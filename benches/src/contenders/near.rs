@@ -2,20 +2,19 @@
 
 use std::num::NonZeroUsize;
 
-use bytemuck::Pod as PlainOldData;
-use pg_shared_lru::{Bytes, Config, NearCache, Pod, RobustLocks, TypedCache};
+use pg_shared_lru::{CacheKey, Config, NearCache, RobustLocks, TypedCache};
 
 use super::FixedKey;
 use crate::contender::{Contender, Figures, Refused};
 
-type Shared<K> = TypedCache<Pod<K>, Bytes, RobustLocks>;
+type Shared<K> = TypedCache<K, Vec<u8>, RobustLocks>;
 
 /// A near cache of so many entries over a shared mapping.
-pub struct Near<K: FixedKey + PlainOldData> {
-    cache: NearCache<Box<Shared<K>>, Pod<K>, Bytes>,
+pub struct Near<K: FixedKey + CacheKey> {
+    cache: NearCache<Box<Shared<K>>, K, Vec<u8>>,
 }
 
-impl<K: FixedKey + PlainOldData> Near<K> {
+impl<K: FixedKey + CacheKey> Near<K> {
     /// Both empty.
     ///
     /// # Errors
@@ -27,14 +26,14 @@ impl<K: FixedKey + PlainOldData> Near<K> {
     }
 }
 
-impl<K: FixedKey + PlainOldData> Contender for Near<K> {
+impl<K: FixedKey + CacheKey> Contender for Near<K> {
     fn name(&self) -> &'static str {
         "near"
     }
 
     /// Of the shared cache.
     fn policy(&self) -> &'static str {
-        self.cache.shared().encoded().layout().policy.name()
+        self.cache.shared().encoded().resolved().policy.name()
     }
 
     #[inline]

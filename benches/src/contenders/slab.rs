@@ -97,7 +97,7 @@ impl<L: Locks> Contender for Slab<L> {
     }
 
     fn policy(&self) -> &'static str {
-        self.cache.layout().policy.name()
+        self.cache.resolved().policy.name()
     }
 
     #[inline]

@@ -57,7 +57,7 @@ fn a_panic_in_a_closure_leaves_no_pin() {
 fn keys_of_every_length_and_empty_values() {
     for policy in Policy::ALL {
         let cache = small(policy);
-        let longest = cache.layout().max_key_bytes;
+        let longest = cache.resolved().max_key_bytes;
         let key_of = |len: usize| (0..len).map(|index| (index * 7 + len) as u8).collect::<Vec<u8>>();
         for value_len in [0, 1, 8, 2500] {
             cache.clear();

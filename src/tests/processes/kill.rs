@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pg_shared_lru::engine::layout::SlabDescriptor;
+use pg_shared_lru::engine::slab::allocator::SlabUse;
 use pg_shared_lru::{CompactBudget, Config, Locks, Policy, RobustLocks, SharedCache};
 
 use super::accounting::{Readers, Tally, work};
@@ -279,9 +279,9 @@ fn a_reset_copes_with_a_slab_that_was_about_to_serve_the_directory() {
             cache.put(&number.to_be_bytes(), &[byte; 1500]).unwrap();
         }
         cache.clear();
-        let slab_count = cache.layout().slab_count;
+        let slab_count = cache.resolved().slabs_per_partition;
         arena.damage(cache.layout(), 0);
-        arena.slab_class(cache.layout(), 0, slab_count / 2).store(0, Ordering::SeqCst);
+        arena.slab_use(cache.layout(), 0, slab_count / 2).store(SlabUse::RECORDS.word(), Ordering::SeqCst);
         let reset = catch_quietly(|| cache.is_empty());
         assert!(reset.is_ok(), "a reset does not panic over slabs full of {byte:#04x}");
         for number in 0..300 {
@@ -357,9 +357,9 @@ fn a_reset_that_is_killed_itself_still_keeps_what_is_pinned() {
         cache.with(b"second", |second| {
             arena.damage(other.layout(), 0);
             // What a process leaves that is killed while it resets, after it has set aside the first entry's slabs.
-            let class = |slab| arena.slab_class(other.layout(), 0, slab);
-            class(1).store(SlabDescriptor::QUARANTINED, Ordering::SeqCst);
-            class(0).store(SlabDescriptor::QUARANTINED_DIRECTORY, Ordering::SeqCst);
+            let class = |slab| arena.slab_use(other.layout(), 0, slab);
+            class(1).store(SlabUse::QuarantinedValues.word(), Ordering::SeqCst);
+            class(0).store(SlabUse::QuarantinedRecords.word(), Ordering::SeqCst);
             arena.quarantined(other.layout(), 0).store(2, Ordering::SeqCst);
             for number in 0..1000u32 {
                 other.put(&number.to_be_bytes(), &[9; 500]).unwrap();

@@ -4,7 +4,7 @@
 //! - The process that forks has one thread (the runner of this test binary has, and each scenario is a process of its
 //!   own), so a child inherits no lock that somebody else holds.
 //! - A child never returns into its parent's code: it ends by `_exit`, 0 if its body returned, [`FAILED`] if it
-//!   panicked. The text of its panics comes through a pipe.
+//!   panicked. The text of its panics comes through a pipe. (But see [`fork_here`].)
 //! - A child dies with its parent, and a [`Child`] that is dropped is killed: no test leaves a process behind.
 //!
 //! Not here: what the processes do.
@@ -183,6 +183,27 @@ pub fn join(mut children: Vec<Child>) {
         });
         std::thread::sleep(Duration::from_micros(300));
     }
+}
+
+/// Goes on in two processes: `false` in the new one, which ends by [`exit_now`]; `true` in the calling one once the other
+/// has ended, which must have been well.
+pub fn fork_here() -> bool {
+    // SAFETY: the calling process has one thread (file docs), so the child may go on in Rust.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid > 0 {
+        let mut status = 0;
+        // SAFETY: a plain system call on a child of ours.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid, "waitpid");
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the other process ended with {status}");
+    }
+    pid > 0
+}
+
+/// Ends the calling process, well, without running any destructor.
+pub fn exit_now() -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(0) }
 }
 
 /// Makes the calling process the first of a new process group, which its children join.

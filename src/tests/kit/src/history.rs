@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pg_shared_lru::adapters::builder::{BuilderCache, SpillStore};
-use pg_shared_lru::{CacheItem, Codec, Config, DecodeError, Locks, NoLocks, Policy, RobustLocks};
+use pg_shared_lru::{Codec, Config, DecodeError, Locks, NoLocks, Policy, RobustLocks, StoredAs};
 
 use super::fork::shared_words;
 use super::memory::Arena;
@@ -17,7 +17,7 @@ use super::memory::Arena;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History(pub Vec<u64>);
 
-impl CacheItem for History {
+impl StoredAs for History {
     type Codec = HistoryCodec;
 }
 
@@ -171,8 +171,8 @@ pub fn pair() -> (Cache<RobustLocks>, Cache<RobustLocks>, Table) {
 
 /// As [`pair`], in this arena.
 pub fn pair_in(arena: &Arena, config: &Config) -> (Cache<RobustLocks>, Cache<RobustLocks>, Table) {
-    let first = Cache::over(arena.create(config).unwrap());
-    let second = Cache::over(arena.attach().unwrap());
+    let first = Cache::over(arena.create(config).unwrap()).unwrap();
+    let second = Cache::over(arena.attach().unwrap()).unwrap();
     let table = Table::new(10, 100);
     let mut disk = Disk::new(table);
     first.push(&1, &History(vec![1]), &mut disk).unwrap();

@@ -10,15 +10,14 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use pg_shared_lru::engine::ids::SlabIndex;
-use pg_shared_lru::engine::layout::{Layout, PartitionHeader, SlabDescriptor};
+use pg_shared_lru::engine::layout::Layout;
 use pg_shared_lru::{
-    AttachError, Codec, Config, CreateError, LockMode, Locks, NoLocks, RobustLocks, SharedCache, TypedCache,
+    AttachError, CacheKey, CacheValue, Config, CreateError, LockMode, Locks, NoLocks, RobustLocks, SharedCache,
+    Tenancy, TypedCache,
 };
 
 use super::fork::map_shared;
@@ -83,13 +82,16 @@ impl Arena {
     }
 
     /// As [`Arena::create`], with types. For one thread.
-    pub fn create_typed<K: Codec, V: Codec>(&self, config: &Config) -> Result<TypedCache<K, V>, CreateError> {
+    pub fn create_typed<K: CacheKey, V: CacheValue<K>>(
+        &self,
+        config: &Config,
+    ) -> Result<TypedCache<K, V>, CreateError> {
         // SAFETY: as in `create`; no locks are needed for one thread.
         unsafe { TypedCache::create(self.region(), self.region_bytes, config, NoLocks::default()) }
     }
 
     /// As [`Arena::attach`], with types. For one thread.
-    pub fn attach_typed<K: Codec, V: Codec>(&self) -> Result<TypedCache<K, V>, AttachError> {
+    pub fn attach_typed<K: CacheKey, V: CacheValue<K>>(&self) -> Result<TypedCache<K, V>, AttachError> {
         // SAFETY: as in `attach_bytes`.
         unsafe { TypedCache::attach(self.region(), self.region_bytes, NoLocks::default()) }
     }
@@ -124,18 +126,17 @@ impl Arena {
 
     /// A partition's sequence number: odd while a change is under way.
     pub fn sequence(&self, layout: &Layout, partition: usize) -> &'static AtomicU64 {
-        self.word64(partition_offset(layout, partition) + offset_of!(PartitionHeader, sequence))
+        self.word64(layout.sequence_offset(partition as u32))
     }
 
     /// The number of slabs that a partition keeps aside for readers from before a reset.
-    pub fn quarantined(&self, layout: &Layout, partition: usize) -> &'static AtomicU64 {
-        self.word64(partition_offset(layout, partition) + offset_of!(PartitionHeader, quarantined))
+    pub fn quarantined(&self, layout: &Layout, partition: usize) -> &'static AtomicU32 {
+        self.word32(layout.quarantined_offset(partition as u32))
     }
 
-    /// The word that says which class a slab belongs to.
-    pub fn slab_class(&self, layout: &Layout, partition: usize, slab: u32) -> &'static AtomicU32 {
-        let descriptor = layout.descriptor_offset(SlabIndex(slab));
-        self.word32(partition_offset(layout, partition) + descriptor + offset_of!(SlabDescriptor, class))
+    /// The word that says what a slab serves.
+    pub fn slab_use(&self, layout: &Layout, partition: usize, slab: u32) -> &'static AtomicU32 {
+        self.word32(layout.slab_use_offset(partition as u32, slab))
     }
 
     /// Leaves a partition as a process does that is killed at the very start of a change.
@@ -147,12 +148,8 @@ impl Arena {
     /// Partitions that were left in the middle of a change.
     pub fn damaged_count(&self, layout: &Layout) -> u64 {
         let odd = |&partition: &usize| self.sequence(layout, partition).load(Ordering::SeqCst) % 2 == 1;
-        (0..layout.partition_count as usize).filter(odd).count() as u64
+        (0..layout.geometry.partition_count as usize).filter(odd).count() as u64
     }
-}
-
-fn partition_offset(layout: &Layout, partition: usize) -> usize {
-    Layout::REGION_HEAD_BYTES + partition * layout.partition_bytes
 }
 
 /// The arena's locks with a closure that runs before an acquisition, in the place of another process that is faster.
@@ -175,6 +172,9 @@ impl HookLocks {
         *self.0.hook.borrow_mut() = Some(Box::new(hook));
     }
 }
+
+// SAFETY: an arena is never unmapped, and serves one cache.
+unsafe impl Tenancy for HookLocks {}
 
 // SAFETY: the locks themselves are `RobustLocks`; the hook runs while the lock is not held.
 unsafe impl Locks for HookLocks {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use pg_shared_lru::pg::parallel::{self, NoSegment, ParallelCache};
 use pg_shared_lru::pg::{area, attached, catalog};
-use pg_shared_lru::{Config, Locks, LruCacheWithStats, Pod, Text, TypedCache, type_tag};
+use pg_shared_lru::{Config, Locks, LruCacheWithStats, TypedCache, type_tag};
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!();
@@ -41,7 +41,7 @@ fn counted_hits() -> i64 {
     cache.get(&1).map_or(0, |text| text.len() as i64)
 }
 
-type Names<L> = TypedCache<Pod<u64>, Text, L>;
+type Names<L> = TypedCache<u64, String, L>;
 
 fn work<L: Locks>(cache: &Names<L>) -> i64 {
     cache.put(&1, &"one".to_owned()).unwrap_or_else(|error| error!("{error}"));
@@ -58,7 +58,7 @@ fn build_in_parallel() -> i64 {
         let planned = parallel::estimate(context, &config).unwrap_or_else(|error| error!("{error}"));
         let entries = match parallel::initialize_dsm(context) {
             Ok(()) => {
-                let tag = type_tag::<Pod<u64>, Text>();
+                let tag = type_tag::<u64, String>();
                 let cache = planned.create(context, CACHE_KEY, tag).unwrap_or_else(|error| error.report());
                 pg_sys::LaunchParallelWorkers(context);
                 let entries = work(&typed(cache));
@@ -89,6 +89,6 @@ fn typed(cache: ParallelCache) -> Names<pg_shared_lru::pg::dsm_locks::DsmLocks> 
 #[pg_guard]
 pub unsafe extern "C-unwind" fn pgrx_0_16_worker(segment: *mut pg_sys::dsm_segment, toc: *mut pg_sys::shm_toc) {
     // SAFETY: what PostgreSQL gave us.
-    let cache = unsafe { parallel::attach(segment, toc, CACHE_KEY, type_tag::<Pod<u64>, Text>()) };
+    let cache = unsafe { parallel::attach(segment, toc, CACHE_KEY, type_tag::<u64, String>()) };
     work(&typed(cache.unwrap_or_else(|error| error.report())));
 }
