@@ -43,7 +43,7 @@ pub trait Order<K> {
     /// Takes out a key that is removed; false if it is not there.
     fn remove(&mut self, key: &K) -> bool;
 
-    /// Takes out the key that makes room for another; `None` if none may be evicted.
+    /// Takes out the key that makes room for another; `None`, and nothing changes, if none may be evicted.
     fn evict(&mut self, may_evict: &MayEvict<'_, K>) -> Option<K>;
 
     /// Takes out the next key for whoever asks for it, which makes room for no other: the oldest, if none may be evicted.
@@ -138,7 +138,10 @@ impl<K: Eq + Hash + Clone> Order<K> for Clock<K> {
 
     /// The hand meets each key at most twice: once with its bit set, once without.
     fn evict(&mut self, may_evict: &MayEvict<'_, K>) -> Option<K> {
-        for _ in 0..=2 * self.queue.len() {
+        if !self.queue.iter().any(may_evict) {
+            return None;
+        }
+        loop {
             let key = self.queue.pop_front()?;
             let referenced = std::mem::take(self.referenced.get_mut(&key)?);
             if !referenced && may_evict(&key) {
@@ -147,7 +150,6 @@ impl<K: Eq + Hash + Clone> Order<K> for Clock<K> {
             }
             self.queue.push_back(key);
         }
-        None
     }
 
     fn pop(&mut self, may_evict: &MayEvict<'_, K>) -> Option<K> {
@@ -272,6 +274,9 @@ impl<K: Eq + Hash + Clone> S3Fifo<K> {
     /// Takes out the next to go. One that may not be evicted goes to the end of its queue, with its uses; one of the small
     /// queue that was used twice goes on to main; one of main that was used goes round with a use less.
     fn take_victim(&mut self, may_evict: &MayEvict<'_, K>) -> Option<(K, S3FifoEntry)> {
+        if !self.entries.keys().any(may_evict) {
+            return None;
+        }
         // Each key is met once in small; in main as often as it may have uses, and once more.
         let (mut small_left, mut main_left) = (self.small.len(), 4 * self.entries.len());
         while small_left + main_left > 0 {
