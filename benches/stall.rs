@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! cargo bench --no-default-features --bench stall -- \
-//!     [--mib 128] [--pinned 4000] [--large-mib 27] [--policies lru,clock,s3-fifo] [--json]
+//!     [--mib 128] [--value-bytes 32] [--pinned 4000] [--large-mib 27] [--policies lru,clock,s3-fifo] [--json]
 //! ```
 //!
 //! Who waits for a lock cannot be interrupted, and in PostgreSQL waits with interrupts held off: so no operation may hold
 //! one for long, whatever it is asked for and however many entries there are. One partition of `--mib` is filled with
-//! entries of 8 bytes of key and as many of value, until it evicts: about 1.5 million in 128 MiB. Then, each on a cache that
+//! entries of 8 bytes of key and 32 of value, until it evicts: 1.5 million in 128 MiB. Then, each on a cache that
 //! is filled anew where the one before changed it:
 //!
 //! | operation | what is done |
@@ -31,6 +31,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -42,7 +43,6 @@ use serde::Serialize;
 use testkit::memory::Arena;
 
 const LIMIT_US: f64 = 1000.0;
-const VALUE_BYTES: usize = 8;
 /// As many as S3-FIFO counts.
 const READS_OF_EACH: usize = 3;
 /// Of so many entries all but one are removed.
@@ -57,6 +57,9 @@ struct Args {
     /// Memory of the one partition.
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..))]
     mib: u64,
+    /// Size of the tiny values.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(..=4096))]
+    value_bytes: u32,
     /// Size of the large value [default: as much of the memory as 27 MiB are of 128].
     #[arg(long)]
     large_mib: Option<u64>,
@@ -144,8 +147,8 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<(), String> {
     if !args.json {
         cli::print_line(&format!(
-            "one partition of {} MiB, keys of 8 bytes, values of {VALUE_BYTES}; processor time of the longest hold",
-            args.mib
+            "one partition of {} MiB, keys of 8 bytes, values of {}; processor time of the longest hold",
+            args.mib, args.value_bytes
         ))?;
         cli::print_line(&format!(
             "{:<17}{:<9}{:>9}{:>10}{:>13}{:>10}{:>13}{:>10}",
@@ -161,10 +164,11 @@ fn measure(args: &Args, policy: Policy) -> Result<(), String> {
     let config = Config::bytes(bytes).policy(policy).partitions(1);
     let watched = Watched::new(&config)?;
     let cache = &watched.cache;
+    let tiny = vec![1; args.value_bytes as usize];
     let print = |operation, during: &mut dyn FnMut() -> Result<(), String>| watched.print(args, operation, during);
     let mut filled = 0;
     print("fill", &mut || {
-        filled = fill(cache)?;
+        filled = fill(cache, &tiny)?;
         Ok(())
     })?;
     let large = vec![7; large_bytes];
@@ -176,7 +180,7 @@ fn measure(args: &Args, policy: Policy) -> Result<(), String> {
     for key in (0..filled).cycle().take(READS_OF_EACH * filled as usize) {
         cache.get(&key.to_le_bytes(), &mut out);
     }
-    print("put after reads", &mut || put(OTHER_KEYS, &[1; VALUE_BYTES]))?;
+    print("put after reads", &mut || put(OTHER_KEYS, &tiny))?;
     print("put of much", &mut || put(OTHER_KEYS + 1, &large))?;
     print("get of much", &mut || match cache.get(&(OTHER_KEYS + 1).to_le_bytes(), &mut out) && out == large {
         true => Ok(()),
@@ -186,10 +190,10 @@ fn measure(args: &Args, policy: Policy) -> Result<(), String> {
         Some(value) if value == large => Ok(()),
         _ => Err(format!("{policy}: the value of {large_bytes} bytes is not what was put")),
     })?;
-    fill(cache)?;
+    fill(cache, &tiny)?;
     print("reports", &mut || {
         let entries = cache.len();
-        (cache.stats(), cache.memory_report_with_chains(), cache.pinned(), cache.bytes());
+        black_box((cache.stats(), cache.memory_report_with_chains(), cache.pinned(), cache.bytes()));
         match cache.iter().count() as u64 {
             scanned if scanned == entries => Ok(()),
             scanned => Err(format!("{policy}: a scan saw {scanned} of {entries} entries")),
@@ -197,7 +201,7 @@ fn measure(args: &Args, policy: Policy) -> Result<(), String> {
     })?;
     print("validate", &mut || cache.validate().map_err(|error| format!("{policy}: {error}")))?;
     print("remove", &mut || {
-        let kept = |key: &u64| !key.is_multiple_of(REMOVED_OF);
+        let kept = |key: &u64| key % REMOVED_OF != 0;
         (0..2 * filled).filter(kept).for_each(|key| drop(cache.remove(&key.to_le_bytes())));
         Ok(())
     })?;
@@ -205,12 +209,12 @@ fn measure(args: &Args, policy: Policy) -> Result<(), String> {
         cache.compact(CompactBudget::unlimited());
         Ok(())
     })?;
-    fill(cache)?;
+    fill(cache, &tiny)?;
     print("drain", &mut || {
         cache.drain(|_, _| ());
         Ok(())
     })?;
-    fill(cache)?;
+    fill(cache, &tiny)?;
     print("clear", &mut || {
         cache.clear();
         Ok(())
@@ -219,12 +223,12 @@ fn measure(args: &Args, policy: Policy) -> Result<(), String> {
 }
 
 /// Puts entries until some have been evicted; returns their number.
-fn fill(cache: &SharedCache<WatchedLocks>) -> Result<u64, String> {
+fn fill(cache: &SharedCache<WatchedLocks>, tiny: &[u8]) -> Result<u64, String> {
     let before = cache.stats().evictions;
-    let mut keys = 0;
+    let mut keys = 0u64;
     while cache.stats().evictions < before + 1000 {
         for _ in 0..10_000 {
-            let put = cache.put(&keys_of_fill(keys), &[0; VALUE_BYTES]);
+            let put = cache.put(&keys.to_le_bytes(), tiny);
             put.map_err(|error| format!("fill: {error}"))?;
             keys += 1;
         }
@@ -232,26 +236,18 @@ fn fill(cache: &SharedCache<WatchedLocks>) -> Result<u64, String> {
     Ok(keys)
 }
 
-fn keys_of_fill(number: u64) -> [u8; 8] {
-    number.to_le_bytes()
-}
-
 /// A put into a cache in which nothing may be evicted.
 fn refused_put(args: &Args, policy: Policy) -> Result<(), String> {
     let watched = Watched::new(&Config::entries(args.pinned, 64).policy(policy).partitions(1))?;
     for key in 0..u64::from(args.pinned) {
-        let put = watched.cache.put(&key.to_le_bytes(), &[0; VALUE_BYTES]);
+        let put = watched.cache.put(&key.to_le_bytes(), &[0; 8]);
         put.map_err(|error| format!("{policy}: {error}"))?;
     }
     while_pinned(&watched.cache, u64::from(args.pinned), &mut || {
-        watched.print(
-            args,
-            "refused put",
-            &mut || match watched.cache.put(&OTHER_KEYS.to_le_bytes(), &[0; VALUE_BYTES]) {
-                Err(_) => Ok(()),
-                Ok(_) => Err(format!("{policy}: a put evicted one of {} pinned entries", args.pinned)),
-            },
-        )
+        watched.print(args, "refused put", &mut || match watched.cache.put(&OTHER_KEYS.to_le_bytes(), &[0; 8]) {
+            Err(_) => Ok(()),
+            Ok(_) => Err(format!("{policy}: a put evicted one of {} pinned entries", args.pinned)),
+        })
     })
 }
 
