@@ -5,6 +5,8 @@
 //! succeeds. In the first it measures, with its defaults if it is given no options; where it cannot do without options, it
 //! says how it is used, so that it does not fail a `cargo bench` of all programs. Of an option that is given twice the last
 //! counts.
+//!
+//! Cargo starts programs in their package's folder. Paths on the command line are those of the project's folder.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -17,8 +19,15 @@ use pg_shared_lru::Policy;
 use serde::Serialize;
 use testkit::traces::Format;
 
+const PROJECT_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 /// Parses the command line and runs the program; errors go to standard error with the program's name.
 pub fn main<Args: Parser>(program: &str, run: impl FnOnce(Args) -> Result<(), String>) -> ExitCode {
+    let by_cargo = std::env::var_os("CARGO_MANIFEST_DIR").is_some();
+    if let Err(error) = if by_cargo { std::env::set_current_dir(PROJECT_FOLDER) } else { Ok(()) } {
+        eprintln!("{program}: {PROJECT_FOLDER}: {error}");
+        return ExitCode::FAILURE;
+    }
     let given: Vec<OsString> = std::env::args_os().collect();
     let is_bench = given.iter().any(|argument| argument == "--bench");
     match parse::<Args>(program, given.into_iter().filter(|argument| argument != "--bench").collect(), is_bench) {

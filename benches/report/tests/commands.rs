@@ -61,7 +61,7 @@ fn fill_in(word: &str, before: &str) -> String {
         ("FORMAT", "--format") => "diskann",
         ("N", "--entries" | "--bytes-of-lru-entries") => "375",
         ("N", "--ops") => "2000",
-        ("B", "--bytes") => "1000000",
+        ("B", "--bytes") => "8388608",
         ("SIZES", "--sizes" | "--then") => "uniform:64-400",
         (other, _) => {
             let is_placeholder = other.chars().all(|letter| letter.is_ascii_uppercase());
@@ -78,14 +78,14 @@ fn shortened(program: &str, options: &[String]) -> Vec<&'static str> {
     match program {
         "churn" if has("--bytes") => vec!["--ops", "2000"],
         "churn" => vec!["--ops", "2000", "--mib", "1"],
-        "compare" => vec!["--entries", "500", "--ops", "500", "--runs", "1"],
+        "compare" => vec!["--entries", "2000", "--ops", "500", "--runs", "1"],
         "contention" => {
             vec!["--processes", "2", "--seconds", "0.05", "--runs", "1", "--keys", "500", "--bytes", "4194304"]
         }
         "hit" => vec!["--entries", "300", "--values", "100", "--keys", "uniform", "--rounds", "1"],
         "postgres" => vec!["--clients", "1", "--keys", "1000", "--seconds", "1", "--runs", "1"],
-        "replay" => vec!["--limit", "20000", "--runs", "1"],
-        "stall" => vec!["--mib", "2", "--pinned", "50"],
+        "replay" => vec!["--limit", "5000", "--runs", "1"],
+        "stall" => vec!["--mib", "1", "--pinned", "50"],
         other => panic!("a program that this test does not know: {other}"),
     }
 }
