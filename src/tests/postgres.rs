@@ -17,13 +17,12 @@
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
 //! - `parallel`    Leader and workers of a parallel operation share a cache; no end of one leaves anything behind.
 //!
-//! Each test has a server of its own (see `support::cluster`) and speaks to it as any client does. The extension has to
+//! Each test has a server of its own (see `testkit::cluster`) and speaks to it as any client does. The extension has to
 //! be installed: `make test` does that.
 #![deny(unsafe_code)]
 
-#[path = "support/cluster.rs"]
-#[allow(dead_code, reason = "the benchmarks use more of it")]
-mod cluster;
+use testkit::cluster;
+
 #[path = "postgres/world.rs"]
 mod world;
 

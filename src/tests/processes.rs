@@ -18,11 +18,11 @@
 //! - `resources`  What a process holds is given back once, by that process: forks and exit callbacks change nothing.
 //! - `edge_cases`      Lengths of 0 and the longest, many pins, panics, odd numbers.
 //!
-//! Each scenario runs in a process of its own, forked from one without threads (see `support::runner`); numbers are
+//! Each scenario runs in a process of its own, forked from one without threads (see `testkit::runner`); numbers are
 //! random but with fixed seeds, only the interleaving differs from run to run.
 #![deny(unsafe_code)]
 
-mod support;
+use testkit as support;
 
 #[path = "processes/accounting.rs"]
 mod accounting;

@@ -107,7 +107,7 @@ unsafe fn run_workers(request: &Request) -> Counters {
 }
 
 /// Where a parallel worker begins.
-#[no_mangle]
+#[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn graph_build_worker(segment: *mut pg_sys::dsm_segment, toc: *mut pg_sys::shm_toc) {
     // SAFETY: the leader has put both there before it launched us, and waits until we are done.
