@@ -29,6 +29,8 @@ mod reads;
 mod runner;
 #[path = "exhaustive/stepper.rs"]
 mod stepper;
+#[path = "exhaustive/watcher.rs"]
+mod watcher;
 #[path = "exhaustive/world.rs"]
 mod world;
 

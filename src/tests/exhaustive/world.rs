@@ -14,10 +14,10 @@
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
+use pg_shared_lru::shared::backing::SharedMapping;
 use pg_shared_lru::{AttachError, Config, LockMode, Locks, RobustLocks, SharedCache};
 
 use super::layout;
-use crate::support::memory::map_shared;
 
 const LOCK_COUNT: usize = 8;
 const LOCK_BYTES: usize = 4096;
@@ -47,7 +47,7 @@ fn own_offset(region_bytes: usize) -> usize {
 
 /// See the head of this file.
 pub struct World {
-    base: NonNull<u8>,
+    mapping: &'static SharedMapping,
     region_bytes: usize,
     watched_bytes: usize,
 }
@@ -57,21 +57,32 @@ impl World {
     pub fn new(config: &Config, own_words: usize) -> World {
         let region_bytes = config.region_bytes().expect("a right configuration");
         let watched_bytes = own_offset(region_bytes) + own_words * size_of::<AtomicU64>();
-        let base = map_shared(LOCK_BYTES + watched_bytes);
+        let mapping = SharedMapping::new(LOCK_BYTES + watched_bytes).expect("memory");
         // SAFETY: new memory, aligned to a page, longer than the locks, never unmapped.
-        unsafe { RobustLocks::create(base, LOCK_COUNT) };
-        World { base, region_bytes, watched_bytes }
+        unsafe { RobustLocks::create(mapping.base(), LOCK_COUNT) };
+        World { mapping: Box::leak(Box::new(mapping)), region_bytes, watched_bytes }
+    }
+
+    /// The same memory at another address.
+    pub fn map_again(&self) -> World {
+        let mapping = self.mapping.map_again().expect("address space");
+        World { mapping: Box::leak(Box::new(mapping)), ..*self }
+    }
+
+    /// The pages that the region and the test's own words lie in, without the locks: the first byte, and how many.
+    pub fn pages(&self) -> (NonNull<u8>, usize) {
+        (self.watched(), self.watched_bytes.next_multiple_of(LOCK_BYTES))
     }
 
     /// Robust locks, one for each partition.
     pub fn locks(&self) -> RobustLocks {
         // SAFETY: initialised by `new`, never unmapped.
-        unsafe { RobustLocks::attach(self.base, LOCK_COUNT) }
+        unsafe { RobustLocks::attach(self.mapping.base(), LOCK_COUNT) }
     }
 
     fn watched(&self) -> NonNull<u8> {
         // SAFETY: inside the mapping, which is longer than the locks.
-        unsafe { self.base.add(LOCK_BYTES) }
+        unsafe { self.mapping.base().add(LOCK_BYTES) }
     }
 
     /// Creates the cache, with the hash seed that all worlds have.
