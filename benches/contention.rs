@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --no-default-features --bench contention -- \
-//!     --processes N [--reads PERCENT] [--skew uniform|zipf:S] [--sizes SIZES] [--keys K] [--policy lru|clock] \
+//!     --processes N [--reads PERCENT] [--skew uniform|zipf:S] [--sizes SIZES] [--keys K] [--policy lru|clock|s3-fifo] \
 //!     [--partitions P] [--against memcached,redis] [--seconds S] [--runs R] [--json]
 //! ```
 //!
@@ -23,30 +23,21 @@
 //! keys, values and shares, one request at a time and one connection a process. They pay a round trip through a socket
 //! and two changes of process for each request, which is the point of a cache in shared memory, and on a machine with
 //! few processors they share them with their clients.
-#![allow(unsafe_code)]
-
-#[path = "../src/tests/support/fork.rs"]
-#[allow(dead_code, reason = "a part of what tests need")]
-mod fork;
-#[path = "../src/tests/support/memory.rs"]
-#[allow(dead_code, reason = "a part of what tests need")]
-mod memory;
-#[allow(dead_code, reason = "each benchmark program uses a part of what they share")]
-mod support;
 
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bench::cli;
+use bench::contenders::PolicyArgs;
+use bench::servers::{Server, ServerKind};
+use bench::timing::{Measured, share};
+use bench::workers::{Done, Load, LoadArgs, Role, Target, Worker};
 use clap::Parser;
 use pg_shared_lru::{Config, SharedCache};
 use serde::Serialize;
-
-use support::caches::PolicyName;
-use support::cli;
-use support::measured::Measured;
-use support::servers::{Server, ServerKind};
-use support::workers::{Done, Load, LoadArgs, Role, Target, Worker};
+use testkit::fork;
 
 /// Runs several processes on one cache.
 #[derive(Parser, Clone)]
@@ -63,9 +54,8 @@ struct Args {
     /// Memory of each cache.
     #[arg(long, default_value_t = 256 << 20)]
     bytes: u64,
-    /// Policy of the slab cache.
-    #[arg(long, value_enum, default_value = "lru")]
-    policy: PolicyName,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// Partitions of the slab cache [default: the engine chooses; one where readers meet a writer].
     #[arg(long)]
     partitions: Option<u32>,
@@ -106,7 +96,8 @@ struct Line<'a> {
     skew: String,
     sizes: &'a str,
     keys: u32,
-    hit_ratio: f64,
+    /// None where nothing was read.
+    hit_ratio: Option<f64>,
     ops_per_second: f64,
     ops_per_second_min: f64,
     ops_per_second_max: f64,
@@ -217,12 +208,12 @@ fn beside_a_writer(args: &Args, load: &Load) -> Result<(), String> {
 
 fn slab(args: &Args, partitions: Option<u32>) -> Result<Target, String> {
     let bytes = usize::try_from(args.bytes).map_err(|_| "--bytes: more than memory can be".to_owned())?;
-    let mut config = Config::bytes(bytes).policy(args.policy.into());
+    let mut config = Config::bytes(bytes).policy(args.policy.policy);
     if let Some(partitions) = partitions {
         config = config.partitions(partitions);
     }
     let cache = SharedCache::shared_mapping(&config).map_err(|error| format!("slab: {error}"))?;
-    Ok(Target::Slab { cache, in_place: args.in_place })
+    Ok(Target::Slab { cache: Rc::new(cache), in_place: args.in_place })
 }
 
 /// Lets a process run in each of these roles for a while, all at once, and says what each has done.
@@ -321,10 +312,7 @@ impl<'a> Line<'a> {
         Line {
             scenario,
             cache,
-            policy: match target {
-                Target::Slab { .. } => args.policy.name(),
-                Target::Server(_) => "its own",
-            },
+            policy: target.policy(),
             partitions: target.partitions(),
             processes,
             beside: "nothing",
@@ -332,7 +320,7 @@ impl<'a> Line<'a> {
             skew: args.load.skew.to_string(),
             sizes: &args.load.sizes,
             keys: args.load.keys,
-            hit_ratio: rates.hits as f64 / rates.reads.max(1) as f64,
+            hit_ratio: share(rates.hits, rates.reads),
             ops_per_second: rates.per_second.median(),
             ops_per_second_min: rates.per_second.min(),
             ops_per_second_max: rates.per_second.max(),
@@ -347,9 +335,8 @@ impl<'a> Line<'a> {
         if args.json {
             return cli::print_json(self);
         }
-        let number = |number: Option<f64>, digits| number.map_or("-".to_owned(), |it| format!("{it:.digits$}"));
         cli::print_line(&format!(
-            "{:<17}{:<11}{:<7}{:>6}{:>7}{:>11}{:>9}{:>8.2}{:>12.0}{:>24}{:>8}{:>9}{:>9}{:>14}",
+            "{:<17}{:<11}{:<7}{:>6}{:>7}{:>11}{:>9}{:>8}{:>12.0}{:>24}{:>8}{:>9}{:>9}{:>14}",
             self.scenario,
             self.cache,
             self.policy,
@@ -357,13 +344,13 @@ impl<'a> Line<'a> {
             self.processes,
             self.beside,
             self.reads_percent,
-            self.hit_ratio * 100.0,
+            cli::digits(self.hit_ratio.map(|ratio| ratio * 100.0), 2),
             self.ops_per_second,
             format!("{:.0}-{:.0}", self.ops_per_second_min, self.ops_per_second_max),
-            number(self.to_one_process, 2),
-            number(self.to_slab, 3),
-            number(self.loss_percent, 1),
-            number(self.loss_to_computing_percent, 1)
+            cli::digits(self.to_one_process, 2),
+            cli::digits(self.to_slab, 3),
+            cli::digits(self.loss_percent, 1),
+            cli::digits(self.loss_to_computing_percent, 1)
         ))
     }
 }

@@ -31,33 +31,25 @@
 //!
 //! It says nothing about eviction, nor about more processes than two.
 
-#[path = "../src/tests/support/fork.rs"]
-#[allow(dead_code, reason = "a part of what tests need")]
-mod fork;
-#[path = "../src/tests/support/memory.rs"]
-#[allow(dead_code, reason = "a part of what tests need")]
-mod memory;
-#[allow(dead_code, reason = "each benchmark program uses a part of what they share")]
-mod support;
-
 use std::hint::black_box;
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bench::cli;
+use bench::contender::Contender;
+use bench::contenders::lru::Plain;
+use bench::contenders::near::Near;
+use bench::contenders::slab::Slab;
+use bench::skew::Skew;
+use bench::timing::{Measured, Spread, processor_ns};
 use clap::Parser;
-use lru::LruCache;
-use pg_shared_lru::{
-    Bytes, Config, Found, Locks, NearCache, NoLocks, Pod, Policy, RobustLocks, SharedCache, TypedCache,
-};
+use pg_shared_lru::{Config, Found, NoLocks, Policy, RobustLocks};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
-
-use support::cli;
-use support::measured::Measured;
-use support::skew::Skew;
+use testkit::fork;
 
 /// Gets of a subject in a round.
 const GETS: usize = 200_000;
@@ -126,21 +118,6 @@ struct Line {
     ns: Spread,
     baseline: Option<&'static str>,
     ratio: Option<Spread>,
-}
-
-#[derive(Serialize, Clone, Copy)]
-struct Spread {
-    median: f64,
-    least: f64,
-    greatest: f64,
-}
-
-impl From<Measured> for Spread {
-    fn from(measured: Measured) -> Spread {
-        let round = |number: f64| (number * 1000.0).round() / 1000.0;
-        let [median, least, greatest] = [measured.median(), measured.min(), measured.max()].map(round);
-        Spread { median, least, greatest }
-    }
 }
 
 fn main() -> ExitCode {
@@ -219,164 +196,131 @@ impl Workload {
         Config::entries(count, (8 + self.max_value_bytes) as u32).partitions(partitions).policy(policy)
     }
 
-    fn fill<L: Locks>(&self, cache: SharedCache<L>) -> Result<SharedCache<L>, String> {
+    fn fill<C: Contender>(&self, mut cache: C) -> Result<C, String> {
         for (key, value) in self.entries() {
-            cache.put(&key, &value).map_err(|error| error.to_string())?;
+            cache.put(&key, &value).map_err(|refused| format!("{}: {refused}", cache.name()))?;
         }
-        if cache.len() != self.value_bytes.len() as u64 {
-            return Err(format!("{} of {} entries are in the cache", cache.len(), self.value_bytes.len()));
+        if let Some(figures) = cache.figures().filter(|figures| figures.entries != self.value_bytes.len() as u64) {
+            return Err(format!("{} of {} entries are in the cache", figures.entries, self.value_bytes.len()));
         }
         Ok(cache)
     }
+
+    fn private(&self, policy: Policy, partitions: u32) -> Result<Slab<NoLocks>, String> {
+        self.fill(Slab::private_of(&self.config(policy, partitions))?)
+    }
+
+    fn shared(&self, policy: Policy, partitions: u32) -> Result<Slab<RobustLocks>, String> {
+        self.fill(Slab::shared_of(&self.config(policy, partitions))?)
+    }
+
+    fn near(&self, partitions: u32) -> Result<Near<u64>, String> {
+        self.fill(Near::over(&self.config(Policy::Clock, partitions), self.value_bytes.len())?)
+    }
+
+    fn lru(&self) -> Result<Plain<u64>, String> {
+        self.fill(Plain::new(NonZero::new(self.value_bytes.len()).ok_or("0 entries: at least one")?))
+    }
 }
 
-fn copying<L: Locks + 'static>(name: &'static str, cache: SharedCache<L>) -> Subject {
+/// Reads each value where a reader of this cache has it.
+fn reading(mut cache: impl Contender + 'static) -> Run {
+    Box::new(move |keys| {
+        let mut sum = 0;
+        for key in keys {
+            assert!(cache.read(key, &mut |value| sum += u64::from(value[0])));
+        }
+        sum
+    })
+}
+
+/// Copies each value to a buffer that is used again.
+fn copying(mut cache: impl Contender + 'static) -> Run {
     let mut out = Vec::new();
-    let run = Box::new(move |keys: &[[u8; 8]]| {
+    Box::new(move |keys| {
         let mut sum = 0;
         for key in keys {
             assert!(cache.get(key, &mut out));
             sum += u64::from(out[0]);
         }
         sum
-    });
-    Subject { name, baseline: Some("lru copy"), run }
+    })
 }
 
-fn putting<L: Locks + 'static>(name: &'static str, cache: SharedCache<L>, workload: &Workload) -> Subject {
+/// Replaces each key's value.
+fn putting(mut cache: impl Contender + 'static, workload: &Workload) -> Run {
     let lengths = workload.value_bytes.clone();
     let value = vec![1; workload.max_value_bytes];
-    let run = Box::new(move |keys: &[[u8; 8]]| {
+    Box::new(move |keys| {
         for key in keys {
             let value = &value[..lengths[u64::from_le_bytes(*key) as usize] as usize];
             cache.put(key, value).expect("room for what was there");
         }
         0
-    });
-    Subject { name, baseline: Some("lru put"), run }
-}
-
-fn lru_of(workload: &Workload) -> LruCache<u64, Vec<u8>> {
-    let capacity = NonZero::new(workload.value_bytes.len()).expect("there are entries");
-    let mut cache = LruCache::new(capacity);
-    workload.entries().for_each(|(key, value)| _ = cache.push(u64::from_le_bytes(key), value));
-    cache
-}
-
-fn subject(name: &str, workload: &Workload, partitions: u32) -> Result<Subject, String> {
-    let private = |policy| -> Result<SharedCache<NoLocks>, String> {
-        workload.fill(SharedCache::private(&workload.config(policy, partitions)).map_err(|error| error.to_string())?)
-    };
-    let shared = |policy| -> Result<SharedCache<RobustLocks>, String> {
-        let config = workload.config(policy, partitions);
-        workload.fill(SharedCache::shared_mapping(&config).map_err(|error| error.to_string())?)
-    };
-    Ok(match name {
-        "lru" => {
-            let mut cache = lru_of(workload);
-            let run = Box::new(move |keys: &[[u8; 8]]| {
-                keys.iter().map(|&key| u64::from(cache.get(&u64::from_le_bytes(key)).expect("a hit")[0])).sum()
-            });
-            Subject { name: "lru", baseline: None, run }
-        }
-        "lru copy" => {
-            let mut cache = lru_of(workload);
-            let mut out = Vec::new();
-            let run = Box::new(move |keys: &[[u8; 8]]| {
-                let mut sum = 0;
-                for &key in keys {
-                    cache.get(&u64::from_le_bytes(key)).expect("a hit").clone_into(&mut out);
-                    sum += u64::from(out[0]);
-                }
-                sum
-            });
-            Subject { name: "lru copy", baseline: None, run }
-        }
-        "private lru" => copying("private lru", private(Policy::Lru)?),
-        "private clock" => copying("private clock", private(Policy::Clock)?),
-        "shared lru" => copying("shared lru", shared(Policy::Lru)?),
-        "shared clock" => copying("shared clock", shared(Policy::Clock)?),
-        "shared with" => {
-            let cache = shared(Policy::Clock)?;
-            let run = Box::new(move |keys: &[[u8; 8]]| {
-                keys.iter().map(|key| cache.with(key, |value| u64::from(value[0])).expect("a hit")).sum()
-            });
-            Subject { name: "shared with", baseline: Some("lru"), run }
-        }
-        "shared many" => {
-            let cache = shared(Policy::Clock)?;
-            let mut found = Found::default();
-            let run = Box::new(move |keys: &[[u8; 8]]| {
-                let mut sum = 0;
-                for keys in keys.chunks(MANY) {
-                    cache.get_many(keys.iter().map(|key| &key[..]), &mut found);
-                    sum += found.iter().map(|value| u64::from(value.expect("a hit")[0])).sum::<u64>();
-                }
-                sum
-            });
-            Subject { name: "shared many", baseline: Some("lru copy"), run }
-        }
-        "near" => {
-            let config = workload.config(Policy::Clock, partitions);
-            let cache: TypedCache<Pod<u64>, Bytes, RobustLocks> =
-                TypedCache::shared_mapping(&config).map_err(|error| error.to_string())?;
-            let capacity = NonZero::new(workload.value_bytes.len()).expect("there are entries");
-            let mut near = NearCache::new(Box::new(cache), capacity);
-            for (key, value) in workload.entries() {
-                near.put(u64::from_le_bytes(key), value).map_err(|error| error.to_string())?;
-            }
-            let run = Box::new(move |keys: &[[u8; 8]]| {
-                let mut sum = 0;
-                for &key in keys {
-                    let value = near.get(&u64::from_le_bytes(key)).expect("bytes are bytes");
-                    sum += u64::from(value.expect("a hit")[0]);
-                }
-                sum
-            });
-            Subject { name: "near", baseline: Some("lru"), run }
-        }
-        "lru put" => {
-            let mut cache = lru_of(workload);
-            let lengths = workload.value_bytes.clone();
-            let value = vec![1; workload.max_value_bytes];
-            let run = Box::new(move |keys: &[[u8; 8]]| {
-                for &key in keys {
-                    let number = u64::from_le_bytes(key);
-                    let value = value[..lengths[number as usize] as usize].to_vec();
-                    cache.push(number, value).expect("the value before");
-                }
-                0
-            });
-            Subject { name: "lru put", baseline: None, run }
-        }
-        "private put" => putting("private put", private(Policy::Lru)?, workload),
-        "shared put" => putting("shared put", shared(Policy::Clock)?, workload),
-        other => return Err(format!("subject \"{other}\": one of {}", SUBJECTS.join(", "))),
     })
+}
+
+/// Looks [`MANY`] keys up at once.
+fn getting_many(cache: Slab<RobustLocks>) -> Run {
+    let mut found = Found::default();
+    Box::new(move |keys| {
+        let mut sum = 0;
+        for keys in keys.chunks(MANY) {
+            cache.get_many(keys.iter().map(|key| &key[..]), &mut found);
+            sum += found.iter().map(|value| u64::from(value.expect("a hit")[0])).sum::<u64>();
+        }
+        sum
+    })
+}
+
+/// What is measured under each name, and what it is divided by.
+fn subject(name: &str, workload: &Workload, partitions: u32) -> Result<Subject, String> {
+    let known = SUBJECTS.iter().find(|(known, _)| *known == name);
+    let &(name, baseline) = known.ok_or_else(|| {
+        let names: Vec<&str> = SUBJECTS.iter().map(|(name, _)| *name).collect();
+        format!("subject \"{name}\": one of {}", names.join(", "))
+    })?;
+    let run = match name {
+        "lru" => reading(workload.lru()?),
+        "lru copy" => copying(workload.lru()?),
+        "lru put" => putting(workload.lru()?, workload),
+        "private lru" => copying(workload.private(Policy::Lru, partitions)?),
+        "private clock" => copying(workload.private(Policy::Clock, partitions)?),
+        "shared lru" => copying(workload.shared(Policy::Lru, partitions)?),
+        "shared clock" => copying(workload.shared(Policy::Clock, partitions)?),
+        "shared with" => reading(workload.shared(Policy::Clock, partitions)?.in_place(true)),
+        "shared many" => getting_many(workload.shared(Policy::Clock, partitions)?),
+        "near" => reading(workload.near(partitions)?),
+        "private put" => putting(workload.private(Policy::Lru, partitions)?, workload),
+        "shared put" => putting(workload.shared(Policy::Clock, partitions)?, workload),
+        other => return Err(format!("subject \"{other}\" is listed and not made")),
+    };
+    Ok(Subject { name, baseline, run })
 }
 
 /// The baselines come first.
 const BASELINES: usize = 3;
-const SUBJECTS: [&str; 12] = [
-    "lru",
-    "lru copy",
-    "lru put",
-    "private lru",
-    "private clock",
-    "shared lru",
-    "shared clock",
-    "shared with",
-    "shared many",
-    "near",
-    "private put",
-    "shared put",
+const SUBJECTS: [(&str, Option<&str>); 12] = [
+    ("lru", None),
+    ("lru copy", None),
+    ("lru put", None),
+    ("private lru", Some("lru copy")),
+    ("private clock", Some("lru copy")),
+    ("shared lru", Some("lru copy")),
+    ("shared clock", Some("lru copy")),
+    ("shared with", Some("lru")),
+    ("shared many", Some("lru copy")),
+    ("near", Some("lru")),
+    ("private put", Some("lru put")),
+    ("shared put", Some("lru put")),
 ];
 
 fn measure(args: &Args, entries: u32, value: &str, keys: &str, partitions: u32) -> Result<(), String> {
     let workload = Workload::new(entries, value, keys)?;
-    let mut names: Vec<&str> = SUBJECTS[..BASELINES].to_vec();
+    let (baselines, others) = SUBJECTS.split_at(BASELINES);
+    let mut names: Vec<&str> = baselines.iter().map(|(name, _)| *name).collect();
     match args.subjects.is_empty() {
-        true => names.extend(&SUBJECTS[BASELINES..]),
+        true => names.extend(others.iter().map(|(name, _)| *name)),
         false => names.extend(args.subjects.iter().map(String::as_str).filter(|name| !name.starts_with("lru"))),
     }
     let mut subjects: Vec<Subject> =
@@ -386,7 +330,7 @@ fn measure(args: &Args, entries: u32, value: &str, keys: &str, partitions: u32) 
         for (subject, times) in subjects.iter_mut().zip(&mut times) {
             let start = processor_ns();
             black_box((subject.run)(black_box(&workload.asked)));
-            let ns = (processor_ns() - start) / workload.asked.len() as f64;
+            let ns = (processor_ns() - start) as f64 / workload.asked.len() as f64;
             if round > 0 {
                 times.push(ns);
             }
@@ -401,21 +345,13 @@ fn measure(args: &Args, entries: u32, value: &str, keys: &str, partitions: u32) 
             value_bytes: value.to_owned(),
             keys: keys.to_owned(),
             partitions,
-            ns: own.clone().into(),
+            ns: own.into(),
             baseline: subject.baseline,
-            ratio: ratios.map(Spread::from),
+            ratio: ratios.as_ref().map(Spread::from),
         };
         print(args, &line)?;
     }
     Ok(())
-}
-
-/// The processor time of this thread: what other processes of the machine take is not counted.
-fn processor_ns() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes to `time` only; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
 fn print(args: &Args, line: &Line) -> Result<(), String> {
@@ -464,8 +400,8 @@ fn share(args: &Args) -> Result<(), String> {
 
 fn share_one(args: &Args, entries: u32, value: &str, keys: &str, hit_percent: u32) -> Result<(), String> {
     let mut workload = Workload::new(entries, value, keys)?;
-    let cache = SharedCache::shared_mapping(&workload.config(Policy::Clock, 1)).map_err(|error| error.to_string())?;
-    let cache = workload.fill(cache)?;
+    let cache = workload.shared(Policy::Clock, 1)?;
+    let cache = cache.cache();
     let mut random = SmallRng::seed_from_u64(1);
     for key in &mut workload.asked {
         if random.random_range(0..100) >= hit_percent {
@@ -508,9 +444,9 @@ fn share_one(args: &Args, entries: u32, value: &str, keys: &str, hit_percent: u3
             keys: keys.to_owned(),
             hit_percent,
             what,
-            ratio: rates.over(&alone).into(),
-            gets_per_second: rates.into(),
-            ns: ns.into(),
+            ratio: (&rates.over(&alone)).into(),
+            gets_per_second: (&rates).into(),
+            ns: (&ns).into(),
         };
         if args.json {
             cli::print_json(&line)?;
@@ -540,7 +476,7 @@ fn until_the_end(mut step: impl FnMut(usize)) -> Rate {
         (steps..steps + 256).for_each(&mut step);
         steps += 256;
     }
-    let processor_ns = (processor_ns() - start_ns) / steps as f64;
+    let processor_ns = (processor_ns() - start_ns) as f64 / steps as f64;
     Rate { per_second: steps as f64 / start.elapsed().as_secs_f64(), processor_ns }
 }
 

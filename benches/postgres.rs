@@ -24,24 +24,17 @@
 //! of each run does not count: sessions connect, prepare and fill their tables in it. Medians of `--runs` runs, the
 //! contenders taking turns, with the least and the most. pgbench and the backends share the machine's processors.
 
-#[path = "../src/tests/support/cluster.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
-mod cluster;
-#[allow(dead_code, reason = "each benchmark program uses a part of what they share")]
-mod support;
-
 use std::io::Write;
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use bench::cli;
+use bench::servers::PortServer;
+use bench::timing::Measured;
 use clap::Parser;
-use cluster::Cluster;
 use postgres::Client;
 use serde::Serialize;
-
-use support::cli;
-use support::measured::Measured;
-use support::servers::PortServer;
+use testkit::cluster::Cluster;
 
 const KEYS_PER_STATEMENT: u32 = 100;
 const MEMORY_BYTES: u64 = 256 << 20;

@@ -28,8 +28,8 @@ CREATE FUNCTION @extschema@.get_jsonb(cache text, key text) RETURNS jsonb
 CREATE VIEW @extschema@.caches AS
 SELECT c.cache,
        c.database AS database_oid,
-       d.datname AS database,
-       pg_catalog.pg_get_userbyid(c.owner) AS owner,
+       c.database_name::pg_catalog.name AS database,
+       c.owner_name::pg_catalog.name AS owner,
        c.bytes,
        f.policy,
        f.partitions,
@@ -39,9 +39,8 @@ SELECT c.cache,
        f.max_entry_bytes,
        f.max_key_bytes
   FROM @extschema@.list_caches() AS c
-  LEFT JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) c.database
   LEFT JOIN @extschema@.list_configurations() AS f
-         ON f.cache OPERATOR(pg_catalog.=) c.cache AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
+         ON f.cache OPERATOR(pg_catalog.=) c.cache AND f.database OPERATOR(pg_catalog.=) c.database;
 
 CREATE VIEW @extschema@.stats AS
 SELECT cache,
@@ -58,7 +57,8 @@ SELECT cache,
        compactions,
        slabs_moved,
        entries_moved,
-       resets
+       resets,
+       bytes_moved
   FROM @extschema@.list_stats();
 
 CREATE VIEW @extschema@.slab_classes AS

@@ -1,12 +1,12 @@
 //! A near cache: decoded values in the process itself, in front of a cache that many share.
 //!
 //! ```text
-//! get(key) ── hash ──► table ──► value, and the sight of what it was decoded from
+//! get(key) ── hash ──► table ──► value, and the version of what it was decoded from
 //!                                 │ the shared entry's stamp is the same: done. No lock, no copy, nothing decoded
-//!                                 ▼ else: get of the shared cache, decode, keep
+//!                                 ▼ else: get of the shared cache, decode, insert
 //! ```
 //!
-//! Each value is kept with its [`Sight`], and a `get` asks the shared memory whether that still holds. So what anybody
+//! Each value is kept with its [`Version`], and a `get` asks the shared memory whether that still holds. So what anybody
 //! does to the entry, in any process, is seen by the next `get`: a put, a removal, an eviction, `clear`, a reset, the
 //! end of the cache. There is no time for which old values may be seen, and no message to send.
 //!
@@ -28,23 +28,31 @@
 //!
 //! Locking: none here; a near cache belongs to one thread. Nothing is told to other near caches: they ask.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 
+use hashbrown::hash_table::OccupiedEntry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::codec::{Codec, DecodeError};
-use super::typed::TypedCache;
+use super::codec::DecodeError;
+use super::stored::{CacheKey, CacheValue, key_bytes, value_bytes};
+use super::typed::{TypedCache, debug_types};
+use crate::engine::entry::record::Stamp;
+use crate::engine::flight::version::Version;
+use crate::engine::ids::EntryIndex;
+use crate::engine::index::optimistic::PlacementHint;
 use crate::engine::partition::{PushError, Put};
+use crate::shared::cache::SharedCache;
 use crate::shared::lock::Locks;
-use crate::shared::read::Sight;
 
 /// Near hits on one entry of which the last is a use in the shared cache.
 const HITS_PER_USE: u8 = 64;
 
 /// What a near cache counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NearStats {
     /// Values that were here and current.
     pub near_hits: u64,
@@ -58,10 +66,14 @@ pub struct NearStats {
 
 /// A value with its key, as it was decoded: in a cache line of its own, if they are small.
 #[repr(align(64))]
-struct Near<K, V> {
+struct Slot<K, V> {
     key: K,
     value: V,
-    sight: Sight,
+    /// Of the version, without the count of changes, which only a store behind the cache asks for: so a slot is a line.
+    stamp: Stamp,
+    hint: PlacementHint,
+    entry: EntryIndex,
+    partition: u32,
     /// At most what an entry can have, which is far below 4 GiB.
     encoded_bytes: u32,
     /// Hits, modulo 256.
@@ -78,59 +90,75 @@ struct Near<K, V> {
 ///
 /// ```
 /// use std::num::NonZero;
-/// use pg_shared_lru::{Config, NearCache, Pod, Postcard, TypedCache};
-/// let shared = TypedCache::<Pod<u64>, Postcard<Vec<String>>>::private(&Config::bytes(1 << 20)).unwrap();
+///
+/// use pg_shared_lru::{Config, NearCache, TypedCache};
+///
+/// let shared = TypedCache::<u64, (String, u32)>::private(&Config::bytes(1 << 20))?;
 /// let mut near = NearCache::new(&shared, NonZero::new(100).unwrap());
-/// near.put(1, vec!["one".to_owned()]).unwrap();
-/// assert_eq!(near.get(&1).unwrap().unwrap()[0], "one");
+/// near.put(1, ("one".to_owned(), 10))?;
+/// assert_eq!(near.get(&1)?.unwrap().0, "one");
 /// assert_eq!(near.stats().near_hits, 1);
 /// // Whoever changes it, the next `get` sees it.
-/// shared.put(&1, &vec![]).unwrap();
-/// assert_eq!(near.get(&1).unwrap().unwrap().len(), 0);
-/// shared.remove(&1).unwrap();
-/// assert_eq!(near.get(&1).unwrap(), None);
+/// shared.put(&1, &("uno".to_owned(), 11))?;
+/// assert_eq!(near.get(&1)?.unwrap().1, 11);
+/// shared.remove(&1)?;
+/// assert_eq!(near.get(&1)?, None);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-pub struct NearCache<C, K: Codec, V: Codec> {
-    shared: C,
-    values: HashTable<Near<K::Item, V::Item>>,
+pub struct NearCache<C, K, V> {
+    values: HashTable<Slot<K, V>>,
     hasher: DefaultHashBuilder,
+    rest: Rest<C>,
+}
+
+/// All but the table: what is borrowed while a value of the table is.
+struct Rest<C> {
+    shared: C,
+    bounds: Bounds,
+    stats: NearStats,
+    key_buffer: Vec<u8>,
+    value_buffer: Vec<u8>,
+}
+
+/// How much may be kept, how much is, and what goes next.
+struct Bounds {
     capacity: usize,
     max_encoded_bytes: usize,
     encoded_bytes: usize,
-    /// The bucket of `values` that the hand looks at next.
+    /// The bucket of the table that the hand looks at next.
     hand: usize,
-    stats: NearStats,
-    encoded_key: Vec<u8>,
-    encoded_value: Vec<u8>,
+}
+
+impl<C, K: CacheKey, V: CacheValue<K>> fmt::Debug for NearCache<C, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut described = debug_types::<K, V>(f, "NearCache");
+        described
+            .field("len", &self.values.len())
+            .field("capacity", &self.rest.bounds.capacity)
+            .field("stats", &self.rest.stats);
+        described.finish_non_exhaustive()
+    }
 }
 
 impl<C, K, V, L> NearCache<C, K, V>
 where
     C: Deref<Target = TypedCache<K, V, L>>,
-    K: Codec<Item: Hash + Eq + Clone>,
-    V: Codec,
+    K: CacheKey + Hash + Clone,
+    V: CacheValue<K>,
     L: Locks,
 {
     /// A near cache of at most `capacity` values before `shared`.
     pub fn new(shared: C, capacity: NonZeroUsize) -> Self {
-        NearCache {
-            shared,
-            values: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
-            capacity: capacity.get(),
-            max_encoded_bytes: usize::MAX,
-            encoded_bytes: 0,
-            hand: 0,
-            stats: NearStats::default(),
-            encoded_key: Vec::new(),
-            encoded_value: Vec::new(),
-        }
+        let bounds = Bounds { capacity: capacity.get(), max_encoded_bytes: usize::MAX, encoded_bytes: 0, hand: 0 };
+        let (key_buffer, value_buffer) = (Vec::new(), Vec::new());
+        let rest = Rest { shared, bounds, stats: NearStats::default(), key_buffer, value_buffer };
+        NearCache { values: HashTable::new(), hasher: DefaultHashBuilder::default(), rest }
     }
 
     /// Bounds the bytes, too: those of the encoded keys and values, which is what can be counted. A value that is
     /// larger alone is kept alone.
     pub fn max_encoded_bytes(mut self, bytes: usize) -> Self {
-        self.max_encoded_bytes = bytes;
+        self.rest.bounds.max_encoded_bytes = bytes;
         self
     }
 
@@ -139,20 +167,22 @@ where
     /// # Errors
     ///
     /// If the bytes do not decode.
-    #[inline]
-    pub fn get(&mut self, key: &K::Item) -> Result<Option<&V::Item>, DecodeError> {
+    // Always: how many hits a processor has under way at once depends on how few instructions one takes.
+    #[inline(always)]
+    pub fn get(&mut self, key: &K) -> Result<Option<&V>, DecodeError> {
         let hash = self.hasher.hash_one(key);
-        let bucket = match self.find(hash, key) {
-            Some(bucket) if self.is_current(bucket) => {
-                self.stats.near_hits += 1;
-                bucket
+        let table = match self.values.find_entry(hash, |slot| slot.key == *key) {
+            Ok(mut found) => {
+                if self.rest.is_current(found.get_mut()) {
+                    self.rest.stats.near_hits += 1;
+                    return Ok(Some(&found.into_mut().value));
+                }
+                self.rest.stats.outdated += 1;
+                self.rest.bounds.remove(found)
             }
-            found => match self.fetch(hash, key, found)? {
-                Some(bucket) => bucket,
-                None => return Ok(None),
-            },
+            Err(absent) => absent.into_table(),
         };
-        Ok(self.values.get_bucket(bucket).map(|near| &near.value))
+        self.rest.read_shared(table, &self.hasher, hash, key)
     }
 
     /// Stores a value, in the shared cache and here; what is evicted for it there is dropped.
@@ -160,14 +190,20 @@ where
     /// # Errors
     ///
     /// See [`PushError`]; a value that the key had stays.
-    pub fn put(&mut self, key: K::Item, value: V::Item) -> Result<Put, PushError> {
-        self.encode_key(&key);
-        self.encoded_value.clear();
-        V::encode(&value, &mut self.encoded_value);
-        let (put, sight) = self.shared.encoded().put_sighted(&self.encoded_key, &self.encoded_value)?;
+    pub fn put(&mut self, key: K, value: V) -> Result<Put, PushError> {
+        let rest = &mut self.rest;
+        let key_bytes = key_bytes(&key, &mut rest.key_buffer);
+        let value_bytes = value_bytes(&key, &value, &mut rest.value_buffer);
+        let (put, version) = rest.shared.encoded().put_versioned(key_bytes, value_bytes)?;
+        let encoded_bytes = key_bytes.len() + value_bytes.len();
         let hash = self.hasher.hash_one(&key);
-        let found = self.find(hash, &key);
-        self.keep(hash, found, key, value, sight);
+        let table = match self.values.find_entry(hash, |slot| slot.key == key) {
+            Ok(found) => rest.bounds.remove(found),
+            Err(absent) => absent.into_table(),
+        };
+        if let Some(version) = version {
+            rest.bounds.insert(table, &self.hasher, hash, Slot::new(key, value, version, encoded_bytes));
+        }
         Ok(put)
     }
 
@@ -176,17 +212,17 @@ where
     /// # Errors
     ///
     /// If the bytes do not decode; the key is removed all the same.
-    pub fn remove(&mut self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
-        if let Some(bucket) = self.find(self.hasher.hash_one(key), key) {
-            self.forget(bucket);
+    pub fn remove(&mut self, key: &K) -> Result<Option<V>, DecodeError> {
+        if let Ok(found) = self.values.find_entry(self.hasher.hash_one(key), |slot| slot.key == *key) {
+            self.rest.bounds.remove(found);
         }
-        self.shared.remove(key)
+        self.rest.shared.remove(key)
     }
 
     /// Forgets all values here; the shared cache keeps its own.
     pub fn clear_near(&mut self) {
         self.values.clear();
-        self.encoded_bytes = 0;
+        self.rest.bounds.encoded_bytes = 0;
     }
 
     /// Values here, current or not.
@@ -201,99 +237,133 @@ where
 
     /// The most values here.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.rest.bounds.capacity
     }
 
     /// Bytes of the encoded keys and values that the values here were decoded from.
     pub fn encoded_bytes(&self) -> usize {
-        self.encoded_bytes
+        self.rest.bounds.encoded_bytes
     }
 
     /// Counters since the near cache was made.
     pub fn stats(&self) -> NearStats {
-        self.stats
+        self.rest.stats
     }
 
     /// The cache behind.
     pub fn shared(&self) -> &C {
-        &self.shared
-    }
-
-    #[inline(always)]
-    fn find(&self, hash: u64, key: &K::Item) -> Option<usize> {
-        self.values.find_bucket_index(hash, |near| near.key == *key)
-    }
-
-    /// Whether a value is current; notes the hit if it is.
-    #[inline(always)]
-    fn is_current(&mut self, bucket: usize) -> bool {
-        let Some(near) = self.values.get_bucket_mut(bucket) else { return false };
-        near.hits = near.hits.wrapping_add(1);
-        near.referenced = true;
-        if near.hits % HITS_PER_USE == 0 {
-            self.shared.encoded().use_sighted(&mut near.sight)
-        } else {
-            self.shared.encoded().is_current(&mut near.sight)
-        }
-    }
-
-    /// Reads a key from the shared cache, in place of the value in this bucket, if any.
-    #[cold]
-    fn fetch(&mut self, hash: u64, key: &K::Item, found: Option<usize>) -> Result<Option<usize>, DecodeError> {
-        if let Some(bucket) = found {
-            self.stats.outdated += 1;
-            self.forget(bucket);
-        }
-        self.encode_key(key);
-        let Some(sight) = self.shared.encoded().sight(&self.encoded_key, &mut self.encoded_value) else {
-            self.stats.misses += 1;
-            return Ok(None);
-        };
-        let value = V::decode(&self.encoded_value)?;
-        self.stats.shared_hits += 1;
-        Ok(Some(self.keep(hash, None, key.clone(), value, sight)))
-    }
-
-    fn encode_key(&mut self, key: &K::Item) {
-        self.encoded_key.clear();
-        K::encode(key, &mut self.encoded_key);
+        &self.rest.shared
     }
 }
 
-impl<C, K: Codec<Item: Hash + Eq>, V: Codec> NearCache<C, K, V> {
-    /// Keeps a value, whose encoded form is in the buffers, in place of the one in bucket `found`; returns its bucket.
-    fn keep(&mut self, hash: u64, found: Option<usize>, key: K::Item, value: V::Item, sight: Sight) -> usize {
-        if let Some(bucket) = found {
-            self.forget(bucket);
-        }
-        let encoded_bytes = self.encoded_key.len() + self.encoded_value.len();
-        while !self.values.is_empty()
-            && (self.values.len() >= self.capacity || self.encoded_bytes + encoded_bytes > self.max_encoded_bytes)
-        {
-            self.evict();
-        }
-        self.encoded_bytes += encoded_bytes;
-        let near = Near { key, value, sight, encoded_bytes: encoded_bytes as u32, hits: 0, referenced: false };
-        self.values.insert_unique(hash, near, |near| self.hasher.hash_one(&near.key)).bucket_index()
+impl<K, V> Slot<K, V> {
+    fn new(key: K, value: V, version: Version, encoded_bytes: usize) -> Self {
+        let Version { entry, stamp, partition, .. } = version;
+        let (hint, encoded_bytes) = (PlacementHint::default(), encoded_bytes as u32);
+        Slot { key, value, stamp, hint, entry, partition, encoded_bytes, hits: 0, referenced: false }
     }
 
-    /// Gives up the first value from the hand on that had no hit since the hand passed.
-    fn evict(&mut self) {
+    #[inline(always)]
+    fn version(&self) -> Version {
+        Version { entry: self.entry, stamp: self.stamp, changes: 0, partition: self.partition }
+    }
+}
+const _: () = assert!(size_of::<Slot<u64, Vec<u8>>>() == 64);
+
+impl<C> Rest<C> {
+    /// Whether a value is current; notes the hit if it is.
+    #[inline(always)]
+    fn is_current<K, V, L>(&self, slot: &mut Slot<K, V>) -> bool
+    where
+        C: Deref<Target = TypedCache<K, V, L>>,
+        K: CacheKey,
+        V: CacheValue<K>,
+        L: Locks,
+    {
+        slot.hits = slot.hits.wrapping_add(1);
+        slot.referenced = true;
+        let (shared, version) = (self.shared.encoded(), slot.version());
+        if slot.hits % HITS_PER_USE == 0 {
+            use_it(shared, &version, &mut slot.hint)
+        } else {
+            shared.is_current(&version, &mut slot.hint)
+        }
+    }
+
+    /// Reads a key that the table has not from the shared cache.
+    #[cold]
+    #[inline(never)]
+    fn read_shared<'t, K, V, L>(
+        &mut self,
+        table: &'t mut HashTable<Slot<K, V>>,
+        hasher: &DefaultHashBuilder,
+        hash: u64,
+        key: &K,
+    ) -> Result<Option<&'t V>, DecodeError>
+    where
+        C: Deref<Target = TypedCache<K, V, L>>,
+        K: CacheKey + Hash + Clone,
+        V: CacheValue<K>,
+        L: Locks,
+    {
+        let key_bytes = key_bytes(key, &mut self.key_buffer);
+        let Some(version) = self.shared.encoded().get_versioned(key_bytes, &mut self.value_buffer) else {
+            self.stats.misses += 1;
+            return Ok(None);
+        };
+        let value = V::decode(key, &self.value_buffer)?;
+        self.stats.shared_hits += 1;
+        let slot = Slot::new(key.clone(), value, version, key_bytes.len() + self.value_buffer.len());
+        Ok(Some(&self.bounds.insert(table, hasher, hash, slot).value))
+    }
+}
+
+/// One near hit in so many goes this way.
+#[cold]
+#[inline(never)]
+fn use_it<L: Locks>(shared: &SharedCache<L>, version: &Version, hint: &mut PlacementHint) -> bool {
+    shared.touch(version, hint)
+}
+
+impl Bounds {
+    /// Puts a value of a key that has none into the table, and evicts what is too much with it.
+    fn insert<'t, K: Hash, V>(
+        &mut self,
+        table: &'t mut HashTable<Slot<K, V>>,
+        hasher: &DefaultHashBuilder,
+        hash: u64,
+        slot: Slot<K, V>,
+    ) -> &'t Slot<K, V> {
+        let encoded_bytes = slot.encoded_bytes as usize;
+        while !table.is_empty()
+            && (table.len() >= self.capacity || self.encoded_bytes + encoded_bytes > self.max_encoded_bytes)
+        {
+            self.evict(table);
+        }
+        self.encoded_bytes += encoded_bytes;
+        table.insert_unique(hash, slot, |slot| hasher.hash_one(&slot.key)).into_mut()
+    }
+
+    /// Evicts the first value from the hand on that had no hit since the hand passed.
+    #[inline(never)]
+    fn evict<K, V>(&mut self, table: &mut HashTable<Slot<K, V>>) {
         loop {
             let bucket = self.hand;
-            self.hand = if bucket + 1 >= self.values.num_buckets() { 0 } else { bucket + 1 };
-            if let Some(near) = self.values.get_bucket_mut(bucket) {
-                if !std::mem::take(&mut near.referenced) {
-                    return self.forget(bucket);
+            self.hand = if bucket + 1 >= table.num_buckets() { 0 } else { bucket + 1 };
+            if let Ok(mut found) = table.get_bucket_entry(bucket) {
+                if !std::mem::take(&mut found.get_mut().referenced) {
+                    self.remove(found);
+                    return;
                 }
             }
         }
     }
 
-    fn forget(&mut self, bucket: usize) {
-        if let Ok(near) = self.values.get_bucket_entry(bucket) {
-            self.encoded_bytes -= near.remove().0.encoded_bytes as usize;
-        }
+    #[inline(never)]
+    fn remove<'t, K, V>(&mut self, found: OccupiedEntry<'t, Slot<K, V>>) -> &'t mut HashTable<Slot<K, V>> {
+        let (slot, vacant) = found.remove();
+        self.encoded_bytes -= slot.encoded_bytes as usize;
+        vacant.into_table()
     }
 }
 
@@ -303,24 +373,24 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::adapters::codec::Pod;
-    use crate::adapters::item::PodVec;
-    use crate::engine::config::{Config, Policy};
-    use crate::engine::room::CompactBudget;
-    use crate::shared::lock::{NoLocks, RobustLocks};
+    use crate::engine::compaction::CompactBudget;
+    use crate::engine::config::Config;
+    use crate::engine::policy::Policy;
+    use crate::shared::lock::NoLocks;
+    use crate::shared::robust_locks::RobustLocks;
 
-    type Values<L> = TypedCache<Pod<u32>, PodVec<u64>, L>;
+    type Values<L> = TypedCache<u32, Vec<u64>, L>;
 
     fn shared(policy: Policy) -> Values<NoLocks> {
         TypedCache::private(&Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10).policy(policy)).unwrap()
     }
 
-    fn near(shared: &Values<NoLocks>, capacity: usize) -> NearCache<&Values<NoLocks>, Pod<u32>, PodVec<u64>> {
+    fn near(shared: &Values<NoLocks>, capacity: usize) -> NearCache<&Values<NoLocks>, u32, Vec<u64>> {
         NearCache::new(shared, NonZero::new(capacity).unwrap())
     }
 
     /// Whether a `get` is answered here, with the value that is right.
-    fn is_near(near: &mut NearCache<&Values<NoLocks>, Pod<u32>, PodVec<u64>>, key: u32) -> bool {
+    fn is_near(near: &mut NearCache<&Values<NoLocks>, u32, Vec<u64>>, key: u32) -> bool {
         let hits = near.stats().near_hits;
         let right = near.shared().peek(&key).unwrap();
         assert_eq!(near.get(&key).unwrap(), right.as_ref());

@@ -1,48 +1,68 @@
-//! A cache of keys and values of given types: a [`SharedCache`] behind two codecs.
+//! A cache of keys and values of given types: a [`SharedCache`] whose bytes are made and read by the types' codecs.
+//!
+//! Invariants: the bytes of keys and values are those of the types' codecs (`stored`), which the region's type tag names.
+//!
+//! Locking: that of the cache behind; encoding happens before its lock is taken, decoding after it is released.
+//!
+//! Not here: values kept decoded (`near`), entries in front of a store (`builder`).
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use super::codec::{Codec, DecodeError, type_tag};
+use super::codec::{Codec, DecodeError};
+use super::stored::{CacheKey, CacheValue, encoded_key, encoded_value, type_tag};
+use crate::engine::compaction::{CompactBudget, CompactReport};
 use crate::engine::config::Config;
+use crate::engine::counters::Stats;
 use crate::engine::evicted::Evicted;
-use crate::engine::layout::AttachError;
+use crate::engine::findings::Inconsistencies;
+use crate::engine::header::AttachError;
 use crate::engine::partition::{PushError, Put};
-use crate::engine::report::{MemoryReport, Stats};
-use crate::engine::room::{CompactBudget, CompactReport};
-use crate::engine::validate::Inconsistencies;
-use crate::shared::cache::{CreateError, SharedCache};
-use crate::shared::lock::{Locks, NoLocks, RobustLocks};
-use crate::shared::many::Found;
-use crate::shared::parts::Parts;
+use crate::engine::report::MemoryReport;
+use crate::shared::cache::SharedCache;
+use crate::shared::drained::Parts;
+use crate::shared::lock::{Locks, NoLocks};
+use crate::shared::multi_get::Found;
+use crate::shared::open::CreateError;
+use crate::shared::robust_locks::RobustLocks;
+use crate::shared::scan::Entries;
 
-/// A key and a value.
-pub type Pair<K, V> = (<K as Codec>::Item, <V as Codec>::Item);
-
-/// A typed cache.
+/// A cache of typed keys and values.
+///
+/// As [`SharedCache`], of which each method is one operation: the cost is that, and encoding and decoding. Keys and values
+/// of plain data, strings and vectors of plain data are not copied to be looked up or stored.
 ///
 /// # Examples
 ///
 /// ```
-/// use pg_shared_lru::{Config, Pod, Postcard, TypedCache, TypedEvicted};
-/// let cache = TypedCache::<Pod<u64>, Postcard<Vec<u32>>>::private(&Config::entries(2, 256)).unwrap();
-/// cache.put(&1, &vec![10, 11]).unwrap();
-/// cache.put(&2, &vec![]).unwrap();
+/// use pg_shared_lru::{Config, TypedCache, TypedEvicted};
+///
+/// let cache = TypedCache::<u64, Vec<u32>>::private(&Config::entries(2, 256))?;
+/// cache.put(&1, &vec![10, 11])?;
+/// cache.put(&2, &vec![])?;
 /// let mut evicted = TypedEvicted::default();
-/// cache.push(&3, &vec![30], &mut evicted).unwrap();
-/// assert_eq!(evicted.decode().unwrap(), [(1, vec![10, 11])]);
-/// assert_eq!(cache.get(&2).unwrap(), Some(vec![]));
-/// assert_eq!(cache.get_many(&[2, 7]).unwrap(), [Some(vec![]), None]);
+/// cache.push(&3, &vec![30], &mut evicted)?;
+/// assert_eq!(evicted.decode()?, [(1, vec![10, 11])]);
+/// assert_eq!(cache.get(&2)?, Some(vec![]));
+/// assert_eq!(cache.get_many(&[2, 7])?, [Some(vec![]), None]);
 /// assert_eq!((cache.len(), cache.iter().count()), (2, 2));
 /// let parts = cache.into_parts();
-/// assert_eq!(parts.decode().unwrap(), [(3, vec![30]), (2, vec![])]);
+/// assert_eq!(parts.decode()?, [(3, vec![30]), (2, vec![])]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-pub struct TypedCache<K: Codec, V: Codec, L: Locks = NoLocks> {
+pub struct TypedCache<K: CacheKey, V: CacheValue<K>, L: Locks = NoLocks> {
     encoded: SharedCache<L>,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-impl<K: Codec, V: Codec> TypedCache<K, V, NoLocks> {
+impl<K: CacheKey, V: CacheValue<K>, L: Locks> fmt::Debug for TypedCache<K, V, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug_types::<K, V>(f, "TypedCache").finish_non_exhaustive()
+    }
+}
+
+impl<K: CacheKey, V: CacheValue<K>> TypedCache<K, V, NoLocks> {
     /// A cache of this process and thread alone.
     ///
     /// # Errors
@@ -53,7 +73,7 @@ impl<K: Codec, V: Codec> TypedCache<K, V, NoLocks> {
     }
 }
 
-impl<K: Codec, V: Codec> TypedCache<K, V, RobustLocks> {
+impl<K: CacheKey, V: CacheValue<K>> TypedCache<K, V, RobustLocks> {
     /// A cache in memory that children inherit over `fork`; see [`SharedCache::shared_mapping`].
     ///
     /// # Errors
@@ -64,7 +84,7 @@ impl<K: Codec, V: Codec> TypedCache<K, V, RobustLocks> {
     }
 }
 
-impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
+impl<K: CacheKey, V: CacheValue<K>, L: Locks> TypedCache<K, V, L> {
     /// As [`SharedCache::create`], with the types' tag.
     ///
     /// # Errors
@@ -116,20 +136,14 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
         &self.encoded
     }
 
-    fn encode_key(key: &K::Item) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        K::encode(key, &mut bytes);
-        bytes
-    }
-
     /// A key's value. Counts as a use.
     ///
     /// # Errors
     ///
     /// If the bytes do not decode.
-    pub fn get(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
+    pub fn get(&self, key: &K) -> Result<Option<V>, DecodeError> {
         let mut value = Vec::new();
-        self.encoded.get(&Self::encode_key(key), &mut value).then(|| V::decode(&value)).transpose()
+        self.encoded.get(&encoded_key(key), &mut value).then(|| V::decode(key, &value)).transpose()
     }
 
     /// The values of many keys, in their order, as [`TypedCache::get`] says of each; see [`SharedCache::get_many`].
@@ -137,23 +151,28 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     /// # Errors
     ///
     /// If the bytes of one do not decode.
-    pub fn get_many<'k>(&self, keys: impl IntoIterator<Item = &'k K::Item>) -> Result<Vec<Option<V::Item>>, DecodeError>
+    pub fn get_many<'k>(&self, keys: impl IntoIterator<Item = &'k K>) -> Result<Vec<Option<V>>, DecodeError>
     where
-        K::Item: 'k,
+        K: 'k,
     {
-        let (mut encoded, mut ends) = (Vec::new(), vec![0]);
+        let (mut encoded, mut ends, mut wanted) = (Vec::new(), vec![0], Vec::new());
         for key in keys {
-            K::encode(key, &mut encoded);
+            K::Codec::encode(key, &mut encoded);
             ends.push(encoded.len());
+            wanted.push(key);
         }
         let mut found = Found::default();
         self.encoded.get_many(ends.windows(2).map(|ends| &encoded[ends[0]..ends[1]]), &mut found);
-        found.iter().map(|value| value.map(V::decode).transpose()).collect()
+        wanted
+            .into_iter()
+            .zip(found.iter())
+            .map(|(key, value)| value.map(|value| V::decode(key, value)).transpose())
+            .collect()
     }
 
     /// Runs `read` on the encoded value without copying it. Counts as a use; see [`SharedCache::with`].
-    pub fn with<R>(&self, key: &K::Item, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        self.encoded.with(&Self::encode_key(key), read)
+    pub fn with<R>(&self, key: &K, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        self.encoded.with(&encoded_key(key), read)
     }
 
     /// A key's value; neither counts nor counts as a use.
@@ -161,14 +180,14 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     /// # Errors
     ///
     /// If the bytes do not decode.
-    pub fn peek(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
+    pub fn peek(&self, key: &K) -> Result<Option<V>, DecodeError> {
         let mut value = Vec::new();
-        self.encoded.peek(&Self::encode_key(key), &mut value).then(|| V::decode(&value)).transpose()
+        self.encoded.peek(&encoded_key(key), &mut value).then(|| V::decode(key, &value)).transpose()
     }
 
     /// Whether a key is there; neither counts nor counts as a use.
-    pub fn contains(&self, key: &K::Item) -> bool {
-        self.encoded.contains(&Self::encode_key(key))
+    pub fn contains(&self, key: &K) -> bool {
+        self.encoded.contains(&encoded_key(key))
     }
 
     /// Stores a value; what was evicted for it is dropped.
@@ -176,10 +195,8 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     /// # Errors
     ///
     /// See [`PushError`]; a value that the key had stays.
-    pub fn put(&self, key: &K::Item, value: &V::Item) -> Result<Put, PushError> {
-        let mut bytes = Vec::new();
-        V::encode(value, &mut bytes);
-        self.encoded.put(&Self::encode_key(key), &bytes)
+    pub fn put(&self, key: &K, value: &V) -> Result<Put, PushError> {
+        self.encoded.put(&encoded_key(key), &encoded_value(key, value))
     }
 
     /// Stores a value; what was evicted for it is appended to `evicted`.
@@ -187,10 +204,8 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     /// # Errors
     ///
     /// See [`PushError`]; a value that the key had stays. What was evicted all the same is in `evicted`.
-    pub fn push(&self, key: &K::Item, value: &V::Item, evicted: &mut TypedEvicted<K, V>) -> Result<Put, PushError> {
-        let mut bytes = Vec::new();
-        V::encode(value, &mut bytes);
-        self.encoded.push(&Self::encode_key(key), &bytes, &mut evicted.encoded)
+    pub fn push(&self, key: &K, value: &V, evicted: &mut TypedEvicted<K, V>) -> Result<Put, PushError> {
+        self.encoded.push(&encoded_key(key), &encoded_value(key, value), &mut evicted.encoded)
     }
 
     /// Removes a key and returns its value.
@@ -198,8 +213,8 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     /// # Errors
     ///
     /// If the bytes do not decode; the key is removed all the same.
-    pub fn remove(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
-        self.encoded.remove(&Self::encode_key(key)).map(|value| V::decode(&value)).transpose()
+    pub fn remove(&self, key: &K) -> Result<Option<V>, DecodeError> {
+        self.encoded.remove(&encoded_key(key)).map(|value| V::decode(key, &value)).transpose()
     }
 
     /// Removes and returns the entry that is next to be evicted.
@@ -207,8 +222,8 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     /// # Errors
     ///
     /// If the bytes do not decode; the entry is removed all the same.
-    pub fn pop_lru(&self) -> Result<Option<Pair<K, V>>, DecodeError> {
-        self.encoded.pop_lru().map(|(key, value)| Ok((K::decode(&key)?, V::decode(&value)?))).transpose()
+    pub fn pop_lru(&self) -> Result<Option<(K, V)>, DecodeError> {
+        self.encoded.pop_lru().map(|(key, value)| decode_entry(&key, &value)).transpose()
     }
 
     /// Live entries.
@@ -237,11 +252,8 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     }
 
     /// Keys and values of all entries; no lock is held between steps. See [`SharedCache::iter`].
-    pub fn iter(&self) -> impl Iterator<Item = Result<Pair<K, V>, DecodeError>> + '_ {
-        self.encoded.iter_with_values().map(|entry| {
-            let value = entry.value.expect("the walk was asked for values");
-            Ok((K::decode(&entry.key)?, V::decode(&value)?))
-        })
+    pub fn iter(&self) -> TypedIter<'_, K, V, L> {
+        TypedIter { encoded: self.encoded.iter_with_values(), types: PhantomData }
     }
 
     /// Relocates entries so that whole slabs become free; see [`SharedCache::compact`].
@@ -269,19 +281,57 @@ impl<K: Codec, V: Codec, L: Locks> TypedCache<K, V, L> {
     }
 }
 
+impl<'a, K: CacheKey, V: CacheValue<K>, L: Locks> IntoIterator for &'a TypedCache<K, V, L> {
+    type Item = Result<(K, V), DecodeError>;
+    type IntoIter = TypedIter<'a, K, V, L>;
+
+    fn into_iter(self) -> TypedIter<'a, K, V, L> {
+        self.iter()
+    }
+}
+
+/// Keys and values of a [`TypedCache`], in the order of its directory. An entry whose bytes do not decode is an error
+/// in its place.
+pub struct TypedIter<'a, K, V, L: Locks> {
+    encoded: Entries<&'a SharedCache<L>>,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: CacheKey, V: CacheValue<K>, L: Locks> fmt::Debug for TypedIter<'_, K, V, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug_types::<K, V>(f, "TypedIter").finish_non_exhaustive()
+    }
+}
+
+impl<K: CacheKey, V: CacheValue<K>, L: Locks> Iterator for TypedIter<'_, K, V, L> {
+    type Item = Result<(K, V), DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = self.encoded.next()?;
+        let value = entry.value.expect("the walk was asked for values");
+        Some(decode_entry(&entry.key, &value))
+    }
+}
+
 /// Evicted entries, decoded on demand.
-pub struct TypedEvicted<K: Codec, V: Codec> {
+pub struct TypedEvicted<K: CacheKey, V: CacheValue<K>> {
     encoded: Evicted,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-impl<K: Codec, V: Codec> Default for TypedEvicted<K, V> {
+impl<K: CacheKey, V: CacheValue<K>> fmt::Debug for TypedEvicted<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug_types::<K, V>(f, "TypedEvicted").field("len", &self.encoded.len()).finish_non_exhaustive()
+    }
+}
+
+impl<K: CacheKey, V: CacheValue<K>> Default for TypedEvicted<K, V> {
     fn default() -> Self {
         TypedEvicted { encoded: Evicted::default(), types: PhantomData }
     }
 }
 
-impl<K: Codec, V: Codec> TypedEvicted<K, V> {
+impl<K: CacheKey, V: CacheValue<K>> TypedEvicted<K, V> {
     /// Forgets the entries and keeps the memory.
     pub fn clear(&mut self) {
         self.encoded.clear();
@@ -297,18 +347,24 @@ impl<K: Codec, V: Codec> TypedEvicted<K, V> {
     /// # Errors
     ///
     /// If bytes do not decode.
-    pub fn decode(&self) -> Result<Vec<Pair<K, V>>, DecodeError> {
+    pub fn decode(&self) -> Result<Vec<(K, V)>, DecodeError> {
         decode_all::<K, V>(self.encoded.iter())
     }
 }
 
 /// A typed cache taken apart.
-pub struct TypedParts<K: Codec, V: Codec> {
+pub struct TypedParts<K: CacheKey, V: CacheValue<K>> {
     encoded: Parts,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-impl<K: Codec, V: Codec> TypedParts<K, V> {
+impl<K: CacheKey, V: CacheValue<K>> fmt::Debug for TypedParts<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug_types::<K, V>(f, "TypedParts").field("len", &self.encoded.len()).finish_non_exhaustive()
+    }
+}
+
+impl<K: CacheKey, V: CacheValue<K>> TypedParts<K, V> {
     /// The encoded entries.
     pub fn encoded(&self) -> &Parts {
         &self.encoded
@@ -324,10 +380,8 @@ impl<K: Codec, V: Codec> TypedParts<K, V> {
     /// # Errors
     ///
     /// If the bytes do not decode.
-    pub fn get(&self, key: &K::Item) -> Result<Option<V::Item>, DecodeError> {
-        let mut bytes = Vec::new();
-        K::encode(key, &mut bytes);
-        self.encoded.get(&bytes).map(V::decode).transpose()
+    pub fn get(&self, key: &K) -> Result<Option<V>, DecodeError> {
+        self.encoded.get(&encoded_key(key)).map(|value| V::decode(key, value)).transpose()
     }
 
     /// Keys and values in the order of eviction (policy `lru`: least recently used first).
@@ -335,13 +389,29 @@ impl<K: Codec, V: Codec> TypedParts<K, V> {
     /// # Errors
     ///
     /// If bytes do not decode.
-    pub fn decode(&self) -> Result<Vec<Pair<K, V>>, DecodeError> {
+    pub fn decode(&self) -> Result<Vec<(K, V)>, DecodeError> {
         decode_all::<K, V>(self.encoded.iter())
     }
 }
 
-fn decode_all<'a, K: Codec, V: Codec>(
+/// Begins a description that names the forms of keys and values, which say more than the types.
+pub(super) fn debug_types<'a, 'b, K: CacheKey, V: CacheValue<K>>(
+    f: &'a mut fmt::Formatter<'b>,
+    name: &str,
+) -> fmt::DebugStruct<'a, 'b> {
+    let mut described = f.debug_struct(name);
+    described.field("key", &K::Codec::name()).field("value", &V::format_name());
+    described
+}
+
+fn decode_all<'a, K: CacheKey, V: CacheValue<K>>(
     entries: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-) -> Result<Vec<Pair<K, V>>, DecodeError> {
-    entries.map(|(key, value)| Ok((K::decode(key)?, V::decode(value)?))).collect()
+) -> Result<Vec<(K, V)>, DecodeError> {
+    entries.map(|(key, value)| decode_entry(key, value)).collect()
+}
+
+fn decode_entry<K: CacheKey, V: CacheValue<K>>(key: &[u8], value: &[u8]) -> Result<(K, V), DecodeError> {
+    let key = K::Codec::decode(key)?;
+    let value = V::decode(&key, value)?;
+    Ok((key, value))
 }

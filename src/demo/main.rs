@@ -8,16 +8,8 @@
 //!
 //! Exits with 1 if a check fails. The cluster is removed in any case, also on Ctrl-C.
 
-mod content;
 mod report;
 mod worker;
-
-#[path = "../tests/support/cluster.rs"]
-#[allow(dead_code)] // the tests use more of it
-mod cluster;
-#[path = "../../benches/support/traces.rs"]
-#[allow(dead_code)] // the benchmarks use more of it
-mod traces;
 
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
@@ -27,10 +19,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use cluster::Cluster;
 use postgres::Client;
 use report::Sample;
-use traces::{Access, Format, TraceReader};
+use testkit::cluster::Cluster;
+use testkit::traces::{Access, Format, TraceReader};
 use worker::{Account, Board, CACHE};
 
 const TRACE: &str = "benches/data/diskann_build_prefix.bin.xz";

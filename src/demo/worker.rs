@@ -5,9 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres::Client;
+use testkit::content;
+use testkit::traces::{Access, Op};
 
-use crate::content;
-use crate::traces::{Access, Op};
+/// What a neighbour list takes: a head, and so much for each neighbour.
+const VALUE_HEAD_BYTES: usize = 9;
+const NEIGHBOUR_BYTES: usize = 12;
 
 /// The cache's name.
 pub const CACHE: &str = "neighbours";
@@ -59,7 +62,7 @@ impl Board {
     pub fn check_last(&self, key: &[u8], value: &[u8]) -> Result<()> {
         let key = u32::from_be_bytes(key.try_into().context("a key of four bytes")?);
         let last = *self.last[key as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        let write = content::check(key, value)?;
+        let write = content::check_value(key, value)?;
         ensure!(write == last.write, "key {key}: read write {write}, the last one was {}", last.write);
         Ok(())
     }
@@ -91,7 +94,7 @@ pub fn run<'a>(
         };
         match read {
             Some(value) => {
-                let write = content::check(key, &value)?;
+                let write = content::check_value(key, &value)?;
                 ensure!(write == last.write, "key {key}: read write {write}, the last one was {}", last.write);
                 account.hits += 1;
             }
@@ -99,7 +102,8 @@ pub fn run<'a>(
                 // A push, or the fill after a miss.
                 account.misses += i64::from(matches!(access.op, Op::Get));
                 last.write = board.writes.fetch_add(1, Ordering::Relaxed) + 1;
-                let value = content::value(key, last.write, last.neighbours);
+                let value =
+                    content::value(key, last.write, VALUE_HEAD_BYTES + usize::from(last.neighbours) * NEIGHBOUR_BYTES);
                 client.query_one(&put, &[&CACHE, &&key_bytes[..], &value])?;
                 account.puts += 1;
             }

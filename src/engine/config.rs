@@ -3,12 +3,17 @@
 //! Every value is checked here, once; an error names the value and the range. Nothing is silently clamped,
 //! except that a bucket count is rounded up to a power of two.
 
-use super::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, RECORD_BYTES, SLOT_ALIGN_BYTES};
-use super::layout::{BUCKET_CELLS, Layout, MAX_PARTITIONS, MAX_REGION_BYTES};
-use super::payload::Shape;
-
-/// The least that the largest slot of an explicit list may have.
-const MIN_LARGEST_SLOT_BYTES: u32 = 256;
+use super::config_error::ConfigError;
+use super::entry::payload::PayloadShape;
+use super::ids::ClassIndex;
+use super::index::table::{Bucket, TableSize};
+use super::layout::{Geometry, Layout};
+use super::limits::{
+    BUCKET_CELLS, MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES,
+    MAX_SLAB_BYTES, MIN_SLAB_BYTES, MIN_SLABS,
+};
+use super::policy::Policy;
+use super::slab::class::{Class, ClassTable, RECORD_BYTES, SLOT_ALIGN_BYTES, check_slot_bytes};
 
 /// How much a cache may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,50 +30,6 @@ pub enum Capacity {
     },
 }
 
-/// Which entry is evicted when room is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Policy {
-    /// Exact least recently used: a hit moves the entry to the front, so it needs the partition's exclusive lock.
-    Lru,
-    /// CLOCK, also called second chance (Corbató 1968): a hit sets a bit, under the shared lock; an entry whose bit is
-    /// set is passed over once.
-    Clock,
-    /// S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023): new entries wait in a small
-    /// queue, and those used there more than once go on to the main one; keys that did not get that far are remembered
-    /// for a while. Entries that are used once do not push out the others. A hit counts uses up to three, under the
-    /// shared lock.
-    S3Fifo,
-}
-
-impl Policy {
-    /// Every policy; the position is the number by which a region's header names it.
-    pub const ALL: [Policy; 3] = [Policy::Lru, Policy::Clock, Policy::S3Fifo];
-
-    /// The name used in settings, SQL and on command lines.
-    pub fn name(self) -> &'static str {
-        match self {
-            Policy::Lru => "lru",
-            Policy::Clock => "clock",
-            Policy::S3Fifo => "s3-fifo",
-        }
-    }
-}
-
-impl std::fmt::Display for Policy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for Policy {
-    type Err = ConfigError;
-
-    fn from_str(name: &str) -> Result<Self, ConfigError> {
-        let known = Policy::ALL.into_iter().find(|policy| policy.name() == name);
-        known.ok_or_else(|| ConfigError::Policy(name.to_owned()))
-    }
-}
-
 /// The slot sizes of a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Classes {
@@ -78,70 +39,6 @@ pub enum Classes {
     /// These slot sizes in bytes: ascending multiples of 8. A slot holds an 8-byte header, the key padded to 8 bytes,
     /// and the value.
     Explicit(Vec<u32>),
-}
-
-/// A value that a configuration cannot have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// The policy's name is not known.
-    #[error("unknown policy \"{0}\": use \"lru\", \"clock\" or \"s3-fifo\"")]
-    Policy(String),
-    /// The slab size is out of range or no power of two.
-    #[error("slab size of {0} bytes: must be a power of two from {min} to {max}", min = Config::MIN_SLAB_BYTES, max = Config::MAX_SLAB_BYTES)]
-    SlabBytes(u32),
-    /// The partition count is out of range or no power of two.
-    #[error("{0} partitions: must be a power of two from 1 to {MAX_PARTITIONS}")]
-    Partitions(u32),
-    /// The bucket count is out of range.
-    #[error("{0} buckets: must be from 1 to {max}", max = Config::MAX_BUCKETS)]
-    Buckets(u64),
-    /// The number of classes per doubling is not offered.
-    #[error("{0} slab classes per doubling: must be 4, 8 or 16")]
-    ClassSteps(u32),
-    /// A list of slot sizes has no or too many members.
-    #[error("{0} slot sizes: must be from 1 to {max}", max = MAX_CLASSES - 1)]
-    ClassCount(usize),
-    /// A slot size in a list is out of range, out of order or not aligned.
-    #[error("slot size of {bytes} bytes: must be a multiple of {SLOT_ALIGN_BYTES} from {min} to {max} and larger than the one before", min = MIN_SLOT_BYTES)]
-    SlotBytes {
-        /// The size given.
-        bytes: u32,
-        /// An eighth of a slab.
-        max: u32,
-    },
-    /// The largest slot size in a list is too small: larger entries are chained, and each slot of a chain costs 40
-    /// bytes.
-    #[error("largest slot size of {0} bytes: must be at least {MIN_LARGEST_SLOT_BYTES}")]
-    LargestSlotBytes(u32),
-    /// The entry capacity is out of range.
-    #[error("capacity of {0} entries: must be from 1 to {max}, and at least the number of partitions", max = Config::MAX_ENTRIES)]
-    Entries(u32),
-    /// The entry size is out of range.
-    #[error("entries of up to {0} bytes: must be from 1 to {max}", max = Config::MAX_ENTRY_BYTES)]
-    EntryBytes(u32),
-    /// The region would be too small to work.
-    #[error("{given} bytes are {missing} too few: {partitions} partition(s) of slabs of {slab_bytes} bytes need at least {needed}", missing = needed - given)]
-    TooSmall {
-        /// Bytes given.
-        given: usize,
-        /// Bytes needed.
-        needed: usize,
-        /// Partitions, as configured or chosen.
-        partitions: u32,
-        /// Slab size, as configured or chosen.
-        slab_bytes: u32,
-    },
-    /// A partition would be too large for 32-bit locations.
-    #[error("{bytes} bytes in {partitions} partition(s): a partition has at most {max} bytes, use more partitions", max = MAX_REGION_BYTES / 4)]
-    PartitionTooLarge {
-        /// Bytes of the region.
-        bytes: usize,
-        /// Partitions, as configured or chosen.
-        partitions: u32,
-    },
-    /// The region would be too large for 32-bit indexes.
-    #[error("{0} bytes: a region has at most {MAX_REGION_BYTES}")]
-    TooLarge(usize),
 }
 
 /// What a cache is made of.
@@ -161,20 +58,21 @@ pub struct Config {
     classes: Classes,
     partitions: Option<u32>,
     slab_bytes: Option<u32>,
-    buckets: Option<u64>,
+    /// Buckets to start with, and whether their number is fixed.
+    buckets: Option<(u64, bool)>,
 }
 
 impl Config {
     /// The smallest slab.
-    pub const MIN_SLAB_BYTES: u32 = 16 << 10;
+    pub const MIN_SLAB_BYTES: u32 = MIN_SLAB_BYTES;
     /// The largest slab.
-    pub const MAX_SLAB_BYTES: u32 = 4 << 20;
+    pub const MAX_SLAB_BYTES: u32 = MAX_SLAB_BYTES;
     /// The most buckets.
-    pub const MAX_BUCKETS: u64 = 1 << 30;
+    pub const MAX_BUCKETS: u64 = MAX_BUCKETS;
     /// The largest capacity in entries.
-    pub const MAX_ENTRIES: u32 = 1 << 31;
+    pub const MAX_ENTRIES: u32 = MAX_ENTRIES;
     /// The largest entry that a capacity in entries can be given with.
-    pub const MAX_ENTRY_BYTES: u32 = 1 << 30;
+    pub const MAX_ENTRY_BYTES: u32 = MAX_ENTRY_BYTES as u32;
 
     /// A cache whose region has exactly `bytes` bytes.
     pub fn bytes(bytes: usize) -> Config {
@@ -223,11 +121,17 @@ impl Config {
         self
     }
 
-    /// Sets the number of buckets (of twelve entries, one cache line each), rounded up to a power of two. Default: from
-    /// the capacity: one per 4 KiB, or one per eight entries. With [`Policy::S3Fifo`] there is another line for each,
-    /// which remembers up to sixteen keys that were evicted.
+    /// Sets the number of buckets (of twelve entries, one cache line each) to start with, rounded up to a power of two.
+    /// The table grows and shrinks with the entries, but never below this. Default: one bucket for 16 KiB, or for eight
+    /// entries where the capacity is in entries.
     pub fn buckets(mut self, buckets: u64) -> Config {
-        self.buckets = Some(buckets);
+        self.buckets = Some((buckets, false));
+        self
+    }
+
+    /// As [`Config::buckets`], and the number never changes: entries beyond the twelfth of a bucket are chained.
+    pub fn fixed_buckets(mut self, buckets: u64) -> Config {
+        self.buckets = Some((buckets, true));
         self
     }
 
@@ -237,73 +141,105 @@ impl Config {
     ///
     /// Any value out of its range.
     pub fn region_bytes(&self) -> Result<usize, ConfigError> {
-        self.layout().map(|layout| layout.region_bytes)
+        self.layout().map(|layout| layout.geometry.region_bytes)
     }
 
     /// Checks every value and fixes those that were left open.
-    pub fn layout(&self) -> Result<Layout, ConfigError> {
-        let partitions = self.checked_partitions()?;
-        let slab_bytes = self.checked_slab_bytes(partitions)?;
-        let slot_bytes = self.checked_slot_bytes(slab_bytes)?;
-        let classes = ClassTable::new(&slot_bytes, slab_bytes);
-        let buckets_per_partition = (self.checked_buckets()? / u64::from(partitions)).max(1) as u32;
-        let fixed = |slab_count| Layout::fixed_bytes(slab_count, classes.count(), buckets_per_partition, self.policy);
-        let min_slabs = Layout::MIN_SLABS;
+    ///
+    /// # Errors
+    ///
+    /// Any value out of its range.
+    pub fn resolve(&self) -> Result<Resolved, ConfigError> {
+        self.layout().map(|layout| Resolved::of(&layout))
+    }
 
-        let (partition_bytes, max_entries, max_entry_bytes) = match self.capacity {
-            Capacity::Bytes(bytes) => {
-                if bytes > MAX_REGION_BYTES {
-                    return Err(ConfigError::TooLarge(bytes));
-                }
-                let partition_bytes = bytes.saturating_sub(Layout::REGION_HEAD_BYTES) / partitions as usize / 64 * 64;
-                let needed_bytes = fixed(min_slabs) + min_slabs as usize * slab_bytes as usize;
-                if partition_bytes < needed_bytes {
-                    let needed = Layout::REGION_HEAD_BYTES + partitions as usize * needed_bytes;
-                    // What is chosen from the size may need more with that size.
-                    let with_that = Config { capacity: Capacity::Bytes(needed), ..self.clone() }.layout();
-                    return Err(match with_that {
-                        Err(ConfigError::TooSmall { needed, partitions, slab_bytes, .. }) => {
-                            ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes }
-                        }
-                        _ => ConfigError::TooSmall { given: bytes, needed, partitions, slab_bytes },
-                    });
-                }
-                (partition_bytes, 0, 0)
-            }
-            Capacity::Entries { count, max_entry_bytes } => {
-                if count == 0 || count > Config::MAX_ENTRIES || count < partitions {
-                    return Err(ConfigError::Entries(count));
-                }
-                if max_entry_bytes == 0 || max_entry_bytes > Config::MAX_ENTRY_BYTES {
-                    return Err(ConfigError::EntryBytes(max_entry_bytes));
-                }
-                let slabs = slabs_for_entries(count.div_ceil(partitions), max_entry_bytes, &classes);
-                let too_large = |_| ConfigError::TooLarge(slabs as usize * slab_bytes as usize * partitions as usize);
-                let slabs = u32::try_from(slabs).map_err(too_large)?.max(min_slabs);
-                (fixed(slabs) + slabs as usize * slab_bytes as usize, count, max_entry_bytes)
-            }
-        };
-        let region_bytes = match self.capacity {
-            Capacity::Bytes(bytes) => bytes,
-            Capacity::Entries { .. } => Layout::REGION_HEAD_BYTES + partitions as usize * partition_bytes,
-        };
+    /// As [`Config::resolve`], with all that follows.
+    pub(crate) fn layout(&self) -> Result<Layout, ConfigError> {
+        let geometry = self.geometry()?;
+        let (region_bytes, partitions) = (geometry.region_bytes, geometry.partition_count);
         if region_bytes > MAX_REGION_BYTES {
             return Err(ConfigError::TooLarge(region_bytes));
         }
-        if partition_bytes > MAX_REGION_BYTES / 4 {
+        if geometry.partition_bytes > MAX_PARTITION_BYTES {
             return Err(ConfigError::PartitionTooLarge { bytes: region_bytes, partitions });
         }
-        Ok(Layout::new(
-            region_bytes,
-            partitions,
-            partition_bytes,
+        if region_bytes < Self::least_bytes(&geometry) {
+            return Err(self.too_small(&geometry));
+        }
+        Ok(Layout::new(geometry))
+    }
+
+    /// The sizes, each value checked, but not whether they fit.
+    fn geometry(&self) -> Result<Geometry, ConfigError> {
+        let partition_count = self.checked_partitions()?;
+        let slab_bytes = self.checked_slab_bytes(partition_count)?;
+        let slot_bytes = self.checked_slot_bytes(slab_bytes)?;
+        let classes = ClassTable::new(&slot_bytes, slab_bytes);
+        let mut geometry = Geometry {
+            region_bytes: 0,
+            partition_count,
+            partition_bytes: 0,
             slab_bytes,
             slot_bytes,
-            buckets_per_partition,
-            self.policy,
-            max_entries,
-            max_entry_bytes,
-        ))
+            table: self.checked_table(partition_count)?,
+            policy: self.policy,
+            max_entries: 0,
+            max_entry_bytes: 0,
+        };
+        match self.capacity {
+            Capacity::Bytes(bytes) => {
+                let partitions_bytes = bytes.saturating_sub(Layout::REGION_HEAD_BYTES);
+                geometry.region_bytes = bytes;
+                geometry.partition_bytes = partitions_bytes / partition_count as usize / 64 * 64;
+            }
+            Capacity::Entries { count, max_entry_bytes } => {
+                if count == 0 || count > MAX_ENTRIES || count < partition_count {
+                    return Err(ConfigError::Entries(count));
+                }
+                if max_entry_bytes == 0 || max_entry_bytes as usize > MAX_ENTRY_BYTES {
+                    return Err(ConfigError::EntryBytes(max_entry_bytes));
+                }
+                (geometry.max_entries, geometry.max_entry_bytes) = (count, max_entry_bytes);
+                let per_partition = count.div_ceil(partition_count);
+                let slabs = slabs_for_entries(per_partition, max_entry_bytes, &classes, geometry.table, slab_bytes);
+                let slabs_bytes = slabs.saturating_mul(u64::from(slab_bytes)) as usize;
+                let slabs = u32::try_from(slabs).map_err(|_| ConfigError::TooLarge(slabs_bytes))?.max(MIN_SLABS);
+                let slabs_bytes = slabs as usize * slab_bytes as usize;
+                geometry.partition_bytes = geometry.fixed_bytes(slabs).saturating_add(slabs_bytes);
+                geometry.region_bytes = Layout::REGION_HEAD_BYTES
+                    .saturating_add(geometry.partition_bytes.saturating_mul(partition_count as usize));
+            }
+        }
+        Ok(geometry)
+    }
+
+    /// Why a region is too small, with the bytes that would be enough.
+    fn too_small(&self, geometry: &Geometry) -> ConfigError {
+        let (given, partitions) = (geometry.region_bytes, geometry.partition_count);
+        let buckets = u64::from(geometry.table.base_count) * u64::from(partitions);
+        let bytes = buckets * size_of::<Bucket>() as u64;
+        let mut needed = Self::least_bytes(geometry);
+        if self.buckets.is_some() && bytes > needed as u64 / 2 {
+            return ConfigError::BucketsTooLarge { buckets, bytes, given };
+        }
+        let mut slab_bytes = geometry.slab_bytes;
+        // What is chosen from the size may need more with that size.
+        let with = |bytes| Config { capacity: Capacity::Bytes(bytes), ..self.clone() }.geometry();
+        while let Ok(larger) = with(needed) {
+            slab_bytes = larger.slab_bytes;
+            let more = Self::least_bytes(&larger);
+            if more <= needed {
+                break;
+            }
+            needed = more;
+        }
+        ConfigError::TooSmall { given, needed, partitions, slab_bytes }
+    }
+
+    /// The least bytes of a region with these sizes.
+    fn least_bytes(geometry: &Geometry) -> usize {
+        let partition_bytes = geometry.fixed_bytes(MIN_SLABS) + (MIN_SLABS * geometry.slab_bytes) as usize;
+        Layout::REGION_HEAD_BYTES + geometry.partition_count as usize * partition_bytes.next_multiple_of(64)
     }
 
     fn checked_partitions(&self) -> Result<u32, ConfigError> {
@@ -351,43 +287,68 @@ impl Config {
         }
     }
 
-    fn checked_buckets(&self) -> Result<u64, ConfigError> {
-        match (self.buckets, self.capacity) {
-            (Some(given), _) if given == 0 || given > Config::MAX_BUCKETS => Err(ConfigError::Buckets(given)),
-            (Some(given), _) => Ok(given.next_power_of_two()),
+    fn checked_table(&self, partition_count: u32) -> Result<TableSize, ConfigError> {
+        /// Bytes for each base bucket: enough for the entries of caches of large values, and little where there are few.
+        const BYTES_A_BASE_BUCKET: u64 = 16 << 10;
+        const ENTRIES_A_BUCKET: u64 = BUCKET_CELLS as u64 - 4;
+        let buckets = match (self.buckets, self.capacity) {
+            (Some((given, _)), _) if given == 0 || given > MAX_BUCKETS => return Err(ConfigError::Buckets(given)),
+            (Some((given, _)), _) => given.next_power_of_two(),
             // Rounded down, so that a size just above a power of two does not pay for twice the buckets.
-            (None, Capacity::Bytes(bytes)) => Ok(1 << (bytes as u64 >> 12).max(1).ilog2()),
-            (None, Capacity::Entries { count, .. }) => {
-                Ok(u64::from(count).div_ceil(BUCKET_CELLS as u64 - 4).next_power_of_two())
-            }
-        }
+            (None, Capacity::Bytes(bytes)) => 1 << (bytes as u64 / BYTES_A_BASE_BUCKET).max(1).ilog2(),
+            (None, Capacity::Entries { count, .. }) => u64::from(count).div_ceil(ENTRIES_A_BUCKET).next_power_of_two(),
+        };
+        let base_count = (buckets / u64::from(partition_count)).max(1) as u32;
+        Ok(TableSize { base_count, is_fixed: self.buckets.is_some_and(|(_, is_fixed)| is_fixed) })
     }
 }
 
-/// Checks a list of slot sizes.
-pub(super) fn check_slot_bytes(sizes: &[u32], slab_bytes: u32) -> Result<(), ConfigError> {
-    if sizes.is_empty() || sizes.len() >= MAX_CLASSES {
-        return Err(ConfigError::ClassCount(sizes.len()));
-    }
-    let max = slab_bytes / 8;
-    let mut previous = MIN_SLOT_BYTES - 1;
-    for &bytes in sizes {
-        if bytes % SLOT_ALIGN_BYTES != 0 || bytes <= previous || bytes > max {
-            return Err(ConfigError::SlotBytes { bytes, max });
+/// A configuration with every value fixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// Bytes of the region.
+    pub region_bytes: usize,
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Bytes of a slab.
+    pub slab_bytes: u32,
+    /// Slabs of a partition.
+    pub slabs_per_partition: u32,
+    /// Buckets to start with, of all partitions.
+    pub buckets: u64,
+    /// Eviction policy.
+    pub policy: Policy,
+    /// The most entries, 0 for no such limit.
+    pub max_entries: u32,
+    /// The largest key plus value.
+    pub max_entry_bytes: usize,
+    /// The largest key.
+    pub max_key_bytes: usize,
+}
+
+impl Resolved {
+    pub(crate) fn of(layout: &Layout) -> Resolved {
+        let geometry = &layout.geometry;
+        Resolved {
+            region_bytes: geometry.region_bytes,
+            partitions: geometry.partition_count,
+            slab_bytes: geometry.slab_bytes,
+            slabs_per_partition: layout.slab_count,
+            buckets: u64::from(geometry.table.base_count) * u64::from(geometry.partition_count),
+            policy: geometry.policy,
+            max_entries: geometry.max_entries,
+            max_entry_bytes: layout.max_entry_bytes,
+            max_key_bytes: layout.max_key_bytes,
         }
-        previous = bytes;
     }
-    if previous < MIN_LARGEST_SLOT_BYTES {
-        return Err(ConfigError::LargestSlotBytes(previous));
-    }
-    Ok(())
 }
 
 /// Slabs with which a partition can hold `count` entries of any mix of sizes up to `max_entry_bytes`.
 ///
 /// Compaction leaves each class less than one slab of free slots, so one slab more per class is enough; one
 /// entry more is in flight while a value is replaced.
-fn slabs_for_entries(count: u32, max_entry_bytes: u32, classes: &ClassTable) -> u64 {
+fn slabs_for_entries(count: u32, max_entry_bytes: u32, classes: &ClassTable, table: TableSize, slab_bytes: u32) -> u64 {
     let entries = u64::from(count) + 1;
     let max_bytes = max_entry_bytes as usize + 2 * SLOT_ALIGN_BYTES as usize;
     let largest = classes.largest();
@@ -396,11 +357,13 @@ fn slabs_for_entries(count: u32, max_entry_bytes: u32, classes: &ClassTable) -> 
         Some(class) => (entries.div_ceil(per_slab(classes.get(class))), u64::from(class.0), entries),
         None => {
             let largest_class = classes.get(largest);
-            let slots = Shape::most_slots(max_entry_bytes as usize, largest_class.slot_bytes as usize) as u64;
+            let slots = PayloadShape::most_slots(max_entry_bytes as usize, largest_class.slot_bytes as usize) as u64;
             (entries.saturating_mul(slots).div_ceil(per_slab(largest_class)), u64::from(largest.0), entries * slots)
         }
     };
-    let records_per_slab = per_slab(classes.get(super::ids::ClassIndex::DIRECTORY));
-    debug_assert_eq!(classes.get(super::ids::ClassIndex::DIRECTORY).slot_bytes, RECORD_BYTES);
-    data_slabs + classes_used + records.div_ceil(records_per_slab) + 1
+    let records_per_slab = per_slab(classes.get(ClassIndex::DIRECTORY));
+    debug_assert_eq!(classes.get(ClassIndex::DIRECTORY).slot_bytes, RECORD_BYTES);
+    let further_buckets = if table.is_fixed { 0 } else { (entries / 8).saturating_sub(u64::from(table.base_count)) };
+    let buckets_per_slab = u64::from(slab_bytes / 64);
+    data_slabs + classes_used + records.div_ceil(records_per_slab) + 1 + further_buckets.div_ceil(buckets_per_slab)
 }

@@ -1,8 +1,9 @@
 //! Where evicted entries go: kept for the caller, or dropped.
 //!
-//! Entries are copied out under the lock into one growing buffer, and looked at after it is released.
+//! Entries are copied out under the lock into one growing buffer, and looked at after it is released. Large ones are
+//! copied without the lock.
 
-use super::ids::EntryIndex;
+use std::collections::TryReserveError;
 
 /// Evicted keys and values, in the order of eviction. Reusable: `clear` keeps the memory.
 ///
@@ -24,6 +25,21 @@ pub struct Evicted {
 }
 
 impl Evicted {
+    /// Makes room for `entries` entries of `bytes` bytes of keys and values together, behind what is there.
+    ///
+    /// # Errors
+    ///
+    /// The system has no memory; what is there stays.
+    pub fn try_reserve(&mut self, entries: usize, bytes: usize) -> Result<(), TryReserveError> {
+        self.bytes.try_reserve_exact(bytes)?;
+        self.ends.try_reserve_exact(entries)
+    }
+
+    /// Whether one more entry with so many bytes of key and value needs no more memory.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.capacity() - self.bytes.len() >= bytes && self.ends.len() < self.ends.capacity()
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -57,36 +73,52 @@ impl Evicted {
     }
 
     /// Keys and values, first evicted first.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + '_ {
         (0..self.len()).map(|index| self.get(index))
     }
 
-    /// Appends an entry; `append_value` writes the value behind the key.
-    pub(crate) fn append(&mut self, key: &[u8], append_value: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends an entry; `append_value` writes the value, of `value_len` bytes, behind the key.
+    ///
+    /// # Errors
+    ///
+    /// No memory; then nothing is appended.
+    pub(crate) fn try_push(
+        &mut self,
+        key: &[u8],
+        value_len: usize,
+        append_value: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), TryReserveError> {
+        self.ends.try_reserve(1)?;
+        self.bytes.try_reserve(key.len() + value_len)?;
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
         append_value(&mut self.bytes);
         self.ends.push((key_end, self.bytes.len()));
+        Ok(())
     }
 }
 
 /// What becomes of evicted entries.
-pub enum Sink<'a> {
+pub enum OnEvict<'a> {
     /// They are dropped.
-    Drop,
+    Discard,
     /// They are appended.
-    Keep(&'a mut Evicted),
+    Collect(&'a mut Evicted),
     /// Nothing is evicted: what does not fit is refused.
-    Refuse,
-    /// Clean entries are dropped; a dirty one is not, and what does not fit without it is refused.
-    Clean(&'a mut CleanOnly),
+    Forbid,
+    /// Clean entries are dropped, and counted; a dirty one is not, and what does not fit without it is refused.
+    DiscardClean(&'a mut u32),
 }
 
-/// What an eviction of clean entries met.
-#[derive(Default)]
-pub struct CleanOnly {
-    /// Clean entries that were dropped.
-    pub dropped: u32,
-    /// The dirty entry whose turn it was.
-    pub(super) dirty: Option<EntryIndex>,
+impl OnEvict<'_> {
+    /// The same for the next of several steps.
+    #[inline]
+    pub fn reborrow(&mut self) -> OnEvict<'_> {
+        match self {
+            OnEvict::Discard => OnEvict::Discard,
+            OnEvict::Collect(evicted) => OnEvict::Collect(evicted),
+            OnEvict::Forbid => OnEvict::Forbid,
+            OnEvict::DiscardClean(dropped) => OnEvict::DiscardClean(dropped),
+        }
+    }
 }

@@ -1,53 +1,46 @@
 //! The engine: bytes to structures. No PostgreSQL, no locks, no threads.
 //!
-//! Each file may use those above it:
+//! Each file and folder may use those above it, and nothing below (`src/tests/layers.rs` checks that):
 //!
 //! ```text
-//! ids        newtypes for indexes and addresses
-//! words      words copied and compared beside others ─┐ the only unsafe code
-//! region     offsets to references                   ─┘ of the engine
-//! bitmap     free bitmaps as views over words
-//! class      slab classes
-//! config     what a user asks for  ─┐ each other's types
-//! layout     where everything lies ─┘
-//! slab       slots and slabs
-//! directory  records, generations
-//! payload    keys and values in slots
-//! bucket     the hash table
-//! recency    the order of eviction: lists, `lru`, `clock`
-//! ghost      keys that were evicted, for `s3-fifo`
-//! s3fifo     the order of eviction with `s3-fifo`
-//! quarantine pins across the reset of a damaged partition
-//! room       pool, compaction, eviction
-//! optimistic lookups beside a writer, without the lock
-//! write_back dirty entries, versions, conditional stores ─┐ for a cache
-//! claims     who is loading or writing back which key     ─┘ before a store
-//! partition  the cache's operations
-//! prefetch   what a lookup will touch, fetched ahead
-//! report, validate   read everything
+//! ids, limits, policy, hash, findings, work   numbers with names
+//! memory      words, regions of words, lists through words
+//! config_error
+//! slab        slab classes; the allocator of slots
+//! entry       records, the directory, keys and values in slots
+//! index/table the hash table
+//! evict       the order of eviction, one file a policy
+//! flight      leases and versions
+//! evicted, counters
+//! header, layout, config   where everything lies, and what was asked for
+//! index/optimistic   lookups beside a writer, without the lock
+//! reservation what is asked of reclaim, and what it answers
+//! partition   the components, composed: the cache's operations
+//! reclaim, compaction, recovery, report, validate   further operations of a partition
 //! ```
 
-pub mod bitmap;
-pub mod bucket;
-pub mod claims;
-pub mod class;
+pub mod compaction;
 pub mod config;
-pub mod directory;
+pub mod config_error;
+pub mod counters;
+pub mod entry;
+pub mod evict;
 pub mod evicted;
-pub mod ghost;
+pub mod findings;
+pub mod flight;
+pub mod hash;
+pub mod header;
 pub mod ids;
+pub mod index;
 pub mod layout;
-pub mod optimistic;
+pub mod limits;
+pub mod memory;
 pub mod partition;
-pub mod payload;
-pub mod prefetch;
-pub mod quarantine;
-pub mod recency;
-pub mod region;
+pub mod policy;
+mod reclaim;
+pub mod recovery;
 pub mod report;
-pub mod room;
-pub mod s3fifo;
+mod reservation;
 pub mod slab;
 pub mod validate;
-pub mod words;
-pub mod write_back;
+pub mod work;

@@ -1,62 +1,52 @@
-//! One partition: the cache itself, plain and single-handed.
+//! One partition: the cache itself, plain and single-handed, composed of its components.
 //!
-//! Everything that the cache does is done here to one partition by one caller at a time; `shared` picks the
-//! partition of a key and takes its lock. `&self` needs the lock in any mode, `&mut self` the exclusive one.
+//! ```text
+//!              ┌────────────┐  reserve   ┌─────────┐
+//!  put ──────▶ │ partition  │ ─────────▶ │ reclaim │ pool, compaction, eviction
+//!              │            │            └─────────┘
+//!              │  table     │ keys to records          SlabAllocator  slots and slabs
+//!              │  order     │ what goes next           Directory      records
+//!              │  inflight  │ leases, versions         Payload        bytes in slots
+//!              └────────────┘
+//! ```
+//!
+//! A value is stored in three steps: *reserve* a record and slots (only this may evict, compact, or be refused), *fill*
+//! them, *publish* the entry. Removal is three verbs: *unlink* (nobody finds the entry any more), *retire* (it is counted
+//! no more, and waits for its last pin), *free* (its memory returns).
+//!
+//! What one may do without a lock is a type of its own, [`UnlockedPartition`]; `&Partition` needs the lock in any mode,
+//! `&mut Partition` the exclusive one.
 //!
 //! Invariants:
-//! - An entry that can be found is in its key's bucket once, in a recency list once, and owns its record and slots.
-//! - `sequence` is odd from the first write of a change to the last. A change cannot fail half-way except by a
-//!   defect or a killed process; whoever finds the number odd calls [`Partition::reset`], which empties the
-//!   partition: its entries are lost, never wrong.
+//! - An entry that can be found is named by one bucket once, is in one list of the order of eviction once, and owns its
+//!   record and slots.
+//! - Every change runs between two marks (`recovery`). Nothing fails after the first write, but for a refusal that leaves
+//!   the partition as it was, less what was evicted.
 //! - Capacity in entries is never exceeded, not even while an entry is being added.
+//! - One call does bounded work ([`Work`]).
 //!
 //! Not here: locks, the choice of the partition, user code, decoding.
 
-use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use super::counters::{Counters, Stats};
+use super::entry::directory::Directory;
+use super::entry::payload::{Payload, PayloadShape};
+use super::entry::record::{Flags, Pin, Record, Stamp};
+use super::evict::{Eviction, EvictionOrder, HitNeeds, Search, Totals};
+use super::evicted::{Evicted, OnEvict};
+use super::flight::inflight::{Concurrency, Inflight, LeaseId};
+use super::flight::version::Version;
+use super::hash::{Key, KeyHash};
+use super::ids::{ClassIndex, EntryIndex};
+use super::index::optimistic::UnlockedPartition;
+use super::index::table::Table;
+use super::layout::{Layout, PartitionParts, PartitionState};
+use super::memory::region::Region;
+use super::reservation::{NoRoom, Reclaim, Reservation};
+use super::slab::allocator::SlabAllocator;
+use super::slab::area::SlabArea;
+use super::work::Work;
 
-use super::directory::flag;
-use super::evicted::Sink;
-use super::ids::{EntryIndex, SlabIndex};
-use super::layout::{Layout, PartitionHeader, SlabDescriptor};
-use super::region::{Region, Word64};
-use super::room::{CompactBudget, CompactReport};
-
-/// A key with its hash.
-#[derive(Clone, Copy)]
-pub struct Key<'a> {
-    /// The key.
-    pub bytes: &'a [u8],
-    /// Its hash with the region's seed.
-    pub hash: u64,
-}
-
-impl Key<'_> {
-    /// The tag that stands for the key in its bucket.
-    #[inline]
-    pub(super) fn tag(self) -> u8 {
-        Self::tag_of(self.hash)
-    }
-
-    #[inline]
-    pub(super) fn tag_of(hash: u64) -> u8 {
-        (hash >> 24) as u8
-    }
-
-    /// The partition that the key belongs to.
-    #[inline]
-    pub fn partition(self, partition_count: u32) -> usize {
-        (self.hash >> 32) as usize & (partition_count as usize - 1)
-    }
-}
-
-/// The hash of a key: XXH3 with 64 bits, by Yann Collet, the same in every process.
-#[inline]
-pub fn hash_key(bytes: &[u8], seed: u64) -> u64 {
-    xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed)
-}
-
-/// What a push did.
+/// What a put did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
     /// The key is new.
@@ -67,6 +57,7 @@ pub enum Put {
 
 /// Why a push was refused. The cache is as before, but for entries that were evicted to make room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PushError {
     /// The key is longer than half of the largest slot (or 65,535 bytes).
     #[error("a key of {bytes} bytes is too long: at most {max} bytes with this slab size")]
@@ -77,7 +68,9 @@ pub enum PushError {
         max: usize,
     },
     /// Key and value take more than one entry may.
-    #[error("an entry of {bytes} bytes (key and value) is too large: at most {max} bytes in this cache")]
+    #[error(
+        "an entry of {bytes} bytes (key and value) is too large: at most {max} bytes in this cache, a quarter of a partition; use fewer partitions or more memory"
+    )]
     TooLarge {
         /// Length of key plus value.
         bytes: usize,
@@ -94,6 +87,35 @@ pub enum PushError {
         /// Entries that could not be evicted.
         pinned: u32,
     },
+    /// The system gave no memory for an entry that must make way and is to be kept.
+    #[error("no memory for an evicted entry: store with less at a time, or let evicted entries go")]
+    OutOfMemory,
+}
+
+/// Why a call has not done what it was asked for, or not all of it. The partition is whole; what was evicted or moved
+/// stays so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It will never be done.
+    Refused(PushError),
+    /// The lock has been held long enough: call again with renewed work.
+    OutOfWork,
+    /// A large entry was evicted and is kept for the caller, pinned by it: copy it, free it, and call again.
+    CopyFirst(Pin),
+    /// A dirty entry must be written back first.
+    Dirty(EntryIndex),
+    /// The next entry has so many bytes of key and value, for which there is no room. It stays.
+    NeedsRoom(usize),
+}
+
+/// Where an entry goes that is taken out.
+pub enum Collect<'a> {
+    /// Nowhere.
+    Nothing,
+    /// It is appended.
+    Growing(&'a mut Evicted),
+    /// It is appended if there is room for it.
+    Within(&'a mut Evicted),
 }
 
 /// An entry as a walk sees it.
@@ -107,117 +129,159 @@ pub struct RecordInfo {
     pub value_len: usize,
     /// Insertions and promotions in the partition since the entry was last used.
     pub age: u32,
-    /// `clock`: the reference bit. `s3-fifo`: whether a use is counted. `lru`: always false.
+    /// Whether a use is noted that the order of eviction will honour.
     pub referenced: bool,
     /// Whether a reader uses the entry without a lock at this moment.
     pub pinned: bool,
 }
 
+/// What must hold for a value to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing.
+    Anything,
+    /// The key has this value, in the cache or in the store.
+    Version(Version),
+    /// The key is not in the cache, and was not stored since this load began.
+    Load(LeaseId),
+}
+
+/// What a store in front of a backing store did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOutcome {
+    /// The value is in.
+    Stored(Put, Version),
+    /// The key's value is not the expected one.
+    Stale,
+    /// A dirty entry must be written back first. It is leased to the caller, and copied.
+    WriteBack(LeaseId, Version),
+    /// Every entry that could make way is pinned or leased, or the lease table is full. The number of leases that ended
+    /// so far tells when to look again.
+    Blocked {
+        /// Leases that ended.
+        completed: u64,
+    },
+}
+
+/// Outcome of a request to load a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadOutcome {
+    /// The caller loads it. The version stands for the key's absence.
+    Leased(LeaseId, Version),
+    /// Another worker has a lease on the key.
+    Taken,
+    /// The key is in the cache by now.
+    Present,
+    /// The partition's lease table is full.
+    TableFull,
+}
+
 /// A handle to one partition.
+#[derive(Debug)]
 pub struct Partition {
-    pub(super) region: Region,
-    pub(super) layout: Arc<Layout>,
-    pub(super) index: u32,
+    state: Region,
+    index: u32,
     hash_seed: u64,
+    max_key_bytes: usize,
+    max_entry_bytes: usize,
+    pub(super) fixed_bytes: usize,
+    pub(super) slabs: SlabAllocator,
+    pub(super) directory: Directory,
+    pub(super) payload: Payload,
+    pub(super) table: Table,
+    pub(super) order: EvictionOrder,
+    pub(super) inflight: Inflight,
+    pub(super) counters: Counters,
 }
 
 impl Partition {
-    /// A handle to partition `index` of a region. It becomes usable by [`Partition::format`] if nobody has formatted
-    /// it.
+    /// A handle to partition `index` of a region. It becomes usable by [`Partition::format`] if nobody has formatted it.
     ///
-    /// The caller orders access: a `&mut` of any handle to the partition excludes every other use of it, in this and in
-    /// other processes; that is what the partition's lock is for.
-    pub fn new(region: &Region, layout: Arc<Layout>, index: u32, hash_seed: u64) -> Self {
-        Partition { region: layout.partition_region(region, index), layout, index, hash_seed }
+    /// For this crate alone, which orders access: a `&mut` of any handle to the partition excludes every other use of
+    /// it, in this and in other processes; that is what the partition's lock is for.
+    pub(crate) fn open(region: &Region, layout: &Layout, index: u32, hash_seed: u64) -> Partition {
+        let parts: PartitionParts = layout.partition_parts(region, index);
+        let area = SlabArea::new(parts.slabs, layout.geometry.slab_bytes);
+        let classes = &layout.classes;
+        let directory = Directory::open(parts.directory, area, classes.get(ClassIndex::DIRECTORY));
+        let records = *directory.records();
+        Partition {
+            state: parts.state,
+            index,
+            hash_seed,
+            max_key_bytes: layout.max_key_bytes,
+            max_entry_bytes: layout.max_entry_bytes,
+            fixed_bytes: layout.partition_fixed_bytes(),
+            slabs: SlabAllocator::open(parts.allocator, area, classes.clone()),
+            directory,
+            payload: Payload::new(area, classes.get(classes.largest()).slot_bytes),
+            table: Table::open(parts.table, area, layout.geometry.table),
+            order: EvictionOrder::open(layout.geometry.policy, parts.order, records),
+            inflight: Inflight::open(parts.inflight, records),
+            counters: Counters::open(parts.counters),
+        }
+    }
+
+    /// A handle for what needs no lock.
+    pub(crate) fn unlocked(&self) -> UnlockedPartition {
+        UnlockedPartition::new(
+            self.index,
+            self.slabs.clone(),
+            self.directory.clone(),
+            self.payload,
+            self.table.clone(),
+            self.order.clone(),
+            self.inflight.clone(),
+            self.state,
+        )
     }
 
     /// Writes an empty partition over whatever the bytes are.
     pub fn format(&mut self, max_entries: u32) {
-        self.region.zero(0, self.layout.partition_fixed_bytes().min(self.layout.slab_offset(SlabIndex(0))));
-        self.header().max_entries.set(max_entries);
-        self.open_pool();
-    }
-
-    /// Puts every slab in the pool but those in quarantine.
-    fn open_pool(&mut self) {
-        self.header().pool_head.set(SlabDescriptor::NIL);
-        self.header().pool_count.set(0);
-        for slab in (0..self.layout.slab_count).rev().map(SlabIndex) {
-            if !self.is_quarantined(slab) {
-                self.put_in_pool(slab);
-            }
-        }
-        let (values, records) = self.quarantined_slabs();
-        self.header().quarantined.set((values + records) as u64);
-    }
-
-    /// Empties a partition that a change has left half-way. Generations go on rising; counters go on counting. Slabs in
-    /// which readers have entries pinned are kept as they are until the pins are gone.
-    pub fn reset(&mut self) {
-        self.quarantine_pinned();
-        for slab in (0..self.layout.slab_count).map(SlabIndex) {
-            self.salvage_generations(slab);
-        }
-        for (class, _) in self.layout.clone().classes.iter() {
-            self.region.zero(self.layout.class_offset(class), size_of::<super::layout::ClassState>());
-        }
-        for bucket in (0..self.layout.buckets_per_partition).map(super::ids::BucketIndex) {
-            self.bucket(bucket).clear();
-        }
-        self.forget_ghosts();
-        let header = self.header();
-        for word in
-            [&header.head, &header.tail, &header.len, &header.zombies, &header.continuations, &header.overflowed]
-        {
-            word.set(0);
-        }
-        for word in [&header.small_head, &header.small_tail, &header.small_len] {
-            word.set(0);
-        }
-        for word in [&header.live_bytes, &header.small_bytes].into_iter().chain(&header.compactable) {
-            word.set(0);
-        }
-        header.resets.add(1);
-        self.reset_write_back();
-        self.open_pool();
-        // Only now, when nothing leads to a record any more: a reader that sees the new epoch finds none of the old.
-        self.begin_placement_epoch();
-        // Last: whoever is killed on the way leaves the mark for the next.
-        self.header().sequence.add(1);
+        self.state.zero(0, size_of::<PartitionState>());
+        self.state().max_entries.set(max_entries);
+        self.counters.format();
+        self.slabs.format();
+        self.directory.format();
+        self.table.format();
+        self.order.format();
+        self.inflight.format();
+        self.table.begin_placement_epoch();
     }
 
     #[inline]
-    pub(super) fn header(&self) -> &PartitionHeader {
-        self.region.at(0)
+    pub(super) fn state(&self) -> &PartitionState {
+        self.state.at(0)
     }
 
     #[inline]
-    pub(super) fn hash(&self, key: &[u8]) -> u64 {
-        hash_key(key, self.hash_seed)
+    pub(super) fn record(&self, entry: EntryIndex) -> &Record {
+        self.directory.record(entry)
     }
 
-    /// Whether a change was begun and not finished.
+    /// The hash of an entry's key.
     #[inline]
-    pub fn is_damaged(&self) -> bool {
-        self.header().sequence.get() % 2 == 1
+    pub(super) fn hash_of(&self, entry: EntryIndex) -> KeyHash {
+        KeyHash::of(self.payload.key(entry), self.hash_seed)
     }
 
-    /// Runs a change between its two marks. A panic leaves the first mark standing, on purpose.
+    /// Hashes the keys of entries, for components that keep none.
     #[inline]
-    pub(super) fn mutate<R>(&mut self, change: impl FnOnce(&mut Self) -> R) -> R {
-        let sequence: &Word64 = &self.header().sequence;
-        debug_assert!(sequence.get() % 2 == 0, "changes do not nest");
-        sequence.add(1);
-        fence(Ordering::Release);
-        let result = change(self);
-        let sequence = &self.header().sequence;
-        sequence.atomic().store(sequence.get() + 1, Ordering::Release);
-        result
+    pub(super) fn hasher(&self) -> impl Fn(EntryIndex) -> KeyHash + use<> {
+        let (payload, seed) = (self.payload, self.hash_seed);
+        move |entry| KeyHash::of(payload.key(entry), seed)
+    }
+
+    #[inline]
+    pub(super) fn totals(&self) -> Totals {
+        let state = self.state();
+        Totals { entries: state.len.get(), bytes: state.live_bytes.get(), max_entries: state.max_entries.get() }
     }
 
     /// Live entries.
+    #[inline]
     pub fn len(&self) -> u32 {
-        self.header().len.get()
+        self.state().len.get()
     }
 
     /// Whether there is no entry.
@@ -227,218 +291,396 @@ impl Partition {
 
     /// Keys and values of live entries, in bytes.
     pub fn live_bytes(&self) -> u64 {
-        self.header().live_bytes.get()
+        self.state().live_bytes.get()
     }
 
-    /// Looks a key up, counts that, and makes the entry the most recently used one (policy `lru`).
+    /// The counters of what was done under the exclusive lock.
+    pub fn stats(&self) -> Stats {
+        self.counters.stats()
+    }
+
+    /// The entry with this key.
+    #[inline]
+    pub fn find(&self, key: Key<'_>) -> Option<EntryIndex> {
+        self.table.find(key.hash, |entry| self.payload.key_equals(entry, key.bytes))
+    }
+
+    /// Looks a key up, counts that, and notes the use, whatever the policy.
     #[inline]
     pub fn find_and_promote(&mut self, key: Key<'_>) -> Option<EntryIndex> {
         let found = self.find(key);
-        self.count_read(found.is_some());
+        let count = if found.is_some() { self.counters.hits() } else { self.counters.misses() };
+        count.add(1);
         if let Some(entry) = found {
             self.promote(entry);
         }
         found
     }
 
-    /// Counts a hit or a miss. Needs the exclusive lock, though it takes `&self`.
+    /// Notes a use of an entry.
     #[inline]
-    pub fn count_read(&self, hit: bool) {
-        let header = self.header();
-        let word = if hit { &header.hits } else { &header.misses };
-        word.add(1);
+    pub fn promote(&mut self, entry: EntryIndex) {
+        match self.order.hit(self.record(entry)) {
+            HitNeeds::Nothing => {}
+            HitNeeds::Mark => self.order.mark(entry),
+            HitNeeds::ExclusiveLock => self.mutate(|partition| partition.order.promote(entry)),
+        }
     }
 
-    /// Replaces `out` by the entry's value.
-    pub fn copy_value(&self, entry: EntryIndex, out: &mut Vec<u8>) {
-        out.clear();
-        self.append_value(entry, out);
+    /// Counts a hit.
+    #[inline]
+    pub fn count_hit(&mut self) {
+        self.counters.hits().add(1);
+    }
+
+    /// Counts a miss.
+    #[inline]
+    pub fn count_miss(&mut self) {
+        self.counters.misses().add(1);
+    }
+
+    /// Notes a use of an entry under the lock in any mode; `false` if that needs the exclusive lock.
+    #[inline]
+    pub fn mark(&self, entry: EntryIndex) -> bool {
+        match self.order.hit(self.record(entry)) {
+            HitNeeds::Nothing => true,
+            HitNeeds::Mark => {
+                self.order.mark(entry);
+                true
+            }
+            HitNeeds::ExclusiveLock => false,
+        }
+    }
+
+    /// Bytes of an entry's value.
+    #[inline]
+    pub fn value_len(&self, entry: EntryIndex) -> usize {
+        self.payload.value_len(entry)
+    }
+
+    /// Hands the parts of an entry's value to `take`, in order: one, or as many as the value has slots.
+    #[inline]
+    pub fn copy_parts(&self, entry: EntryIndex, take: impl FnMut(&[u8])) {
+        self.payload.for_each_part(entry, take);
+    }
+
+    /// An entry's value, if it lies in one piece.
+    #[inline]
+    pub fn value_in_place(&self, entry: EntryIndex) -> Option<&[u8]> {
+        let (offset, len) = self.payload.contiguous_value(entry)?;
+        Some(self.slabs.area().region().bytes(offset, len))
+    }
+
+    /// An entry's key.
+    pub fn key(&self, entry: EntryIndex) -> &[u8] {
+        self.payload.key(entry)
     }
 
     /// Stores a value, evicting what is in the way.
     ///
     /// # Errors
     ///
-    /// See [`PushError`]; the old value of the key, if any, stays.
-    pub fn push(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Result<Put, PushError> {
-        let checked = self.check_size(key, value).and_then(|bytes| {
-            let stored = self.mutate(|partition| partition.store(key, value, evicted));
-            stored.map(|(put, _)| put).ok_or_else(|| {
-                // Refusal is nothing special where nothing may be evicted; else it is rare and worth a walk.
-                let pinned = if matches!(evicted, Sink::Refuse) { 0 } else { self.pinned_count() };
-                PushError::Full { bytes, pinned }
-            })
-        });
-        if checked.is_err() {
-            self.header().refused.add(1);
-        }
-        checked
+    /// See [`Unfinished`]; the old value of the key, if any, stays.
+    #[inline]
+    pub fn put(
+        &mut self,
+        key: Key<'_>,
+        value: &[u8],
+        on_evict: OnEvict<'_>,
+        work: &mut Work,
+    ) -> Result<Put, Unfinished> {
+        self.check_size(key, value.len())?;
+        let mut reclaim = Reclaim::new(on_evict, work);
+        let stored = self.mutate(|partition| partition.store(key, value, &mut reclaim));
+        stored.map(|(put, _)| put).map_err(|reason| self.unfinished(reason, key, value.len()))
     }
 
-    /// The bytes of an entry, if it may be stored at all.
-    pub(super) fn check_size(&self, key: Key<'_>, value: &[u8]) -> Result<usize, PushError> {
-        let bytes = key.bytes.len() + value.len();
-        if key.bytes.len() > self.layout.max_key_bytes {
-            Err(PushError::KeyTooLong { bytes: key.bytes.len(), max: self.layout.max_key_bytes })
-        } else if bytes > self.layout.max_entry_bytes {
-            Err(PushError::TooLarge { bytes, max: self.layout.max_entry_bytes })
+    /// Whether an entry of these lengths may be stored at all. Counts a refusal.
+    pub(super) fn check_size(&mut self, key: Key<'_>, value_len: usize) -> Result<(), Unfinished> {
+        let bytes = key.bytes.len() + value_len;
+        let error = if key.bytes.len() > self.max_key_bytes {
+            PushError::KeyTooLong { bytes: key.bytes.len(), max: self.max_key_bytes }
+        } else if bytes > self.max_entry_bytes {
+            PushError::TooLarge { bytes, max: self.max_entry_bytes }
         } else {
-            Ok(bytes)
-        }
-    }
-
-    /// Stores a value under the mark of a change; `None` if there is no room.
-    pub(super) fn store(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Option<(Put, EntryIndex)> {
-        let (put, stored) = match self.find(key) {
-            Some(entry) => (Put::Replaced, self.replace(entry, key, value, evicted)?),
-            None => (Put::Inserted, self.insert(key, value, evicted)?),
+            return Ok(());
         };
-        let header = self.header();
-        let count = if put == Put::Inserted { &header.inserts } else { &header.updates };
-        count.add(1);
-        Some((put, stored))
+        self.counters.refused().add(1);
+        Err(Unfinished::Refused(error))
     }
 
-    fn insert(&mut self, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Option<EntryIndex> {
-        let max_entries = self.header().max_entries.get();
-        while max_entries != 0 && self.len() >= max_entries {
-            if !self.evict_one(evicted) {
-                return None;
+    /// What a caller is told of a lack of room. Counts a refusal.
+    fn unfinished(&mut self, reason: NoRoom, key: Key<'_>, value_len: usize) -> Unfinished {
+        let pinned = match reason {
+            NoRoom::OutOfWork => return Unfinished::OutOfWork,
+            NoRoom::CopyFirst(pin) => return Unfinished::CopyFirst(pin),
+            NoRoom::Dirty(entry) => return Unfinished::Dirty(entry),
+            NoRoom::OutOfMemory => {
+                self.counters.refused().add(1);
+                return Unfinished::Refused(PushError::OutOfMemory);
+            }
+            NoRoom::Forbidden => 0,
+            NoRoom::Pinned => self.len() + self.state().zombies.get(),
+        };
+        self.counters.refused().add(1);
+        Unfinished::Refused(PushError::Full { bytes: key.bytes.len() + value_len, pinned })
+    }
+
+    /// Stores a value. Part of a change.
+    fn store(
+        &mut self,
+        key: Key<'_>,
+        value: &[u8],
+        reclaim: &mut Reclaim<'_, '_>,
+    ) -> Result<(Put, EntryIndex), NoRoom> {
+        let old = self.find(key);
+        if let Some(entry) = old.filter(|&entry| self.overwrite(entry, key, value)) {
+            self.counters.updates().add(1);
+            return Ok((Put::Replaced, entry));
+        }
+        if old.is_none() {
+            self.make_room_for_one_more(reclaim)?;
+        }
+        reclaim.spared = old;
+        let built = self.reserve(key.bytes.len(), value.len(), reclaim)?;
+        self.payload.fill(built, key, value);
+        Ok(self.publish(key, built, old))
+    }
+
+    /// Makes a complete entry findable, in the place of `old` if the key has a value. Part of a change.
+    fn publish(&mut self, key: Key<'_>, built: EntryIndex, old: Option<EntryIndex>) -> (Put, EntryIndex) {
+        self.record(built).clear_flags(Flags::RESERVED);
+        self.state().reserved.sub(1);
+        match old {
+            Some(old) => {
+                self.counters.updates().add(1);
+                (Put::Replaced, self.replace(key, old, built))
+            }
+            None => {
+                let bytes = self.payload.entry_bytes(built);
+                self.order.insert(built, key.hash, bytes, self.totals());
+                self.record(built).mark_stable();
+                self.table.insert(key.hash, built);
+                self.count_entry(bytes);
+                self.counters.inserts().add(1);
+                (Put::Inserted, built)
             }
         }
-        let entry = self.build(key, value, evicted)?;
-        self.admit(key, entry);
-        self.enlist(key, entry, value.len());
-        Some(entry)
     }
 
-    /// Makes a complete entry findable and counts it.
-    fn enlist(&mut self, key: Key<'_>, entry: EntryIndex, value_len: usize) {
-        self.record(entry).mark_whole();
-        self.add_to_bucket(key, entry);
-        self.count_entry(key, value_len);
+    fn count_entry(&mut self, bytes: u64) {
+        self.state().len.add(1);
+        self.state().live_bytes.add(bytes);
     }
 
-    fn count_entry(&mut self, key: Key<'_>, value_len: usize) {
-        let header = self.header();
-        header.len.add(1);
-        header.live_bytes.add((key.bytes.len() + value_len) as u64);
-    }
-
-    /// Gives an entry another value; returns the entry that has it, which is a new one if readers had the old pinned.
-    fn replace(&mut self, entry: EntryIndex, key: Key<'_>, value: &[u8], evicted: &mut Sink<'_>) -> Option<EntryIndex> {
-        let value_len_before = self.value_len(entry);
-        if self.record(entry).pins() == 0 && self.overwrite(entry, key, value) {
-            self.resized(entry, value_len_before);
-            self.use_again(entry);
-            return Some(entry);
+    /// Replaces a value where it lies, if the new one belongs to the same class and nobody reads the old. Part of a
+    /// change.
+    #[inline]
+    fn overwrite(&mut self, entry: EntryIndex, key: Key<'_>, value: &[u8]) -> bool {
+        let PayloadShape::Single { bytes } = self.payload.shape(key.bytes.len(), value.len()) else { return false };
+        let record = self.record(entry);
+        if record.has(Flags::CHAINED) || record.pins() > 0 || !record.can_count_replacement() {
+            return false;
         }
-        // The new value is built beside the old one, which must not be evicted for it.
-        self.record(entry).set_flags(flag::PROTECTED);
-        let built = self.build(key, value, evicted);
-        self.record(entry).clear_flags(flag::PROTECTED);
-        let built = built?;
-        if self.record(entry).pins() > 0 {
-            // A reader keeps the old bytes until it is done; the key goes on with a new entry.
-            self.take_place(built, entry);
-            self.hand_on_write_back(entry, built);
-            self.record(built).mark_whole();
-            self.record(entry).mark_changing();
-            self.take_place_in_bucket(key, built, entry);
-            self.bury(entry);
-            self.count_entry(key, value.len());
-            self.use_again(built);
-            Some(built)
-        } else {
-            self.exchange(entry, built);
-            self.dispose(built);
-            self.resized(entry, value_len_before);
-            self.use_again(entry);
-            Some(entry)
+        let class = self.slabs.class_at(record.location());
+        if self.slabs.classes().class_for(bytes) != Some(class) {
+            return false;
         }
-    }
-
-    /// Removes a key; its value is appended to `value`. `false` if there is none.
-    pub fn remove(&mut self, key: Key<'_>, value: &mut Vec<u8>) -> bool {
-        let Some(entry) = self.find(key) else { return false };
-        self.append_value(entry, value);
-        self.mutate(|partition| partition.discard(entry));
-        self.header().removals.add(1);
+        let (stored_before, bytes_before) = (self.payload.stored_bytes(entry), self.payload.entry_bytes(entry));
+        self.slabs.replace_stored(class, stored_before, bytes);
+        self.record(entry).mark_unstable();
+        self.payload.overwrite(entry, key.bytes.len(), value);
+        self.record(entry).mark_replaced();
+        self.resized(entry, bytes_before);
+        self.order.promote(entry);
         true
     }
 
-    /// Removes the entry that is next to be evicted (or, if all are pinned, the one that would be next without the
-    /// pins), and returns its age; `None` if the partition is empty.
-    pub fn pop(&mut self, sink: &mut Sink<'_>) -> Option<u32> {
-        let oldest = self.oldest()?;
-        let age = self.mutate(|partition| {
-            let entry = partition.victim().unwrap_or(oldest);
-            let age = partition.age(entry);
-            if let Sink::Keep(popped) = sink {
-                popped.append(partition.key_bytes(entry), |out| partition.append_value(entry, out));
-            }
-            partition.discard(entry);
-            age
+    /// Gives the key of `old` the value in `built`; returns the entry that has it, which is `built` if readers had the
+    /// old one pinned. Part of a change.
+    fn replace(&mut self, key: Key<'_>, old: EntryIndex, built: EntryIndex) -> EntryIndex {
+        let bytes_before = self.payload.entry_bytes(old);
+        if self.record(old).pins() == 0 && self.record(old).can_count_replacement() {
+            self.record(old).mark_unstable();
+            self.payload.exchange(old, built);
+            self.record(old).mark_replaced();
+            self.free(built);
+            self.resized(old, bytes_before);
+            self.order.promote(old);
+            return old;
+        }
+        // A reader keeps the old bytes until it is done; the key goes on with a new entry.
+        let bytes = self.payload.entry_bytes(built);
+        self.order.replace(old, bytes_before, built, bytes);
+        self.record(built).put_flags(Flags::DIRTY, self.record(old).has(Flags::DIRTY));
+        self.inflight.transfer(old, built);
+        self.record(built).mark_stable();
+        self.record(old).mark_unstable();
+        self.table.replace(key.hash, old, built);
+        self.retire(old);
+        self.count_entry(bytes);
+        self.order.promote(built);
+        built
+    }
+
+    /// Counts the bytes of an entry whose value was replaced, by one of another length perhaps.
+    fn resized(&mut self, entry: EntryIndex, bytes_before: u64) {
+        let bytes = self.payload.entry_bytes(entry);
+        let live_bytes = &self.state().live_bytes;
+        live_bytes.set(live_bytes.get().wrapping_sub(bytes_before).wrapping_add(bytes));
+        self.order.resize(entry, bytes_before, bytes);
+    }
+
+    /// Removes a key; `false` if there is none. Its value is not read.
+    pub fn remove(&mut self, key: Key<'_>) -> bool {
+        let Some(entry) = self.find(key) else { return false };
+        self.remove_entry(entry);
+        true
+    }
+
+    /// Removes an entry that can be found.
+    pub fn remove_entry(&mut self, entry: EntryIndex) {
+        self.mutate(|partition| {
+            partition.unlink(entry, partition.hash_of(entry));
+            partition.retire(entry);
         });
-        self.header().removals.add(1);
-        Some(age)
+        self.counters.removals().add(1);
     }
 
-    /// Leaves the partition as a change does that never ends.
-    #[cfg(test)]
-    pub(crate) fn damage(&mut self) {
-        self.header().sequence.add(1);
-    }
-
-    /// The age of the entry at the end of the list from which the next one is evicted.
-    pub fn oldest_age(&self) -> Option<u32> {
-        self.oldest().map(|entry| self.age(entry))
-    }
-
-    fn age(&self, entry: EntryIndex) -> u32 {
-        self.record(entry).age(self.header().tick.get())
-    }
-
-    /// Pins an entry whose value lies in one piece; `None` if it is chained or has too many pins.
+    /// Removes an entry, which stays readable by the pin that is returned, until [`Partition::unpin_and_free`].
     ///
-    /// Returns offset and length of the value, and the generation that [`Partition::unpin`] wants back.
-    pub fn pin(&self, entry: EntryIndex) -> Option<(usize, usize, u32)> {
-        let (offset, len) = self.contiguous_value(entry)?;
-        let record = self.record(entry);
-        record.pin().then(|| (offset, len, record.generation()))
+    /// `None` if it has 255 pins already; then it stays.
+    pub fn take(&mut self, entry: EntryIndex) -> Option<Pin> {
+        let pin = self.pin(entry)?;
+        self.remove_entry(entry);
+        Some(pin)
     }
 
-    /// Takes a pin back, without the lock; `true` if [`Partition::reap`] must follow under the exclusive lock.
-    pub fn unpin(&self, entry: EntryIndex, generation: u32) -> bool {
-        // After a reset the record is somebody else's.
-        let record = self.record(entry);
-        record.generation() == generation && record.unpin()
-    }
-
-    /// Frees a removed entry whose last pin is gone.
-    pub fn reap(&mut self, entry: EntryIndex, generation: u32) {
-        let record = self.record(entry);
-        // After a reset the record may be anything.
-        if self.is_record(entry) && record.generation() == generation && record.has(flag::ZOMBIE) && record.pins() == 0
-        {
-            self.mutate(|partition| partition.dispose_zombie(entry));
+    /// Nobody finds the entry any more. Part of a change.
+    pub(super) fn unlink(&mut self, entry: EntryIndex, hash: KeyHash) {
+        self.order.remove(entry, self.payload.entry_bytes(entry));
+        self.record(entry).mark_unstable();
+        let hasher = self.hasher();
+        self.table.remove(hash, entry, hasher);
+        if self.table.wants_shrinking(self.len().saturating_sub(1)) {
+            self.shrink_table();
         }
     }
 
-    /// The bytes of a pinned value.
-    pub fn region(&self) -> &Region {
-        &self.region
+    /// An entry that nobody finds any more is counted no more; its memory goes with the last pin. Part of a change.
+    pub(super) fn retire(&mut self, entry: EntryIndex) {
+        self.inflight.transfer(entry, EntryIndex::NONE);
+        self.state().len.sub(1);
+        self.state().live_bytes.sub(self.payload.entry_bytes(entry));
+        if self.record(entry).set_flags(Flags::ZOMBIE) == 0 {
+            self.free(entry);
+        } else {
+            self.state().zombies.add(1);
+        }
+    }
+
+    fn shrink_table(&mut self) {
+        let hasher = self.hasher();
+        self.table.merge(hasher);
+        if let Some(slab) = self.table.take_unused_segment() {
+            self.slabs.release(slab);
+            self.table.begin_placement_epoch();
+        }
+    }
+
+    /// Removes the entry that is next to be evicted (or, if none may be, the one that would be next without pins and
+    /// leases), and returns its age; `None` if the partition is empty.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unfinished`]. With [`Unfinished::CopyFirst`] the entry is removed.
+    pub fn pop(&mut self, collect: Collect<'_>, work: &mut Work) -> Result<Option<u32>, Unfinished> {
+        let Some(mut entry) = self.order.oldest(self.totals()) else { return Ok(None) };
+        if !work.nothing_to_evict() {
+            match self.mutate(|partition| partition.search(None, work)) {
+                Search::Victim(victim) => entry = victim,
+                Search::NothingToEvict => {}
+                Search::OutOfWork => return Err(Unfinished::OutOfWork),
+            }
+        }
+        let age = self.age(entry);
+        work.spend(Work::EVICTION);
+        let bytes = self.payload.entry_bytes(entry) as usize;
+        let popped = match collect {
+            Collect::Nothing => None,
+            Collect::Within(popped) if !popped.has_room(bytes) => return Err(Unfinished::NeedsRoom(bytes)),
+            Collect::Growing(popped) | Collect::Within(popped) => Some(popped),
+        };
+        if let Some(popped) = popped {
+            if self.is_large(entry) {
+                if let Some(pin) = self.take(entry) {
+                    return Err(Unfinished::CopyFirst(pin));
+                }
+            }
+            let append = |out: &mut Vec<u8>| self.payload.append_value(entry, out);
+            let pushed = popped.try_push(self.payload.key(entry), self.payload.value_len(entry), append);
+            pushed.map_err(|_| Unfinished::Refused(PushError::OutOfMemory))?;
+        }
+        self.remove_entry(entry);
+        Ok(Some(age))
+    }
+
+    /// Whether an entry is so large that nobody should copy it under a lock.
+    #[inline]
+    pub fn is_large(&self, entry: EntryIndex) -> bool {
+        self.record(entry).has(Flags::CHAINED) && self.payload.value_len(entry) > LARGE_VALUE_BYTES
+    }
+
+    /// The age of the entry that is next to be evicted.
+    pub fn oldest_age(&self) -> Option<u32> {
+        self.order.oldest(self.totals()).map(|entry| self.age(entry))
+    }
+
+    /// Insertions and uses that moved an entry, since this one was last used.
+    pub fn age(&self, entry: EntryIndex) -> u32 {
+        self.record(entry).age(self.order.tick())
+    }
+
+    /// Pins an entry; `None` if it has 255 pins already.
+    #[inline]
+    pub fn pin(&self, entry: EntryIndex) -> Option<Pin> {
+        let record = self.record(entry);
+        record.pin().then(|| Pin { entry, generation: record.generation() })
+    }
+
+    /// Frees a removed entry whose last pin is gone.
+    pub fn free_unpinned(&mut self, pin: Pin) {
+        let Pin { entry, generation } = pin;
+        // After a reset the record may be anything.
+        let is_mine = self.directory.is_record(&self.slabs, entry) && {
+            let record = self.record(entry);
+            record.generation() == generation && record.has(Flags::ZOMBIE) && record.pins() == 0
+        };
+        if is_mine {
+            self.mutate(|partition| {
+                partition.state().zombies.sub(1);
+                partition.free(entry);
+            });
+        }
+    }
+
+    /// Takes a pin back, and frees the entry if it was removed and this was the last one.
+    pub fn unpin_and_free(&mut self, pin: Pin) {
+        let record = self.record(pin.entry);
+        if record.generation() == pin.generation && record.unpin() {
+            self.free_unpinned(pin);
+        }
     }
 
     /// The first entry at or after `from` in the order of a walk.
     pub fn walk(&self, from: EntryIndex) -> Option<EntryIndex> {
-        self.next_entry(from)
+        self.directory.next_entry(&self.slabs, from)
     }
 
     /// The entry in record `entry`, if it lives in `generation`.
     pub fn resolve(&self, entry: EntryIndex, generation: u32) -> Option<EntryIndex> {
-        (self.is_record(entry) && self.record(entry).is_entry() && self.record(entry).generation() == generation)
-            .then_some(entry)
+        let is_record = self.directory.is_record(&self.slabs, entry);
+        (is_record && self.record(entry).is_entry() && self.record(entry).generation() == generation).then_some(entry)
     }
 
     /// What a walk says of an entry.
@@ -447,29 +689,290 @@ impl Partition {
         RecordInfo {
             generation: record.generation(),
             version: record.version(),
-            value_len: self.value_len(entry),
+            value_len: self.payload.value_len(entry),
             age: self.age(entry),
-            referenced: self.is_referenced(entry),
+            referenced: self.order.is_marked(record),
             pinned: record.pins() > 0,
         }
     }
 
-    /// An entry's key.
-    pub fn key(&self, entry: EntryIndex) -> &[u8] {
-        self.key_bytes(entry)
+    /// Pinned entries among the next `limit` from `from` on, and where to go on; `None` after the last. Those that were
+    /// removed are counted with the last.
+    pub fn count_pinned(&self, from: EntryIndex, limit: usize) -> (u32, Option<EntryIndex>) {
+        let (mut count, mut next) = (0, from);
+        for _ in 0..limit {
+            let Some(entry) = self.walk(next) else {
+                return (count + self.state().zombies.get() + self.quarantined_pins(), None);
+            };
+            count += u32::from(self.record(entry).pins() > 0);
+            next = EntryIndex(entry.0 + 1);
+        }
+        (count, Some(next))
     }
 
-    /// Relocates live entries so that whole slabs return to the pool.
-    pub fn compact(&mut self, budget: CompactBudget) -> CompactReport {
-        self.mutate(|partition| partition.compact_all(budget))
+    /// The version of an entry's value.
+    #[inline]
+    pub fn version_of(&self, hash: KeyHash, entry: EntryIndex) -> Version {
+        let (stamp, changes) = (self.record(entry).stamp(), self.inflight.changes(hash));
+        Version { entry, stamp, changes, partition: self.index }
     }
 
-    /// Entries that cannot make room: pinned ones, found or removed.
-    pub fn pinned_count(&self) -> u32 {
-        let entries = std::iter::successors(self.walk(EntryIndex::NONE), |entry| self.walk(EntryIndex(entry.0 + 1)));
-        let quarantined = if self.header().quarantined.get() > 0 { self.quarantined_pins() } else { 0 };
-        entries.filter(|&entry| self.record(entry).pins() > 0).count() as u32
-            + self.header().zombies.get()
-            + quarantined
+    /// The version of an entry's value, whose hash is not known.
+    pub fn version_of_entry(&self, entry: EntryIndex) -> Version {
+        self.version_of(self.hash_of(entry), entry)
+    }
+
+    /// The version that stands for a key which is not in the cache, whatever the store has.
+    fn version_of_absence(&self, hash: KeyHash) -> Version {
+        let changes = self.inflight.changes(hash);
+        Version { entry: EntryIndex::NONE, stamp: Stamp::NONE, changes, partition: self.index }
+    }
+
+    /// Whether an entry has the value that this version was read with.
+    pub fn has_version(&self, entry: EntryIndex, version: Version) -> bool {
+        (entry, self.record(entry).stamp()) == (version.entry, version.stamp)
+    }
+
+    /// The entry of a version, if it still has that value.
+    pub fn resolve_version(&self, version: &Version) -> Option<EntryIndex> {
+        let entry = version.entry;
+        let is_same = !entry.is_none()
+            && self.directory.is_record(&self.slabs, entry)
+            && self.record(entry).stamp() == version.stamp;
+        is_same.then_some(entry)
+    }
+
+    /// Leases that ended so far.
+    pub fn completed_leases(&self) -> u64 {
+        self.inflight.completed()
+    }
+
+    /// Times that the partition was emptied because a change was left half-way.
+    pub fn resets(&self) -> u64 {
+        self.counters.resets().get()
+    }
+
+    /// Stores a value if `expected` holds, letting clean entries make way. `dropped` counts those; a dirty entry whose
+    /// turn it was is copied to `evicted`, and leased to `owner`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfinished::OutOfWork`], or a key or an entry that is too large; never [`PushError::Full`].
+    pub fn store_if(
+        &mut self,
+        key: Key<'_>,
+        value: &[u8],
+        expected: Expected,
+        owner: u32,
+        dropped: &mut u32,
+        evicted: &mut Evicted,
+        work: &mut Work,
+    ) -> Result<StoreOutcome, Unfinished> {
+        self.check_size(key, value.len())?;
+        if !self.is_as_expected(key, expected) {
+            return Ok(StoreOutcome::Stale);
+        }
+        let stored = self.mutate(|partition| {
+            let mut reclaim = Reclaim::new(OnEvict::DiscardClean(dropped), work);
+            let stored = partition.store(key, value, &mut reclaim);
+            match stored {
+                // What was loaded is what the store has.
+                Ok((put, entry)) if !matches!(expected, Expected::Load(_)) => {
+                    partition.record(entry).set_flags(Flags::DIRTY);
+                    partition.inflight.note_change(key.hash, entry);
+                    Ok(Ok((put, entry)))
+                }
+                Err(NoRoom::Dirty(victim)) => {
+                    let hash = partition.hash_of(victim);
+                    Ok(Err(partition.inflight.lease_write(hash, owner, victim).map(|lease| (lease, victim))))
+                }
+                Err(NoRoom::OutOfWork) => Err(Unfinished::OutOfWork),
+                Err(_) => Ok(Err(None)),
+                Ok(stored) => Ok(Ok(stored)),
+            }
+        })?;
+        match stored {
+            Ok((put, entry)) => Ok(StoreOutcome::Stored(put, self.version_of(key.hash, entry))),
+            Err(Some((lease, victim))) => {
+                let pushed = evicted.try_push(self.payload.key(victim), self.payload.value_len(victim), |out| {
+                    self.payload.append_value(victim, out);
+                });
+                if pushed.is_err() {
+                    self.release_lease(lease);
+                    return Err(Unfinished::Refused(PushError::OutOfMemory));
+                }
+                Ok(StoreOutcome::WriteBack(lease, self.version_of_entry(victim)))
+            }
+            Err(None) => Ok(StoreOutcome::Blocked { completed: self.completed_leases() }),
+        }
+    }
+
+    fn is_as_expected(&self, key: Key<'_>, expected: Expected) -> bool {
+        match (expected, self.find(key)) {
+            (Expected::Anything, _) => true,
+            (Expected::Version(version), Some(entry)) => self.has_version(entry, version),
+            (Expected::Version(version), None) => version.changes == self.inflight.changes(key.hash),
+            (Expected::Load(lease), found) => found.is_none() && !self.inflight.is_superseded(lease),
+        }
+    }
+
+    /// Whether the store does not have an entry's value.
+    pub fn is_dirty(&self, entry: EntryIndex) -> bool {
+        self.record(entry).has(Flags::DIRTY)
+    }
+
+    /// Removes an entry, dirty or not, if it has this version.
+    pub fn remove_if(&mut self, entry: EntryIndex, version: Version) -> bool {
+        let is_same = self.has_version(entry, version);
+        if is_same {
+            self.remove_entry(entry);
+        }
+        is_same
+    }
+
+    /// Whether some worker has a lease on a key.
+    pub fn is_leased(&self, key: Key<'_>) -> bool {
+        self.inflight.is_leased(key.hash)
+    }
+
+    /// Leases in use: loads, and write-backs.
+    pub fn lease_counts(&self) -> (u32, u32) {
+        self.inflight.counts()
+    }
+
+    /// The processes that have leases.
+    pub fn lease_owners(&self) -> Vec<u32> {
+        self.inflight.owners()
+    }
+
+    /// Leases the load of an absent key to a process. With [`Concurrency::AllowDuplicate`], grants it even while another
+    /// process is loading the key.
+    pub fn lease_load(&mut self, key: Key<'_>, owner: u32, concurrency: Concurrency) -> LoadOutcome {
+        if self.find(key).is_some() {
+            return LoadOutcome::Present;
+        }
+        if !self.inflight.may_load(key.hash, concurrency) {
+            return LoadOutcome::Taken;
+        }
+        let absent = self.version_of_absence(key.hash);
+        match self.mutate(|partition| partition.inflight.lease_load(key.hash, owner)) {
+            Some(lease) => LoadOutcome::Leased(lease, absent),
+            None => LoadOutcome::TableFull,
+        }
+    }
+
+    /// Releases a lease; nothing happens if it has ended.
+    pub fn release_lease(&mut self, lease: LeaseId) {
+        if self.inflight.stands(lease) {
+            self.mutate(|partition| _ = partition.inflight.release(lease));
+        }
+    }
+
+    /// Releases every lease of a process that is dead.
+    pub fn release_leases_of(&mut self, owner: u32) {
+        self.mutate(|partition| partition.inflight.release_all_of(owner));
+    }
+
+    /// Releases a lease to write. Its entry goes if it has this version; `true` then. Else it was changed meanwhile, and
+    /// stays, or is not there any more.
+    pub fn finish_write(&mut self, lease: LeaseId, version: Version) -> bool {
+        if !self.inflight.stands(lease) {
+            return false;
+        }
+        self.mutate(|partition| {
+            let entry = partition.inflight.release(lease);
+            let Some(entry) = entry.filter(|&entry| partition.has_version(entry, version)) else { return false };
+            partition.evict(entry);
+            true
+        })
+    }
+
+    /// Begins to store a large value: reserves a record, pinned by the caller, and a first slot.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unfinished`].
+    pub fn begin_large(
+        &mut self,
+        key: Key<'_>,
+        value_len: usize,
+        on_evict: OnEvict<'_>,
+        work: &mut Work,
+    ) -> Result<Reservation, Unfinished> {
+        self.check_size(key, value_len)?;
+        let mut reclaim = Reclaim::new(on_evict, work);
+        let begun = self.mutate(|partition| partition.open_skeleton(key.bytes.len(), value_len, 1, &mut reclaim));
+        begun.map_err(|reason| self.unfinished(reason, key, value_len))
+    }
+
+    /// Reserves further slots for a large value, until all have been or the lock has been held long enough.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unfinished`]: what was reserved stays so.
+    pub fn extend_large(
+        &mut self,
+        key: Key<'_>,
+        reservation: &mut Reservation,
+        on_evict: OnEvict<'_>,
+        work: &mut Work,
+    ) -> Result<(), Unfinished> {
+        let mut reclaim = Reclaim::new(on_evict, work);
+        reclaim.spared = self.find(key);
+        let extended = self.mutate(|partition| {
+            if reclaim.spared.is_none() {
+                partition.make_room_for_one_more(&mut reclaim)?;
+            }
+            partition.extend_skeleton(reservation, &mut reclaim)
+        });
+        extended.map_err(|reason| self.unfinished(reason, key, reservation.value_len))
+    }
+
+    /// Makes a large value findable that has all its slots and was filled; its pin is the caller's no longer.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfinished`] where an entry must make way in a cache whose capacity is in entries; then nothing is changed.
+    pub fn publish_large(
+        &mut self,
+        key: Key<'_>,
+        reservation: Reservation,
+        on_evict: OnEvict<'_>,
+        work: &mut Work,
+    ) -> Result<Put, Unfinished> {
+        let mut reclaim = Reclaim::new(on_evict, work);
+        let old = self.find(key);
+        reclaim.spared = old;
+        let published = self.mutate(|partition| {
+            if old.is_none() {
+                partition.make_room_for_one_more(&mut reclaim)?;
+            }
+            partition.record(reservation.pin.entry).unpin();
+            Ok(partition.publish(key, reservation.pin.entry, old).0)
+        });
+        published.map_err(|reason| self.unfinished(reason, key, reservation.value_len))
+    }
+
+    /// Whether what was reserved is still there: a reset takes it away.
+    pub fn is_reserved(&self, pin: Pin) -> bool {
+        self.directory.is_record(&self.slabs, pin.entry) && {
+            let record = self.record(pin.entry);
+            record.generation() == pin.generation && record.has(Flags::RESERVED)
+        }
+    }
+
+    /// Gives back what was reserved for a large value.
+    pub fn cancel_large(&mut self, pin: Pin) {
+        let record = self.record(pin.entry);
+        if record.generation() != pin.generation {
+            return;
+        }
+        record.unpin();
+        if self.is_reserved(pin) {
+            self.mutate(|partition| partition.cancel(pin.entry));
+        }
     }
 }
+
+/// Chained values above this are never copied under a lock.
+pub const LARGE_VALUE_BYTES: usize = 64 << 10;

@@ -1,56 +1,14 @@
-//! What a cache says of itself: counters and the use of its memory. Plain data, added up over partitions.
+//! Where a cache's memory is: plain data, added up over partitions.
 
-use super::class::RECORD_BYTES;
-use super::ids::{BucketIndex, ClassIndex};
-use super::layout::BUCKET_CELLS;
+use super::entry::{CONTINUATION_METADATA_BYTES, ENTRY_METADATA_BYTES};
+use super::ids::ClassIndex;
+use super::limits::BUCKET_CELLS;
 use super::partition::Partition;
-
-/// Bytes that an entry in one slot costs beside its key and value: record, slot header, and its cell in a bucket.
-///
-/// Alignment (up to 7 bytes) and the class's internal waste (up to one eighth) come on top.
-pub const ENTRY_METADATA_BYTES: u64 = RECORD_BYTES as u64 + SLOT_HEADER_BYTES + CELL_BYTES;
-const SLOT_HEADER_BYTES: u64 = 8;
-const CELL_BYTES: u64 = 5;
-
-/// Counters since the cache was created.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Reads (`get`, `with`) that found their key.
-    pub hits: u64,
-    /// Reads that did not.
-    pub misses: u64,
-    /// New keys stored.
-    pub inserts: u64,
-    /// Values replaced.
-    pub updates: u64,
-    /// Entries evicted to make room.
-    pub evictions: u64,
-    /// Entries taken out by `remove`, `pop_lru`, `clear` or a drain.
-    pub removals: u64,
-    /// Pushes that were refused.
-    pub refused: u64,
-    /// Times that compaction ran, automatically or by request.
-    pub compactions: u64,
-    /// Slabs that compaction emptied and returned to the pool.
-    pub slabs_moved: u64,
-    /// Slots that compaction moved.
-    pub entries_moved: u64,
-    /// Bytes that compaction moved.
-    pub bytes_moved: u64,
-    /// Partitions that were found damaged and emptied.
-    pub resets: u64,
-}
-
-impl Stats {
-    /// Hits over reads; `None` before the first read.
-    pub fn hit_ratio(&self) -> Option<f64> {
-        let reads = self.hits + self.misses;
-        (reads > 0).then(|| self.hits as f64 / reads as f64)
-    }
-}
+use super::slab::class::RECORD_BYTES;
 
 /// One slab class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClassReport {
     /// The class; 0 is the directory.
     pub class: u32,
@@ -80,16 +38,19 @@ impl ClassReport {
 
 /// Where the memory is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemoryReport {
     /// All of it.
     pub region_bytes: u64,
-    /// Headers, class states, slab descriptors, buckets and rests too small for a slab.
+    /// Headers, class states, slab descriptors, base buckets and rests too small for a slab.
     pub fixed_bytes: u64,
     /// Slabs of the directory, those kept for readers over a reset included.
     pub directory_bytes: u64,
     /// Slabs of keys and values, those kept for readers over a reset included.
     pub data_bytes: u64,
-    /// Slabs of the pool.
+    /// Slabs of buckets.
+    pub bucket_bytes: u64,
+    /// Slabs that nothing is stored in.
     pub free_bytes: u64,
     /// Keys and values of live entries.
     pub payload_bytes: u64,
@@ -97,7 +58,7 @@ pub struct MemoryReport {
     pub metadata_bytes: u64,
     /// Slabs.
     pub slabs_total: u64,
-    /// Slabs in the pool.
+    /// Slabs that nothing is stored in.
     pub slabs_free: u64,
     /// Live entries.
     pub entries: u64,
@@ -141,74 +102,60 @@ impl MemoryReport {
 }
 
 impl Partition {
-    /// Adds this partition's counters to `stats`.
-    pub fn add_stats(&self, stats: &mut Stats) {
-        let header = self.header();
-        stats.hits += header.hits.get();
-        stats.misses += header.misses.get();
-        stats.inserts += header.inserts.get();
-        stats.updates += header.updates.get();
-        stats.evictions += header.evictions.get();
-        stats.removals += header.removals.get();
-        stats.refused += header.refused.get();
-        stats.compactions += header.compactions.get();
-        stats.slabs_moved += header.slabs_moved.get();
-        stats.entries_moved += header.entries_moved.get();
-        stats.bytes_moved += header.bytes_moved.get();
-        stats.resets += header.resets.get();
-    }
-
-    /// Adds this partition's memory to `report`. Cost: a look at every class and, for `longest_chain`, every bucket.
-    pub fn add_memory(&self, report: &mut MemoryReport, measure_chains: bool) {
-        let header = self.header();
-        let layout = &self.layout;
-        let slab_bytes = u64::from(layout.slab_bytes);
-        let entries = u64::from(header.len.get());
-        report.fixed_bytes += layout.partition_fixed_bytes() as u64;
-        report.free_bytes += u64::from(header.pool_count.get()) * slab_bytes;
-        report.slabs_total += u64::from(layout.slab_count);
-        report.slabs_free += u64::from(header.pool_count.get());
+    /// Adds this partition's memory to `report`. Cost: a look at every class.
+    pub fn add_memory(&self, report: &mut MemoryReport) {
+        let state = self.state();
+        let slab_bytes = u64::from(self.slabs.area().slab_bytes());
+        let entries = u64::from(state.len.get());
+        // An idle slab of records is as good as free: what wants a slab needs a record first.
+        let is_idle = self.keeps_idle_slab();
+        let free = u64::from(self.slabs.pool_count()) + u64::from(is_idle);
+        report.fixed_bytes += self.fixed_bytes as u64;
+        report.free_bytes += free * slab_bytes;
+        report.slabs_total += u64::from(self.slabs.area().slab_count());
+        report.slabs_free += free;
         report.entries += entries;
-        report.payload_bytes += header.live_bytes.get();
-        let parts = u64::from(header.continuations.get());
-        report.metadata_bytes += entries * ENTRY_METADATA_BYTES + parts * (u64::from(RECORD_BYTES) + SLOT_HEADER_BYTES);
-        report.buckets += u64::from(layout.buckets_per_partition);
-        report.overflowed += u64::from(header.overflowed.get());
-        if header.quarantined.get() > 0 {
+        report.payload_bytes += state.live_bytes.get();
+        let parts = u64::from(state.continuations.get());
+        report.metadata_bytes += entries * ENTRY_METADATA_BYTES + parts * CONTINUATION_METADATA_BYTES;
+        report.buckets += u64::from(self.table.bucket_count());
+        report.bucket_bytes += self.table.segment_slabs().count() as u64 * slab_bytes;
+        report.overflowed += u64::from(self.table.overflowed());
+        if state.quarantined.get() > 0 {
             let (values, records) = self.quarantined_slabs();
             report.data_bytes += values as u64 * slab_bytes;
             report.directory_bytes += records as u64 * slab_bytes;
         }
-        for (class, geometry) in layout.classes.iter() {
-            let state = self.class_state(class);
-            let slabs = u64::from(state.slab_count.get());
-            if slabs == 0 {
+        for (class, geometry) in self.slabs.classes().iter() {
+            let is_directory = class == ClassIndex::DIRECTORY;
+            let (slabs, used) = self.slabs.class_counts(class);
+            let slabs = u64::from(slabs);
+            if slabs == 0 || is_directory && is_idle {
                 continue;
             }
-            if class == ClassIndex::DIRECTORY {
+            if is_directory {
                 report.directory_bytes += slabs * slab_bytes;
             } else {
                 report.data_bytes += slabs * slab_bytes;
             }
-            let used = state.used.get();
             report.add_class(ClassReport {
                 class: class.0,
                 slot_bytes: u64::from(geometry.slot_bytes),
                 slabs,
                 slots: slabs * u64::from(geometry.slots_per_slab),
                 used,
-                stored_bytes: if class == ClassIndex::DIRECTORY {
+                stored_bytes: if is_directory {
                     used * u64::from(RECORD_BYTES)
                 } else {
-                    state.stored_bytes.get()
+                    self.slabs.stored_bytes(class)
                 },
             });
         }
-        if measure_chains {
-            let longest = (0..layout.buckets_per_partition)
-                .map(|bucket| self.overflow_chain(self.bucket(BucketIndex(bucket))).count() as u64)
-                .max();
-            report.longest_chain = report.longest_chain.max(longest.unwrap_or(0));
-        }
+    }
+
+    /// The most entries chained from one of the next `limit` buckets, and where to go on; `None` after the last.
+    pub fn longest_chain(&self, from: u32, limit: u32) -> (u64, Option<u32>) {
+        let end = from.saturating_add(limit);
+        (self.table.longest_chain(from..end), (end < self.table.bucket_count()).then_some(end))
     }
 }

@@ -18,9 +18,9 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::lwlock::{self, Held};
-use super::parallel::ParallelError;
-use crate::shared::lock::{LockMode, Locks};
+use super::error::ParallelError;
+use super::lwlock::{self, LwLockGuard};
+use crate::shared::lock::{LockMode, Locks, Tenancy};
 
 /// How long a waiter sleeps before it looks again, if nobody wakes it.
 const LONGEST_SLEEP_MS: c_long = 10;
@@ -111,15 +111,18 @@ impl DsmLocks {
     }
 }
 
+// SAFETY: the memory is mapped until this process detaches, which sets `detached` first; it serves nothing else.
+unsafe impl Tenancy for DsmLocks {
+    fn is_mapped(&self) -> bool {
+        !self.detached.get()
+    }
+}
+
 // SAFETY: LWLocks exclude writers from everybody and order memory. `acquire` returns with the lock or unwinds without.
 unsafe impl Locks for DsmLocks {
     fn acquire(&self, partition: usize, mode: LockMode) {
         self.check_attached();
         lwlock::acquire(self.lock(partition), mode);
-    }
-
-    fn is_mapped(&self) -> bool {
-        !self.detached.get()
     }
 
     /// Not after the end of the operation: detaching takes back all pins first.
@@ -167,7 +170,7 @@ unsafe impl Locks for DsmLocks {
 /// The tranche of all these locks, the same for every process until the server stops.
 pub(super) fn tranche() -> u16 {
     let mut found = false;
-    let _held = Held::acquire(lwlock::addin_shmem_init_lock(), LockMode::Exclusive);
+    let _held = LwLockGuard::acquire(lwlock::addin_shmem_init_lock(), LockMode::Exclusive);
     // SAFETY: the lock is the one for this purpose; the structure has one word, written by whoever makes it.
     unsafe {
         let word: *mut u32 = pg_sys::ShmemInitStruct(c"pg_shared_lru tranche".as_ptr(), 4, &mut found).cast();

@@ -3,9 +3,56 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
-use crate::engine::config::ConfigError;
+use super::encoding;
+use crate::adapters::builder::{BuilderError, DrainError};
+use crate::adapters::codec::DecodeError;
+use crate::engine::config_error::ConfigError;
+use crate::engine::findings::Inconsistencies;
+use crate::engine::header::AttachError;
 use crate::engine::partition::PushError;
-use crate::engine::validate::Inconsistencies;
+use crate::shared::open::CreateError;
+
+/// An error that PostgreSQL can raise.
+pub trait SqlError: std::error::Error {
+    /// The SQLSTATE.
+    fn code(&self) -> PgSqlErrorCode;
+
+    /// What to do.
+    fn hint(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// More than a message should have.
+    fn detail(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The value, or the error raised as PostgreSQL's ERROR. Must not be called under a lock.
+///
+/// # Panics
+///
+/// As PostgreSQL's ERROR.
+pub fn or_report<T>(result: Result<T, impl SqlError>) -> T {
+    result.unwrap_or_else(|error| report(&error))
+}
+
+/// Raises an error as PostgreSQL's ERROR. Must not be called under a lock.
+///
+/// # Panics
+///
+/// As PostgreSQL's ERROR, always.
+pub fn report(error: &impl SqlError) -> ! {
+    let mut report = ErrorReport::new(error.code(), encoding::message(error.to_string()), function_name!());
+    if let Some(detail) = error.detail() {
+        report = report.set_detail(encoding::message(detail));
+    }
+    if let Some(hint) = error.hint() {
+        report = report.set_hint(hint);
+    }
+    report.report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
 
 /// Whatever can go wrong with a named cache.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +67,7 @@ pub enum CacheError {
     #[error("cache \"{0}\" already exists in this database")]
     Exists(String),
     /// The cache was dropped while it was being used.
-    #[error("the cache was dropped by another session")]
+    #[error("the cache was dropped while it was in use")]
     Dropped,
     /// The name cannot be a cache's.
     #[error("a cache name has from 1 to {max} bytes, this one has {given}")]
@@ -29,6 +76,16 @@ pub enum CacheError {
         given: usize,
         /// Bytes at most.
         max: usize,
+    },
+    /// The name has characters that cannot be in a name of this database.
+    #[error("the name \"{name}\" of a cache must be {allowed}: the database's encoding is {encoding}")]
+    NameEncoding {
+        /// The name, as far as it can be shown.
+        name: String,
+        /// What a name may be made of.
+        allowed: &'static str,
+        /// The database's encoding.
+        encoding: String,
     },
     /// A parameter has a wrong value.
     #[error("{0}")]
@@ -52,6 +109,17 @@ pub enum CacheError {
     /// Somebody is reading the cache without a lock, loading an entry or writing one back.
     #[error("cache \"{0}\" is in use: {1} of its entries are being read, loaded or written back")]
     InUse(String, u64),
+    /// The system has no memory for what was read.
+    #[error("out of memory: a value of {0} bytes cannot be copied")]
+    OutOfMemory(usize),
+    /// A value is larger than PostgreSQL's `bytea` can be.
+    #[error("a value of {bytes} bytes is too large: SQL can read at most {max}")]
+    TooLargeForSql {
+        /// Bytes of the value.
+        bytes: usize,
+        /// The most that a `bytea` holds.
+        max: usize,
+    },
     /// A value was refused.
     #[error(transparent)]
     Push(#[from] PushError),
@@ -64,19 +132,30 @@ pub enum CacheError {
 }
 
 impl CacheError {
+    /// Raises the error. Must not be called under a lock.
+    ///
+    /// # Panics
+    ///
+    /// As PostgreSQL's ERROR, always.
+    pub fn report(self) -> ! {
+        report(&self)
+    }
+}
+
+impl SqlError for CacheError {
     fn code(&self) -> PgSqlErrorCode {
         match self {
             CacheError::NotPreloaded => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             CacheError::Unknown(_) | CacheError::Dropped => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             CacheError::Exists(_) => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-            CacheError::Name { .. } => PgSqlErrorCode::ERRCODE_INVALID_NAME,
-            CacheError::Parameter(_) | CacheError::Config(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            CacheError::Name { .. } | CacheError::NameEncoding { .. } => PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            CacheError::Parameter(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            CacheError::Config(error) => error.code(),
             CacheError::TooMany(_) => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            CacheError::NoMemory { .. } | CacheError::Push(PushError::Full { .. }) => {
-                PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
-            }
+            CacheError::NoMemory { .. } | CacheError::OutOfMemory(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
             CacheError::InUse(..) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            CacheError::Push(_) => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            CacheError::TooLargeForSql { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            CacheError::Push(error) => error.code(),
             CacheError::Damaged(..) | CacheError::Inconsistent(..) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         }
     }
@@ -96,9 +175,11 @@ impl CacheError {
             CacheError::NoMemory { .. } => {
                 "Ask for less, drop a cache, or raise pg_shared_lru.memory and restart the server."
             }
-            CacheError::Push(PushError::TooLarge { .. } | PushError::KeyTooLong { .. }) => {
-                "Create the cache with larger slabs (slab_bytes), more memory, or a larger max_entry_bytes."
+            CacheError::OutOfMemory(_) => {
+                "The cache is as it was. Give the server more memory, or keep smaller values."
             }
+            CacheError::Config(error) => return error.hint(),
+            CacheError::Push(error) => return error.hint(),
             CacheError::Inconsistent(..) | CacheError::Damaged(..) => {
                 "This is a defect; please report it. Dropping the cache and creating it anew repairs it."
             }
@@ -106,28 +187,168 @@ impl CacheError {
         })
     }
 
-    /// Raises the error. Must not be called under a lock.
-    pub fn report(self) -> ! {
-        let mut report = ErrorReport::new(self.code(), self.to_string(), function_name!());
-        if let CacheError::Inconsistent(_, Inconsistencies(findings)) = &self {
-            report = report.set_detail(findings.join("\n"));
+    fn detail(&self) -> Option<String> {
+        match self {
+            CacheError::Inconsistent(_, Inconsistencies(findings)) => Some(findings.join("\n")),
+            _ => None,
         }
-        if let Some(hint) = self.hint() {
-            report = report.set_hint(hint);
-        }
-        report.report(PgLogLevel::ERROR);
-        unreachable!("an ERROR does not return")
     }
 }
 
-/// Raises an error that has no more than a message. Must not be called under a lock.
-pub(super) fn raise(code: PgSqlErrorCode, message: String) -> ! {
-    ErrorReport::new(code, message, function_name!()).report(PgLogLevel::ERROR);
-    unreachable!("an ERROR does not return")
+impl SqlError for ConfigError {
+    fn code(&self) -> PgSqlErrorCode {
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        matches!(self, ConfigError::TooSmall { .. })
+            .then_some("Give it more bytes, or fewer partitions, fewer buckets or smaller slabs.")
+    }
 }
 
-/// The value, or the error raised.
-#[cfg(feature = "extension")]
-pub(super) fn or_report<T>(result: Result<T, impl Into<CacheError>>) -> T {
-    result.unwrap_or_else(|error| error.into().report())
+impl SqlError for PushError {
+    fn code(&self) -> PgSqlErrorCode {
+        match self {
+            PushError::Full { .. } | PushError::OutOfMemory => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            PushError::TooLarge { .. } | PushError::KeyTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            // A quarter of a partition, or what the cache was created for.
+            PushError::TooLarge { .. } => Some(
+                "Create the cache with fewer partitions or more bytes; or, if it was created for a number of entries, with a \
+                 larger max_entry_bytes.",
+            ),
+            PushError::KeyTooLong { .. } => Some(
+                "Create the cache with larger slabs (slab_bytes), or use a hash of the key. No key has more than 65535 bytes.",
+            ),
+            PushError::Full { .. } | PushError::OutOfMemory => None,
+        }
+    }
+}
+
+impl SqlError for CreateError {
+    fn code(&self) -> PgSqlErrorCode {
+        match self {
+            CreateError::Config(error) => error.code(),
+            _ => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            CreateError::Config(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl SqlError for DecodeError {
+    fn code(&self) -> PgSqlErrorCode {
+        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED
+    }
+}
+
+impl<E> SqlError for BuilderError<E>
+where
+    BuilderError<E>: std::error::Error,
+{
+    fn code(&self) -> PgSqlErrorCode {
+        match self {
+            BuilderError::Push(error) => error.code(),
+            BuilderError::Decode(error) => error.code(),
+            BuilderError::Backlog { .. } => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            BuilderError::Store(_) | BuilderError::Lost => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+}
+
+impl<E> SqlError for DrainError<E>
+where
+    DrainError<E>: std::error::Error,
+{
+    fn code(&self) -> PgSqlErrorCode {
+        match self {
+            DrainError::Decode(error) => error.code(),
+            DrainError::InUse { .. } | DrainError::Changed(_) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            DrainError::Taker(_) | DrainError::Lost => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+}
+
+/// Why there is no cache in a parallel operation.
+#[derive(Debug, thiserror::Error)]
+pub enum ParallelError {
+    /// Nothing was stored under the key.
+    #[error("the parallel operation has no cache under the key {0:#x}: the leader has not created it")]
+    Absent(u64),
+    /// Something else was stored under the key.
+    #[error(
+        "the key {key:#x} of the parallel operation names no cache: magic number {found:#018x}, not {expected:#018x}"
+    )]
+    NotACache {
+        /// The key.
+        key: u64,
+        /// What stands where a cache has its magic number.
+        found: u64,
+        /// What a cache has there.
+        expected: u64,
+    },
+    /// A cache of another build, of other types, or a damaged one.
+    #[error("the cache of the parallel operation cannot be attached: {0}")]
+    Attach(#[from] AttachError),
+    /// The cache could not be created.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// The cache was used after its memory had gone.
+    #[error("the parallel operation that this cache belonged to has ended")]
+    Detached,
+}
+
+impl ParallelError {
+    /// Raises the error. Must not be called under a lock.
+    ///
+    /// # Panics
+    ///
+    /// As PostgreSQL's ERROR, always.
+    pub fn report(self) -> ! {
+        report(&self)
+    }
+}
+
+impl SqlError for ParallelError {
+    fn code(&self) -> PgSqlErrorCode {
+        match self {
+            ParallelError::Absent(_) | ParallelError::Detached => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            ParallelError::NotACache { .. } | ParallelError::Attach(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            ParallelError::Create(error) => error.code(),
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            ParallelError::Create(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// There is no segment for a parallel operation.
+#[derive(Debug, thiserror::Error)]
+#[error("no shared memory for a parallel operation that needs {bytes} bytes: {reason}")]
+pub struct NoSegment {
+    /// Bytes that were asked for: the cache, what else was estimated, and PostgreSQL's own.
+    pub bytes: usize,
+    /// PostgreSQL's message.
+    pub reason: String,
+}
+
+impl SqlError for NoSegment {
+    fn code(&self) -> PgSqlErrorCode {
+        PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
+    }
 }

@@ -1,37 +1,15 @@
-//! PostgreSQL's LWLocks as the locks of a cache's partitions: those of named caches, and what all have in common.
-//!
-//! The locks of all named caches lie side by side in the area, outside the memory of the caches: a backend that
-//! still waits for a lock of a dropped cache waits on memory that stays a lock. Having got it, it sees by the
-//! cache's generation that the cache is gone, lets go and reports an error, before anything was touched.
-//!
-//! A read that takes no lock may find at its end that the cache is gone: it asks for the generation after its last look
-//! at the memory, which is never unmapped. Whoever gets the memory writes to it after the generation has changed.
+//! PostgreSQL's LWLocks: taken, released, held by a guard.
 //!
 //! An ERROR (and its unwinding) resets `InterruptHoldoffCount` behind our back, and `LWLockRelease` decrements it: a
 //! release while unwinding must first put it back, else the counter wraps and the backend never listens to an interrupt
 //! again.
+//!
+//! Not here: which lock belongs to what (`named_locks`, `dsm_locks`, `area`).
 #![allow(unsafe_code)]
 
 use pgrx::pg_sys;
 
-use super::area::Area;
-use super::error::CacheError;
-use crate::engine::layout::Stripe;
-use crate::shared::lock::{LockMode, Locks};
-
-/// The locks of one cache's partitions, valid for one generation of its slot in the catalog.
-pub struct LwLocks {
-    area: Area,
-    slot: usize,
-    generation: u64,
-}
-
-impl LwLocks {
-    /// The locks of the cache in `slot`, as long as it has this generation.
-    pub(super) fn new(area: Area, slot: usize, generation: u64) -> Self {
-        LwLocks { area, slot, generation }
-    }
-}
+use crate::shared::lock::LockMode;
 
 /// Takes an LWLock in this mode.
 pub(super) fn acquire(lock: *mut pg_sys::LWLock, mode: LockMode) {
@@ -59,16 +37,16 @@ pub(super) fn release(lock: *mut pg_sys::LWLock) {
 }
 
 /// Holds an LWLock until dropped.
-pub(super) struct Held(*mut pg_sys::LWLock);
+pub(super) struct LwLockGuard(*mut pg_sys::LWLock);
 
-impl Held {
+impl LwLockGuard {
     pub(super) fn acquire(lock: *mut pg_sys::LWLock, mode: LockMode) -> Self {
         acquire(lock, mode);
-        Held(lock)
+        LwLockGuard(lock)
     }
 }
 
-impl Drop for Held {
+impl Drop for LwLockGuard {
     fn drop(&mut self) {
         release(self.0);
     }
@@ -79,48 +57,4 @@ impl Drop for Held {
 pub(super) fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
     // SAFETY: the array exists before any library is loaded, and has many more locks than that.
     unsafe { &raw mut (*pg_sys::MainLWLockArray.add(21)).lock }
-}
-
-// SAFETY: LWLocks exclude writers from everybody and order memory. `acquire` returns with the lock or unwinds without.
-unsafe impl Locks for LwLocks {
-    fn acquire(&self, partition: usize, mode: LockMode) {
-        let lock = self.area.partition_lock(self.slot, partition);
-        acquire(lock, mode);
-        if !self.is_current() {
-            release(lock);
-            CacheError::Dropped.report();
-        }
-    }
-
-    fn is_current(&self) -> bool {
-        self.area.slot(self.slot).generation() == self.generation
-    }
-
-    fn stripes(&self) -> Option<&[Stripe]> {
-        Some(self.area.stripes(self.slot))
-    }
-
-    /// The cache cannot be gone: what this process holds of it keeps it from being dropped.
-    fn acquire_for_cleanup(&self, partition: usize) {
-        acquire(self.area.partition_lock(self.slot, partition), LockMode::Exclusive);
-    }
-
-    fn release(&self, partition: usize, _mode: LockMode) {
-        release(self.area.partition_lock(self.slot, partition));
-    }
-
-    /// The area has no condition variables, which named caches hardly ever need: asks every millisecond.
-    fn wait(&self, _partition: usize, done: &mut dyn FnMut() -> bool) {
-        use pg_sys::{WL_EXIT_ON_PM_DEATH, WL_LATCH_SET, WL_TIMEOUT};
-        pgrx::check_for_interrupts!();
-        while !done() {
-            let events = (WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH) as i32;
-            // SAFETY: this process's own latch, from its one thread.
-            unsafe {
-                pg_sys::WaitLatch(pg_sys::MyLatch, events, 1, pg_sys::PG_WAIT_EXTENSION);
-                pg_sys::ResetLatch(pg_sys::MyLatch);
-            }
-            pgrx::check_for_interrupts!();
-        }
-    }
 }

@@ -1,31 +1,39 @@
 //! PostgreSQL: memory, locks, hooks and settings for caches that all backends share.
 //!
 //! ```text
-//! lwlock     the lock of a partition is an LWLock
-//! area       one piece of main shared memory: requested, initialised once, found by every backend
-//! catalog    the named caches in the area: created, looked up, dropped
-//! attached   the caches that this backend uses
-//! parallel   a cache in the memory of a parallel operation
-//! dsm_locks  the locks of such a cache
-//! error      errors with SQLSTATE, message and hint
-//! settings   pg_shared_lru.*                       ─┐ feature `extension`
-//! functions  what SQL calls                        ─┘
+//! encoding        messages where the database's encoding is not UTF-8
+//! error           errors with SQLSTATE, message and hint
+//! lwlock          PostgreSQL's locks, taken and released
+//! slot            a named cache's place in the catalog, and its life
+//! area            one piece of main shared memory: requested, initialised once, found by every backend
+//! named_locks     the locks of a named cache
+//! catalog         the named caches in the area: created, looked up, dropped
+//! database_drops  a cache goes with its database
+//! handles         the caches that this backend uses
+//! dsm_locks       the locks of a cache in the memory of a parallel operation
+//! parallel        such a cache
+//! settings        pg_shared_lru.*                       ─┐ feature `extension`
+//! functions       what SQL calls                        ─┘
 //! ```
 //!
 //! An extension that links this crate without the feature `extension` calls [`area::request`] from its own `_PG_init`
-//! and uses [`catalog`] and [`attached`] as the SQL functions do, or [`parallel`], which needs no preloading.
+//! and uses [`catalog`] and [`handles`] as the SQL functions do, or [`parallel`], which needs no preloading.
 
 pub mod area;
-pub mod attached;
 pub mod catalog;
+mod database_drops;
 pub mod dsm_locks;
+mod encoding;
 pub mod error;
 #[cfg(feature = "extension")]
 mod functions;
-pub mod lwlock;
+pub mod handles;
+mod lwlock;
+pub mod named_locks;
 pub mod parallel;
 #[cfg(feature = "extension")]
 mod settings;
+mod slot;
 
 /// The pgrx that the library was built with. A consumer's has to be the same: `docs/library.md` says how.
 pub use pgrx;

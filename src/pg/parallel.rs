@@ -55,11 +55,13 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 
 use super::dsm_locks::{self, DsmLocks};
-use super::error;
-use crate::engine::config::{Config, ConfigError};
-use crate::engine::layout::AttachError;
-use crate::engine::region::{RegionType, Word32, Word64};
-use crate::shared::cache::{CreateError, SharedCache};
+pub use super::error::{NoSegment, ParallelError};
+use crate::engine::config::Config;
+use crate::engine::config_error::ConfigError;
+use crate::engine::header::AttachError;
+use crate::engine::memory::region::RegionType;
+use crate::engine::memory::words::{Word32, Word64};
+use crate::shared::cache::SharedCache;
 
 /// A cache in the memory of a parallel operation.
 pub type ParallelCache = SharedCache<DsmLocks>;
@@ -78,59 +80,6 @@ const _: () = assert!(size_of::<BlockHeader>() <= pg_sys::ALIGNOF_BUFFER as usiz
 // SAFETY: repr(C), words only, no padding.
 unsafe impl RegionType for BlockHeader {}
 
-/// Why there is no cache.
-#[derive(Debug, thiserror::Error)]
-pub enum ParallelError {
-    /// Nothing was stored under the key.
-    #[error("the parallel operation has no cache under the key {0:#x}: the leader has not created it")]
-    Absent(u64),
-    /// Something else was stored under the key.
-    #[error("the key {key:#x} of the parallel operation names no cache: magic number {found:#018x}, not {MAGIC:#018x}")]
-    NotACache {
-        /// The key.
-        key: u64,
-        /// What stands where a cache has its magic number.
-        found: u64,
-    },
-    /// A cache of another build, of other types, or a damaged one.
-    #[error("the cache of the parallel operation cannot be attached: {0}")]
-    Attach(#[from] AttachError),
-    /// The cache could not be created.
-    #[error(transparent)]
-    Create(#[from] CreateError),
-    /// The cache was used after its memory had gone.
-    #[error("the parallel operation that this cache belonged to has ended")]
-    Detached,
-}
-
-impl ParallelError {
-    fn code(&self) -> PgSqlErrorCode {
-        match self {
-            ParallelError::Absent(_) | ParallelError::Detached => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
-            ParallelError::NotACache { .. } | ParallelError::Attach(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-            ParallelError::Create(CreateError::Config(_)) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            ParallelError::Create(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
-        }
-    }
-
-    /// Raises the error. Must not be called under a lock.
-    pub fn report(self) -> ! {
-        error::raise(self.code(), self.to_string())
-    }
-}
-
-/// There is no segment for a parallel operation.
-#[derive(Debug, thiserror::Error)]
-#[error("no shared memory for a parallel operation that needs {bytes} bytes: {reason}")]
-pub struct NoSegment {
-    /// Bytes that were asked for: the cache, what else was estimated, and PostgreSQL's own.
-    pub bytes: usize,
-    /// PostgreSQL's message.
-    pub reason: String,
-}
-
 /// A cache that has its place in the estimate of a parallel operation.
 #[must_use = "the room in the segment stays unused without `create`"]
 #[derive(Clone, Debug)]
@@ -148,8 +97,8 @@ struct Shape {
 
 impl Shape {
     fn of(config: &Config) -> Result<Self, ConfigError> {
-        let layout = config.layout()?;
-        Ok(Shape { partition_count: layout.partition_count as usize, region_bytes: layout.region_bytes })
+        let resolved = config.resolve()?;
+        Ok(Shape { partition_count: resolved.partitions as usize, region_bytes: resolved.region_bytes })
     }
 
     /// Of the whole chunk, wherever it starts.
@@ -345,7 +294,7 @@ pub unsafe fn attach(
         let header: &BlockHeader = block.cast().as_ref();
         let found = header.magic.get();
         if found != MAGIC {
-            return Err(ParallelError::NotACache { key, found });
+            return Err(ParallelError::NotACache { key, found, expected: MAGIC });
         }
         let partition_count = header.partition_count.get() as usize;
         let memory = locks_of(block);
@@ -362,7 +311,7 @@ pub unsafe fn attach(
 
 /// What the callback needs to undo all that a handle holds, whether the handle is still there or not.
 struct Watched {
-    twin: ParallelCache,
+    handle: ParallelCache,
     locks: DsmLocks,
 }
 
@@ -373,7 +322,7 @@ struct Watched {
 /// - `segment` is the segment of the cache's memory, or null where that is the process's own.
 unsafe fn watch(segment: *mut pg_sys::dsm_segment, cache: &ParallelCache, locks: DsmLocks) {
     if !segment.is_null() {
-        let watched = Box::new(Watched { twin: cache.twin(), locks });
+        let watched = Box::new(Watched { handle: cache.clone_handle(), locks });
         // SAFETY: the callback has the right type, lives as long as the library, and owns the box, for PostgreSQL calls
         // it once.
         unsafe { pg_sys::on_dsm_detach(segment, Some(leave), pg_sys::Datum::from(Box::into_raw(watched))) };
@@ -389,7 +338,7 @@ unsafe extern "C-unwind" fn leave(_segment: *mut pg_sys::dsm_segment, argument: 
     unsafe {
         let watched = Box::from_raw(argument.cast_mut_ptr::<Watched>());
         pg_sys::ConditionVariableCancelSleep();
-        watched.twin.release_all();
+        watched.handle.release_all();
         watched.locks.mark_detached();
     }
 }

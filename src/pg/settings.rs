@@ -5,8 +5,9 @@
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use crate::engine::config::{Config, Policy};
-use crate::engine::layout::MAX_PARTITIONS;
+use crate::engine::config::Config;
+use crate::engine::limits::MAX_PARTITIONS;
+use crate::engine::policy::Policy;
 
 static MEMORY_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
 static MAX_CACHES: GucSetting<i32> = GucSetting::<i32>::new(16);
@@ -41,7 +42,7 @@ pub(super) fn define_at_server_start() {
     GucRegistry::define_int_guc(
         c"pg_shared_lru.max_caches",
         c"The most caches that can exist at one time.",
-        c"Each takes 8 kB of shared memory for its locks, used or not.",
+        c"Each takes about 10 kB of shared memory for its locks and counters, used or not.",
         &MAX_CACHES,
         1,
         1024,

@@ -2,7 +2,12 @@
 //!
 //! Both are zeroed and touched lazily. Memory of some size asks for huge pages: a lookup goes to three places that lie
 //! anywhere, and with small pages finding them in the page tables costs as much as reading them. It then grows by two
-//! megabytes at a time. PostgreSQL's own memory is not owned here; see `pg`.
+//! megabytes at a time.
+//!
+//! Invariant: an address that is given out stays mapped until the memory's owner is dropped. What is done through it is
+//! synchronised by the cache, not here.
+//!
+//! Not here: PostgreSQL's own memory (`pg`), and memory that the caller of `create` or `attach` keeps.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -19,20 +24,21 @@ fn advise_huge_pages(base: NonNull<u8>, bytes: usize) {
     unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
 }
 
-/// Owned memory.
+/// Who keeps a cache's memory mapped.
 #[derive(Debug)]
-pub enum Backing {
-    /// Memory of this process alone.
+pub(super) enum Backing {
+    /// The cache: memory of this process alone.
+    #[expect(dead_code, reason = "unmapped when the cache is dropped")]
     Private(PrivateMemory),
-    /// A mapping that children inherit.
+    /// The cache: a mapping that children inherit.
     Mapping(SharedMapping),
-    /// Owned by somebody else, who keeps it mapped.
+    /// The caller who gave it.
     External,
 }
 
 /// Zeroed memory of this process alone.
 #[derive(Debug)]
-pub struct PrivateMemory {
+pub(super) struct PrivateMemory {
     base: NonNull<u8>,
     mapping: NonNull<u8>,
     mapped_bytes: usize,
@@ -44,8 +50,12 @@ unsafe impl Send for PrivateMemory {}
 unsafe impl Sync for PrivateMemory {}
 
 impl PrivateMemory {
-    /// Maps `bytes`, in huge pages if they are many and the system has such pages for who asks for them.
-    pub fn new(bytes: usize) -> io::Result<Self> {
+    /// Maps `bytes`, in huge pages if they are many and the system gives such pages to those who ask.
+    ///
+    /// # Errors
+    ///
+    /// The system has no address space, or no memory where it does not overcommit.
+    pub(super) fn new(bytes: usize) -> io::Result<Self> {
         let is_large = bytes >= LEAST_HUGE_BYTES;
         let align_bytes = if is_large { HUGE_PAGE_BYTES } else { 0 };
         let mapped_bytes = bytes.max(1).checked_add(align_bytes).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -66,7 +76,7 @@ impl PrivateMemory {
     }
 
     /// The first byte.
-    pub fn base(&self) -> NonNull<u8> {
+    pub(super) fn base(&self) -> NonNull<u8> {
         self.base
     }
 }
@@ -80,7 +90,7 @@ impl Drop for PrivateMemory {
 
 /// Memory without a file name that processes share: children inherit it over `fork`.
 #[derive(Debug)]
-pub struct SharedMapping {
+pub(super) struct SharedMapping {
     base: NonNull<u8>,
     bytes: usize,
     file: OwnedFd,
@@ -93,7 +103,11 @@ unsafe impl Sync for SharedMapping {}
 
 impl SharedMapping {
     /// Creates and maps `bytes` of zeroes.
-    pub fn new(bytes: usize) -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// The system has no file descriptor, no address space, or no memory where it does not overcommit.
+    pub(super) fn new(bytes: usize) -> io::Result<Self> {
         // SAFETY: plain system calls on a new descriptor, owned from here on.
         let file = unsafe {
             let descriptor = libc::memfd_create(c"pg_shared_lru".as_ptr(), libc::MFD_CLOEXEC);
@@ -110,7 +124,11 @@ impl SharedMapping {
     }
 
     /// Maps the same memory once more, at another address.
-    pub fn map_again(&self) -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// As for `new`.
+    pub(super) fn map_again(&self) -> io::Result<Self> {
         Self::map(self.file.try_clone()?, self.bytes)
     }
 
@@ -130,12 +148,12 @@ impl SharedMapping {
     }
 
     /// The first byte.
-    pub fn base(&self) -> NonNull<u8> {
+    pub(super) fn base(&self) -> NonNull<u8> {
         self.base
     }
 
     /// Length in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 }

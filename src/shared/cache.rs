@@ -1,80 +1,73 @@
-//! One cache for many users: partitions of the engine under their locks.
+//! One cache for many users: partitions of the engine, and the doors to them.
 //!
-//! A key's hash picks its partition; an operation takes that partition's lock, once, and no other. Reads take it in
-//! shared mode under the policies `clock` and `s3-fifo`; under `lru` a hit moves its entry to the front, so reads take
-//! it in exclusive mode. Hits and misses under a shared lock are counted by processor, so no counter is written by all.
+//! A key's hash picks its partition; an operation takes that partition's lock and no other. There are three doors, which
+//! give three types: [`SharedCache::unlocked`] an `UnlockedPartition`, `shared` a `&Partition`, `exclusive` a
+//! `&mut Partition`. What an operation has to do beyond the bounded work of one hold it does in the next: nothing is held
+//! in between.
 //!
-//! Not here: reads that take no lock at all (`read`), what keys and values mean (`adapters`), where PostgreSQL's memory
-//! and locks come from (`pg`).
+//! Whoever takes a lock and finds the partition damaged resets it first. A check of the engine that fails while a lock is
+//! held marks the partition as damaged, so that the next user does.
+//!
+//! Not here: the operations (`read`, `write`, `inspect` and so on), what keys and values mean (`adapters`), where
+//! PostgreSQL's memory and locks come from (`pg`).
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
-use std::io;
-use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
-use super::backing::{Backing, PrivateMemory, SharedMapping};
-use super::held::{Held, HeldRegistry, Pin};
-use super::lock::{Guard, LockMode, Locks, NoLocks, RobustLocks};
-use crate::engine::config::{Config, ConfigError, Policy};
-use crate::engine::evicted::{Evicted, Sink};
-use crate::engine::ids::EntryIndex;
-use crate::engine::layout::{AttachError, Layout, RegionHeader, STRIPE_COUNT, Stripe};
-use crate::engine::partition::{Key, Partition, PushError, Put, hash_key};
-use crate::engine::region::Region;
-use crate::engine::report::{MemoryReport, Stats};
-use crate::engine::room::{CompactBudget, CompactReport};
-use crate::engine::validate::Inconsistencies;
-
-/// Entries that are removed under one acquisition of a lock, at most.
-const BATCH_ENTRIES: usize = 1024;
-
-/// Why a cache could not be created.
-#[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// The configuration has a value that cannot be.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The memory given is smaller than the configuration needs.
-    #[error("the configuration needs {needed} bytes, the region has {given}: {missing} bytes are missing", missing = needed - given)]
-    RegionTooSmall {
-        /// Bytes given.
-        given: usize,
-        /// Bytes needed.
-        needed: usize,
-    },
-    /// The system gave no memory.
-    #[error("no memory for the cache: {0}")]
-    Memory(#[from] io::Error),
-}
+use super::backing::Backing;
+use super::lock::{Guard, LockMode, Locks, NoLocks};
+use super::resources::ResourceRegistry;
+use crate::engine::config::Resolved;
+use crate::engine::counters::Stripe;
+use crate::engine::hash::Key;
+use crate::engine::index::optimistic::UnlockedPartition;
+use crate::engine::layout::Layout;
+use crate::engine::limits::STRIPE_COUNT;
+use crate::engine::memory::region::Region;
+use crate::engine::partition::Partition;
 
 /// An LRU cache of byte strings whose memory many processes may share.
 ///
-/// All methods take `&self`. Keys and values are bytes here; [`TypedCache`](crate::TypedCache) puts codecs on top.
+/// All methods take `&self`. Keys and values are bytes here; [`TypedCache`](crate::TypedCache) puts types on top.
+///
+/// | to store | if entries must make way |
+/// |---|---|
+/// | [`put`](SharedCache::put) | they are dropped |
+/// | [`push`](SharedCache::push) | they are collected |
+/// | [`put_if_room`](SharedCache::put_if_room) | the value is refused |
+/// | `store_if` | dirty ones are written back first: see `shared::write_back` |
 ///
 /// # Examples
 ///
 /// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use pg_shared_lru::{Config, SharedCache};
-/// let cache = SharedCache::private(&Config::bytes(1 << 20)).unwrap();
-/// cache.put(b"key", b"value").unwrap();
+/// let cache = SharedCache::private(&Config::bytes(1 << 20))?;
+/// cache.put(b"key", b"value")?;
 /// let mut value = Vec::new();
 /// assert!(cache.get(b"key", &mut value));
 /// assert_eq!(value, b"value");
 /// assert_eq!(cache.with(b"key", |value| value.len()), Some(5));
+/// # Ok(())
+/// # }
 /// ```
 pub struct SharedCache<L: Locks = NoLocks> {
-    partitions: Vec<UnsafeCell<Partition>>,
+    pub(super) partitions: Vec<UnsafeCell<Partition>>,
     /// The same partitions, for what needs no lock.
-    unlocked: Vec<Partition>,
+    pub(super) unlocked: Vec<UnlockedPartition>,
     pub(super) locks: L,
-    pub(super) held: Arc<HeldRegistry>,
-    region: Region,
-    layout: Arc<Layout>,
+    pub(super) resources: Arc<ResourceRegistry>,
+    pub(super) region: Region,
+    pub(super) layout: Arc<Layout>,
+    /// Whether a hit moves its entry, so that `get` needs the exclusive lock.
+    pub(super) promotes_on_hit: bool,
+    /// The counters of reads that take no lock, if not in the region.
+    pub(super) stripes: Option<&'static [Stripe]>,
     pub(super) hash_seed: u64,
-    type_tag: u64,
-    backing: Backing,
+    pub(super) type_tag: u64,
+    pub(super) backing: Backing,
 }
 
 // SAFETY: a partition is only reached under its lock (`exclusive`, `shared`), so what the locks allow between threads
@@ -83,216 +76,107 @@ unsafe impl<L: Locks + Sync> Sync for SharedCache<L> {}
 // SAFETY: as above, and nothing in it belongs to a thread.
 unsafe impl<L: Locks + Send> Send for SharedCache<L> {}
 
-impl SharedCache<NoLocks> {
-    /// A cache of this process and thread alone, in one zeroed allocation.
-    ///
-    /// # Errors
-    ///
-    /// A wrong configuration, or no memory.
-    pub fn private(config: &Config) -> Result<Self, CreateError> {
-        let memory = PrivateMemory::new(config.region_bytes()?)?;
-        let base = memory.base();
-        // SAFETY: the memory is new, large enough and aligned; it lives as long as the cache.
-        let cache = unsafe { Self::create(base, config.region_bytes()?, config, 0, NoLocks::default()) };
-        Ok(SharedCache { backing: Backing::Private(memory), ..cache? })
+/// Marks a partition as damaged if it drops before it is disarmed: a check has failed while its lock was held.
+struct DamageGuard<'a>(&'a UnlockedPartition);
+
+impl DamageGuard<'_> {
+    #[inline]
+    fn disarm(self) {
+        std::mem::forget(self);
     }
 }
 
-impl SharedCache<RobustLocks> {
-    /// A cache in memory that children inherit over `fork`, with locks that survive the death of a holder.
-    ///
-    /// # Errors
-    ///
-    /// A wrong configuration, or no memory.
-    pub fn shared_mapping(config: &Config) -> Result<Self, CreateError> {
-        let layout = config.layout()?;
-        let lock_bytes = RobustLocks::bytes(layout.partition_count as usize);
-        let mapping = SharedMapping::new(lock_bytes + layout.region_bytes)?;
-        // SAFETY: new memory of ours, aligned to a page; the locks take its start, the region the rest.
-        unsafe {
-            let locks = RobustLocks::create(mapping.base(), layout.partition_count as usize);
-            let cache = Self::create(mapping.base().add(lock_bytes), layout.region_bytes, config, 0, locks)?;
-            Ok(SharedCache { backing: Backing::Mapping(mapping), ..cache })
-        }
-    }
-
-    /// Attaches to the same memory once more, through a mapping at another address.
-    ///
-    /// # Errors
-    ///
-    /// No address space, or a damaged header.
-    pub fn attach_again(&self) -> Result<Self, CreateError> {
-        let Backing::Mapping(mapping) = &self.backing else {
-            let reason = "the cache's memory was given by the caller, who must map it again";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, reason).into());
-        };
-        let mapping = mapping.map_again()?;
-        let lock_bytes = RobustLocks::bytes(self.partitions.len());
-        // SAFETY: the same bytes as `self`'s, created by `shared_mapping`.
-        unsafe {
-            let locks = RobustLocks::attach(mapping.base(), self.partitions.len());
-            let base = mapping.base().add(lock_bytes);
-            let cache = Self::attach(base, mapping.bytes() - lock_bytes, 0, locks).map_err(io::Error::other)?;
-            Ok(SharedCache { backing: Backing::Mapping(mapping), ..cache })
-        }
+impl Drop for DamageGuard<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.mark_damaged();
     }
 }
 
 impl<L: Locks> SharedCache<L> {
-    /// Creates an empty cache in memory of the caller. The magic number is written last: nobody can attach before.
-    ///
-    /// `type_tag` names the types of keys and values (see [`crate::TypedCache`]); 0 for plain bytes.
-    ///
-    /// # Errors
-    ///
-    /// A wrong configuration, or one that needs more than `bytes`.
-    ///
-    /// # Safety
-    ///
-    /// - `memory` is aligned to 64 bytes, initialised, `bytes` long, used by nobody else until `create` returns, and
-    ///   mapped while the cache is used.
-    /// - `locks` has a lock for each partition of the configuration, used for nothing else.
-    pub unsafe fn create(
-        memory: NonNull<u8>,
-        bytes: usize,
-        config: &Config,
-        type_tag: u64,
-        locks: L,
-    ) -> Result<Self, CreateError> {
-        let layout = config.layout()?;
-        if layout.region_bytes > bytes {
-            return Err(CreateError::RegionTooSmall { given: bytes, needed: layout.region_bytes });
-        }
-        // SAFETY: by this function's contract.
-        let mut region = unsafe { Region::new(memory, layout.region_bytes) };
-        // Whoever still looks at a cache that was dropped and had this memory, and reads what is written from here on,
-        // sees that it was dropped (`Locks::is_current`).
-        fence(Ordering::Release);
-        region.zero(0, Layout::REGION_HEAD_BYTES);
-        let hash_seed = fresh_seed();
-        layout.write_header(&region, type_tag, hash_seed);
-        let cache = Self::over(region, layout, hash_seed, type_tag, locks);
-        for (index, partition) in cache.partitions.iter().enumerate() {
-            // SAFETY: nobody else can have attached yet.
-            unsafe { &mut *partition.get() }.format(cache.layout.partition_max_entries(index as u32));
-        }
-        Layout::publish(&cache.region);
-        Ok(cache)
-    }
-
-    /// Attaches to a cache that somebody created. Nothing is written.
-    ///
-    /// # Errors
-    ///
-    /// No cache there, or not this one: see [`AttachError`].
-    ///
-    /// # Safety
-    ///
-    /// - `memory` is aligned to 64 bytes, `bytes` long and stays mapped while the cache is used.
-    /// - `locks` are the locks of the cache that was created there.
-    pub unsafe fn attach(memory: NonNull<u8>, bytes: usize, type_tag: u64, locks: L) -> Result<Self, AttachError> {
-        // SAFETY: by this function's contract.
-        let region = unsafe { Region::new(memory, bytes) };
-        let layout = Layout::read_header(&region, type_tag)?;
-        let hash_seed = region.at::<RegionHeader>(0).hash_seed.get();
-        Ok(Self::over(region, layout, hash_seed, type_tag, locks))
-    }
-
-    fn over(region: Region, layout: Layout, hash_seed: u64, type_tag: u64, locks: L) -> Self {
-        let layout = Arc::new(layout);
-        let handles =
-            || (0..layout.partition_count).map(|index| Partition::new(&region, layout.clone(), index, hash_seed));
-        let partitions = handles().map(UnsafeCell::new).collect();
-        let unlocked = handles().collect();
-        let held = Arc::default();
-        SharedCache {
-            partitions,
-            unlocked,
-            locks,
-            held,
-            region,
-            layout,
-            hash_seed,
-            type_tag,
-            backing: Backing::External,
-        }
-    }
-
-    /// A second handle of this process on the same memory, with the same registry: whoever has it can undo all that
-    /// this handle holds. Keeps no memory mapped.
-    #[cfg(feature = "pg15")]
-    pub(crate) fn twin(&self) -> Self
-    where
-        L: Clone,
-    {
-        let layout = Layout::clone(&self.layout);
-        let twin = Self::over(self.region, layout, self.hash_seed, self.type_tag, self.locks.clone());
-        SharedCache { held: self.held.clone(), ..twin }
-    }
-
     /// The tag of the types of keys and values that the cache was created with; 0 for plain bytes.
     pub fn type_tag(&self) -> u64 {
         self.type_tag
     }
 
-    /// The resolved configuration.
+    /// The configuration, with every value fixed.
+    pub fn resolved(&self) -> Resolved {
+        Resolved::of(&self.layout)
+    }
+
+    /// Sizes and offsets: for tests that damage a region.
+    #[doc(hidden)]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    #[inline]
-    pub(super) fn key<'a>(&self, bytes: &'a [u8]) -> (usize, Key<'a>) {
-        let key = Key { bytes, hash: hash_key(bytes, self.hash_seed) };
-        (key.partition(self.layout.partition_count), key)
+    /// How many partitions there are.
+    pub fn partition_count(&self) -> usize {
+        self.partitions.len()
     }
 
+    /// A key with its hash, and its partition.
+    #[inline]
+    pub(super) fn key<'a>(&self, bytes: &'a [u8]) -> (usize, Key<'a>) {
+        let key = Key::new(bytes, self.hash_seed);
+        (key.hash.partition(self.layout.geometry.partition_count), key)
+    }
+
+    /// Runs `change` on a partition under its exclusive lock.
+    #[inline]
     pub(super) fn exclusive<R>(&self, partition: usize, change: impl FnOnce(&mut Partition) -> R) -> R {
         self.change(Guard::acquire(&self.locks, partition, LockMode::Exclusive), change)
     }
 
+    /// As `exclusive`, but must not unwind.
+    pub(super) fn clean_up<R>(&self, partition: usize, change: impl FnOnce(&mut Partition) -> R) -> R {
+        self.change(Guard::acquire_for_cleanup(&self.locks, partition), change)
+    }
+
+    #[inline]
     fn change<R>(&self, guard: Guard<'_, L>, change: impl FnOnce(&mut Partition) -> R) -> R {
+        let damage = DamageGuard(&self.unlocked[guard.partition()]);
         // SAFETY: the guard holds the exclusive lock, which keeps everybody else away (contract of `Locks`), and
         // `change` is code of this crate that takes no partition again.
         let partition = unsafe { &mut *self.partitions[guard.partition()].get() };
         if partition.is_damaged() {
             partition.reset();
         }
-        change(partition)
+        let result = change(partition);
+        damage.disarm();
+        result
     }
 
+    /// Runs `read` on a partition under its shared lock.
+    #[inline]
     pub(super) fn shared<R>(&self, partition: usize, read: impl FnOnce(&Partition) -> R) -> R {
         let guard = Guard::acquire(&self.locks, partition, LockMode::Shared);
+        let damage = DamageGuard(&self.unlocked[partition]);
         // SAFETY: the shared lock keeps writers away (contract of `Locks`).
         let view = unsafe { &*self.partitions[partition].get() };
         if view.is_damaged() {
+            damage.disarm();
             drop(guard);
             return self.exclusive(partition, |partition| read(partition));
         }
-        read(view)
+        let result = read(view);
+        damage.disarm();
+        result
     }
 
-    /// Looks a key up, notes the use, counts, and reads.
-    pub(super) fn read<R>(
-        &self,
-        (partition, key): (usize, Key<'_>),
-        read: impl FnOnce(&Partition, EntryIndex) -> R,
-    ) -> Option<R> {
-        match self.layout.policy {
-            Policy::Lru => self.exclusive(partition, |partition| {
-                let entry = partition.find_and_promote(key)?;
-                Some(read(partition, entry))
-            }),
-            Policy::Clock | Policy::S3Fifo => self.shared(partition, |partition| {
-                let found = partition.find(key);
-                self.count_shared_read(found.is_some());
-                let entry = found?;
-                partition.reference(entry);
-                Some(read(partition, entry))
-            }),
-        }
+    /// A partition for what needs no lock.
+    #[inline(always)]
+    pub(super) fn unlocked(&self, partition: usize) -> &UnlockedPartition {
+        &self.unlocked[partition]
+    }
+
+    #[inline(always)]
+    pub(super) fn locks(&self) -> &L {
+        &self.locks
     }
 
     /// Counts a read that did not take the exclusive lock.
+    #[inline]
     pub(super) fn count_shared_read(&self, hit: bool) {
         // SAFETY: a call without arguments; on failure it returns -1, which the remainder maps into range too.
         let processor = unsafe { libc::sched_getcpu() } as usize;
@@ -302,330 +186,18 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// The counters of such reads: where nobody else's memory can take their place, even if the cache is dropped.
-    fn stripes(&self) -> &[Stripe] {
-        self.locks.stripes().unwrap_or_else(|| self.layout.stripes(&self.region))
+    pub(super) fn stripes(&self) -> &[Stripe] {
+        self.stripes.unwrap_or_else(|| self.layout.stripes(&self.region))
     }
-
-    /// A partition for what needs no lock.
-    #[inline]
-    pub(super) fn unlocked(&self, partition: usize) -> &Partition {
-        &self.unlocked[partition]
-    }
-
-    #[inline]
-    pub(super) fn locks(&self) -> &L {
-        &self.locks
-    }
-
-    /// Runs `read` on a key's value without copying it; `None` if there is no such key. Counts as a use.
-    ///
-    /// The entry is pinned meanwhile, and no lock is held: `read` may take its time, use the cache, or panic. A value
-    /// that is chained over several slots, or that 255 readers have pinned already, is copied first. The bytes
-    /// are aligned to 8.
-    pub fn with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        enum Found {
-            Pinned(Pin, &'static [u8]),
-            Copied(Vec<u8>),
-        }
-        let (index, key) = self.key(key);
-        let found = self.read((index, key), |partition, entry| match partition.pin(entry) {
-            Some((offset, len, generation)) => {
-                let pin = Pin { partition: index, entry, generation };
-                // SAFETY: the entry stays pinned until `PinGuard` drops below, after the last use of the slice; the
-                // region is mapped while `self` lives.
-                Found::Pinned(pin, unsafe { partition.region().pinned_bytes(offset, len) })
-            }
-            None => {
-                let mut value = Vec::new();
-                partition.copy_value(entry, &mut value);
-                Found::Copied(value)
-            }
-        })?;
-        match found {
-            Found::Pinned(pin, value) => {
-                let _guard = PinGuard { cache: self, number: self.held.note(Held::Pin(pin)) };
-                Some(read(value))
-            }
-            Found::Copied(value) => Some(read(&value)),
-        }
-    }
-
-    pub(super) fn release_pin(&self, pin: Pin) {
-        if self.unlocked[pin.partition].unpin(pin.entry, pin.generation) {
-            self.clean_up(pin.partition, |partition| partition.reap(pin.entry, pin.generation));
-        }
-    }
-
-    /// As `exclusive`, but must not unwind.
-    pub(super) fn clean_up<R>(&self, partition: usize, change: impl FnOnce(&mut Partition) -> R) -> R {
-        self.change(Guard::acquire_for_cleanup(&self.locks, partition), change)
-    }
-
-    /// Gives back every pin, ticket and load that this handle holds: for exit callbacks, where destructors do not run.
-    ///
-    /// # Safety
-    ///
-    /// - No closure given to [`SharedCache::with`] of this handle runs any more: the bytes that it was given may change
-    ///   from here on.
-    pub unsafe fn release_all(&self) {
-        for held in self.held.take_all() {
-            self.release(held);
-        }
-    }
-
-    /// Stores a value; entries that must make way are dropped.
-    ///
-    /// # Errors
-    ///
-    /// See [`PushError`]; a value that the key had stays.
-    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Put, PushError> {
-        let (partition, key) = self.key(key);
-        self.exclusive(partition, |partition| partition.push(key, value, &mut Sink::Drop))
-    }
-
-    /// Stores a value; entries that must make way are appended to `evicted`, keys and values intact. A value that is
-    /// replaced is not.
-    ///
-    /// # Errors
-    ///
-    /// See [`PushError`]; a value that the key had stays. What was evicted all the same is in `evicted`.
-    pub fn push(&self, key: &[u8], value: &[u8], evicted: &mut Evicted) -> Result<Put, PushError> {
-        let (partition, key) = self.key(key);
-        self.exclusive(partition, |partition| partition.push(key, value, &mut Sink::Keep(evicted)))
-    }
-
-    /// Stores a value only if nothing must make way for it.
-    ///
-    /// # Errors
-    ///
-    /// [`PushError::Full`] where [`SharedCache::put`] would evict.
-    pub fn put_if_room(&self, key: &[u8], value: &[u8]) -> Result<Put, PushError> {
-        let (partition, key) = self.key(key);
-        self.exclusive(partition, |partition| partition.push(key, value, &mut Sink::Refuse))
-    }
-
-    /// Removes a key and returns its value.
-    pub fn remove(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let (partition, key) = self.key(key);
-        let mut value = Vec::new();
-        self.exclusive(partition, |partition| partition.remove(key, &mut value)).then_some(value)
-    }
-
-    /// Removes the entry that is next to be evicted. With several partitions: of the one whose oldest entry has gone
-    /// unused longest, as far as that can be compared.
-    pub fn pop_lru(&self) -> Option<(Vec<u8>, Vec<u8>)> {
-        loop {
-            let ages = (0..self.partitions.len())
-                .filter_map(|index| self.shared(index, |partition| partition.oldest_age()).map(|age| (age, index)));
-            let (_, index) = ages.max()?;
-            let mut popped = Evicted::default();
-            self.exclusive(index, |partition| partition.pop(&mut Sink::Keep(&mut popped)));
-            if !popped.is_empty() {
-                let (key, value) = popped.get(0);
-                return Some((key.to_vec(), value.to_vec()));
-            }
-        }
-    }
-
-    /// Removes every entry and says how many there were. Entries added meanwhile may stay.
-    pub fn clear(&self) -> u64 {
-        self.clear_in_steps(|| ())
-    }
-
-    /// As [`SharedCache::clear`]; `between` runs without a lock after every thousand entries or so, and may unwind.
-    pub fn clear_in_steps(&self, mut between: impl FnMut()) -> u64 {
-        let mut total = 0;
-        for index in 0..self.partitions.len() {
-            let mut left = self.partition_len(index);
-            while left > 0 {
-                let removed = self.exclusive(index, |partition| {
-                    (0..BATCH_ENTRIES as u64).take_while(|_| partition.pop(&mut Sink::Drop).is_some()).count() as u64
-                });
-                total += removed;
-                left = if removed == 0 { 0 } else { left.saturating_sub(removed) };
-                between();
-            }
-        }
-        total
-    }
-
-    /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a
-    /// lock. Returns the number of entries. Entries added meanwhile may stay.
-    pub fn drain(&self, mut take: impl FnMut(&[u8], &[u8])) -> u64 {
-        let lengths: Vec<u64> = (0..self.partitions.len()).map(|index| self.partition_len(index)).collect();
-        self.drain_partitions(&lengths, |_, key, value| take(key, value))
-    }
-
-    /// Live entries of one partition.
-    pub fn partition_len(&self, partition: usize) -> u64 {
-        self.shared(partition, |partition| u64::from(partition.len()))
-    }
-
-    /// Drains at most so many entries of each partition, with partition and age.
-    pub(super) fn drain_partitions(&self, limits: &[u64], mut take: impl FnMut((usize, u32), &[u8], &[u8])) -> u64 {
-        let mut batch = Evicted::default();
-        let mut ages = Vec::new();
-        let mut total = 0;
-        for (index, &limit) in limits.iter().enumerate() {
-            let mut left = limit;
-            while self.drain_batch(index, left.min(BATCH_ENTRIES as u64) as usize, &mut batch, &mut ages) {
-                left -= batch.len() as u64;
-                total += batch.len() as u64;
-                for ((key, value), &age) in batch.iter().zip(&ages) {
-                    take((index, age), key, value);
-                }
-            }
-        }
-        total
-    }
-
-    /// Removes at most `limit` entries of a partition, in the order of eviction, into `batch` and their ages into
-    /// `ages` (both are cleared first); `false` if there was none. For drains that hand entries on as they come.
-    pub fn drain_batch(&self, partition: usize, limit: usize, batch: &mut Evicted, ages: &mut Vec<u32>) -> bool {
-        const BATCH_BYTES: usize = 1 << 20;
-        let limit = limit.min(BATCH_ENTRIES);
-        batch.clear();
-        ages.clear();
-        self.exclusive(partition, |partition| {
-            while batch.len() < limit && batch.bytes() < BATCH_BYTES {
-                match partition.pop(&mut Sink::Keep(batch)) {
-                    Some(age) => ages.push(age),
-                    None => break,
-                }
-            }
-        });
-        !batch.is_empty()
-    }
-
-    /// Entries, removed ones included, that some reader of any process has pinned. Costs a walk over all entries.
-    pub fn pinned(&self) -> u64 {
-        self.sum(|partition| u64::from(partition.pinned_count()))
-    }
-
-    /// Live entries.
-    pub fn len(&self) -> u64 {
-        self.sum(|partition| u64::from(partition.len()))
-    }
-
-    /// Whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Keys and values of live entries, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.sum(Partition::live_bytes)
-    }
-
-    fn sum(&self, count: impl Fn(&Partition) -> u64) -> u64 {
-        (0..self.partitions.len()).map(|index| self.shared(index, &count)).sum()
-    }
-
-    /// Counters since the cache was created.
-    pub fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
-        for index in 0..self.partitions.len() {
-            self.shared(index, |partition| partition.add_stats(&mut stats));
-        }
-        self.shared(0, |_| {
-            for stripe in self.stripes() {
-                stats.hits += stripe.hits.get();
-                stats.misses += stripe.misses.get();
-            }
-        });
-        stats
-    }
-
-    /// Where the memory is, by partition one after the other.
-    pub fn memory_report(&self) -> MemoryReport {
-        self.report_memory(false)
-    }
-
-    /// As [`SharedCache::memory_report`], with `longest_chain`, which costs a look at every bucket.
-    pub fn memory_report_with_chains(&self) -> MemoryReport {
-        self.report_memory(true)
-    }
-
-    fn report_memory(&self, measure_chains: bool) -> MemoryReport {
-        let region_bytes = self.region.len_bytes() as u64;
-        let partition_bytes = (self.partitions.len() * self.layout.partition_bytes) as u64;
-        let mut report =
-            MemoryReport { region_bytes, fixed_bytes: region_bytes - partition_bytes, ..MemoryReport::default() };
-        for index in 0..self.partitions.len() {
-            self.shared(index, |partition| partition.add_memory(&mut report, measure_chains));
-        }
-        report.classes.sort_by_key(|class| class.class);
-        report
-    }
-
-    /// Relocates live entries so that whole slabs return to the pool. The budget is for all partitions together.
-    pub fn compact(&self, budget: CompactBudget) -> CompactReport {
-        let mut report = CompactReport::default();
-        for index in 0..self.partitions.len() {
-            let rest = budget.less(report.bytes_moved);
-            report += self.exclusive(index, |partition| partition.compact(rest));
-        }
-        report
-    }
-
-    /// Checks every structure against the others, partition by partition, each under its exclusive lock.
-    ///
-    /// # Errors
-    ///
-    /// What was found wrong.
-    pub fn validate(&self) -> Result<(), Inconsistencies> {
-        let mut found = Vec::new();
-        for index in 0..self.partitions.len() {
-            if let Err(Inconsistencies(more)) = self.validate_partition(index) {
-                found.extend(more);
-            }
-        }
-        if found.is_empty() { Ok(()) } else { Err(Inconsistencies(found)) }
-    }
-
-    /// As [`SharedCache::validate`], for one partition.
-    ///
-    /// # Errors
-    ///
-    /// What was found wrong.
-    pub fn validate_partition(&self, index: usize) -> Result<(), Inconsistencies> {
-        let found = self.exclusive(index, |partition| partition.validate());
-        found.map_err(|Inconsistencies(found)| {
-            Inconsistencies(found.into_iter().map(|text| format!("partition {index}: {text}")).collect())
-        })
-    }
-
-    /// How many partitions there are.
-    pub fn partition_count(&self) -> usize {
-        self.partitions.len()
-    }
-}
-
-struct PinGuard<'a, L: Locks> {
-    cache: &'a SharedCache<L>,
-    number: usize,
-}
-
-impl<L: Locks> Drop for PinGuard<'_, L> {
-    fn drop(&mut self) {
-        if let Some(held) = self.cache.held.forget(self.number) {
-            self.cache.release(held);
-        }
-    }
-}
-
-/// A seed that keys chosen by an attacker cannot know. It lives in the region, so all processes agree.
-fn fresh_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::config::Config;
 
     fn damage(cache: &SharedCache<NoLocks>) {
-        cache.exclusive(0, Partition::damage);
+        cache.unlocked(0).mark_damaged();
     }
 
     #[test]

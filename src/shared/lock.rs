@@ -1,15 +1,16 @@
-//! The lock of a partition, as a trait: PostgreSQL brings LWLocks, tests and other programs bring their own.
+//! The lock of a partition, as a trait: PostgreSQL brings LWLocks, tests and other programs bring their own. Beside it,
+//! because one value knows both: whether the memory that the locks guard is still the cache's.
 //!
-//! A cache takes one partition's lock at a time and never another lock inside. While a lock is held the cache
+//! Locking: a cache takes one partition's lock at a time and never another lock inside. While a lock is held the cache
 //! runs no code of the user, reports no error and waits for nothing.
+//!
+//! Not here: the locks themselves, but for [`NoLocks`] (`robust_locks`, `pg::lwlock`, `pg::dsm_locks`); where reads that
+//! take no lock are counted (given to the cache when it is opened).
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::ptr::NonNull;
 use std::time::Duration;
-
-use crate::engine::layout::Stripe;
 
 /// What the holder of a lock may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +23,21 @@ pub enum LockMode {
 
 /// The locks of all partitions of one cache.
 ///
+/// A partition is named by its number, from 0 on. `acquire` and `release` are what an operation costs beside its work;
+/// `wait` and `wake` are used by caches before a store only.
+///
 /// # Safety
 ///
 /// - Between `acquire(p, Exclusive)` and `release(p, Exclusive)` no other thread or process holds partition `p`'s lock
 ///   in any mode; between `acquire(p, Shared)` and its release none holds it exclusively.
 /// - What was written before a release is seen after the next acquisition.
 /// - `acquire` does not return unless it has the lock; it may unwind instead.
+/// - `acquire_for_cleanup` does the same in exclusive mode, and does not unwind.
 /// - `release` does not unwind.
-pub unsafe trait Locks {
-    /// Whether one thread of one process has the cache to itself, so that its locks cost nothing.
+/// - `ONE_USER` is true only if no two threads or processes can use the cache.
+pub unsafe trait Locks: Tenancy {
+    /// No other user of the cache can exist, so reads that avoid the lock have nothing to avoid: the cache takes the
+    /// locked way at once, where the lock costs nothing.
     const ONE_USER: bool = false;
 
     /// Waits for the lock of a partition.
@@ -57,6 +64,24 @@ pub unsafe trait Locks {
         }
     }
 
+    /// Lets those who wait for something in this partition look again. Called without its lock; must not unwind.
+    fn wake(&self, _partition: usize) {}
+}
+
+/// Whether a cache's memory is still there, and still the cache's. A reader that takes no lock asks; whoever takes one
+/// is told by `acquire`.
+///
+/// What is written here is right for memory that outlives every handle and never serves anything else: an empty `impl`
+/// is the rule.
+///
+/// # Safety
+///
+/// - If `is_mapped` says true, the memory that the cache was opened over can be read until this thread leaves the cache's
+///   code.
+/// - If `is_current` says true, all that this thread had read of the memory by then was the cache's: whoever gives the
+///   memory to something else makes it say false before the first write to it, with release ordering, and `is_current`
+///   loads that with acquire ordering.
+pub unsafe trait Tenancy {
     /// Whether the memory can be read at all. Where it may have been unmapped, a read without a lock asks first, and
     /// leaves it to `acquire` to say so.
     #[inline]
@@ -65,25 +90,15 @@ pub unsafe trait Locks {
     }
 
     /// Whether the memory is still that of this cache: where caches can be dropped, a reader that took no lock asks
-    /// when it is done reading. Once the memory serves something else, whoever has read a word of that is told so.
+    /// after its last read.
     #[inline]
     fn is_current(&self) -> bool {
         true
     }
-
-    /// Where reads that took no lock are counted, if not in the cache's own memory: where caches can be dropped, a
-    /// count may come late. [`STRIPE_COUNT`](crate::engine::layout::STRIPE_COUNT) of them, zeroed when the cache is
-    /// created.
-    #[inline]
-    fn stripes(&self) -> Option<&[Stripe]> {
-        None
-    }
-
-    /// Lets those who wait for something in this partition look again. Called without its lock; must not unwind.
-    fn wake(&self, _partition: usize) {}
 }
 
 /// Holds a partition's lock until dropped.
+#[derive(Debug)]
 pub(super) struct Guard<'a, L: Locks> {
     locks: &'a L,
     partition: usize,
@@ -131,114 +146,5 @@ unsafe impl Locks for NoLocks {
     fn release(&self, _partition: usize, _mode: LockMode) {}
 }
 
-/// One robust, process-shared POSIX mutex per partition, in memory that the processes share.
-///
-/// Readers exclude each other too. When a holder dies the next one gets the mutex all the same; if a change was
-/// under way the cache notices and empties that partition.
-pub struct RobustLocks {
-    first: NonNull<PaddedMutex>,
-    count: usize,
-}
-
-#[repr(C, align(64))]
-struct PaddedMutex(libc::pthread_mutex_t);
-
-// SAFETY: the mutexes are made for use by many threads and processes; the pointer is only read.
-unsafe impl Send for RobustLocks {}
-// SAFETY: as above.
-unsafe impl Sync for RobustLocks {}
-
-impl RobustLocks {
-    /// Bytes that the mutexes of `count` partitions take; a multiple of 64.
-    pub const fn bytes(count: usize) -> usize {
-        count * size_of::<PaddedMutex>()
-    }
-
-    /// Initialises mutexes.
-    ///
-    /// # Safety
-    ///
-    /// - `memory` is aligned to 64 bytes, `bytes(count)` long, and used by nobody else yet.
-    /// - It stays mapped while the result or a copy from `attach` is used.
-    pub unsafe fn create(memory: NonNull<u8>, count: usize) -> Self {
-        let locks = RobustLocks { first: memory.cast(), count };
-        // SAFETY: the attribute object is initialised before use and destroyed after; the mutexes lie in
-        // `memory`, which is ours alone (caller).
-        unsafe {
-            let mut attributes = std::mem::zeroed();
-            expect_ok("pthread_mutexattr_init", libc::pthread_mutexattr_init(&mut attributes));
-            let shared = libc::PTHREAD_PROCESS_SHARED;
-            expect_ok("pthread_mutexattr_setpshared", libc::pthread_mutexattr_setpshared(&mut attributes, shared));
-            let robust = libc::PTHREAD_MUTEX_ROBUST;
-            expect_ok("pthread_mutexattr_setrobust", libc::pthread_mutexattr_setrobust(&mut attributes, robust));
-            for partition in 0..count {
-                expect_ok("pthread_mutex_init", libc::pthread_mutex_init(locks.mutex(partition), &attributes));
-            }
-            libc::pthread_mutexattr_destroy(&mut attributes);
-        }
-        locks
-    }
-
-    /// Names mutexes that were initialised by [`RobustLocks::create`].
-    ///
-    /// # Safety
-    ///
-    /// - `memory` holds `count` mutexes that `create` initialised, perhaps mapped elsewhere.
-    /// - It stays mapped while the result is used.
-    pub unsafe fn attach(memory: NonNull<u8>, count: usize) -> Self {
-        RobustLocks { first: memory.cast(), count }
-    }
-
-    fn mutex(&self, partition: usize) -> *mut libc::pthread_mutex_t {
-        assert!(partition < self.count);
-        // SAFETY: inside the array (checked).
-        unsafe { self.first.as_ptr().add(partition).cast() }
-    }
-}
-
-/// A few milliseconds from now, on the clock that POSIX prescribes for mutexes.
-fn soon() -> libc::timespec {
-    const WAIT_NANOSECONDS: i64 = 20_000_000;
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes to `time` only; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut time) };
-    time.tv_nsec += WAIT_NANOSECONDS;
-    if time.tv_nsec >= 1_000_000_000 {
-        time.tv_sec += 1;
-        time.tv_nsec -= 1_000_000_000;
-    }
-    time
-}
-
-fn expect_ok(call: &str, code: i32) {
-    assert_eq!(code, 0, "{call}: {}", std::io::Error::from_raw_os_error(code));
-}
-
-// SAFETY: POSIX mutexes exclude each other and order memory. A shared acquisition is an exclusive one.
-unsafe impl Locks for RobustLocks {
-    fn acquire(&self, partition: usize, _mode: LockMode) {
-        let mutex = self.mutex(partition);
-        // SAFETY: initialised by `create`.
-        let mut code = unsafe { libc::pthread_mutex_trylock(mutex) };
-        // Not `pthread_mutex_lock`: where a process is killed that was just woken to take the mutex, the others that
-        // wait are forgotten, for the mark that there are any goes with it. So nobody sleeps for long.
-        while code == libc::EBUSY || code == libc::ETIMEDOUT {
-            let until = soon();
-            // SAFETY: as above, and a valid time.
-            code = unsafe { libc::pthread_mutex_timedlock(mutex, &until) };
-        }
-        if code == libc::EOWNERDEAD {
-            // What the owner left undone is found by the partition's sequence number.
-            // SAFETY: we hold the mutex.
-            expect_ok("pthread_mutex_consistent", unsafe { libc::pthread_mutex_consistent(mutex) });
-        } else {
-            expect_ok("pthread_mutex_lock", code);
-        }
-    }
-
-    fn release(&self, partition: usize, _mode: LockMode) {
-        // SAFETY: initialised by `create`, held by this thread (contract of `release`).
-        let code = unsafe { libc::pthread_mutex_unlock(self.mutex(partition)) };
-        debug_assert_eq!(code, 0);
-    }
-}
+// SAFETY: the memory stays mapped while the cache is used (contract of the cache's `create`), and nobody else gets it.
+unsafe impl Tenancy for NoLocks {}

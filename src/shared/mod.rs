@@ -1,23 +1,38 @@
 //! The engine for many users: partitions under locks, pins, walks, draining, and memory to share.
 //!
 //! ```text
-//! lock        the lock of a partition, as a trait
-//! backing     private memory and shared mappings
-//! held        what this process holds: pins, keys being loaded or written back
-//! cache       the operations
-//! read        reads that take no lock
-//! many        many keys looked up at once
-//! walk        iteration by cursor
-//! parts       a cache taken apart
-//! write_back  a cache before a store: versions, single loads, write-backs in two phases
+//! lock          the lock of a partition, as a trait
+//! robust_locks  mutexes that survive their holder's death
+//! backing       private memory and shared mappings
+//! process       forks, and whether a process lives
+//! resources     what this process holds: pins, leases, reservations
+//! cache         the doors to the partitions
+//! open          a cache created or attached
+//! read, multi_get, bounded   lookups: of one key, of many, into memory of the caller's
+//! write, drains stores, removals; entries taken out in order
+//! scan          iteration by cursor
+//! drained       a cache taken apart
+//! private       a cache of one thread and one handle
+//! resets        whether entries were lost
+//! inspect       reports, checks, compaction
+//! write_back    a cache before a store: versions, single loads, write-backs in two phases
 //! ```
 
-pub mod backing;
+mod backing;
+pub mod bounded;
 pub mod cache;
-mod held;
+pub mod drained;
+pub mod drains;
+mod inspect;
 pub mod lock;
-pub mod many;
-pub mod parts;
-pub mod read;
-pub mod walk;
+pub mod multi_get;
+pub mod open;
+pub(crate) mod private;
+mod process;
+mod read;
+mod resets;
+mod resources;
+pub mod robust_locks;
+pub mod scan;
+mod write;
 pub mod write_back;

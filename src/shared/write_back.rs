@@ -7,37 +7,44 @@
 //!
 //! Locking: one partition at a time, as everywhere; nothing of the caller's runs under it. Tickets and loads are guards:
 //! dropped without having been finished, as by an error that unwinds, they are undone.
-#![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use super::cache::SharedCache;
-use super::held::{Held, thread_holds_something};
 use super::lock::Locks;
-use crate::engine::claims::{ClaimId, LoadClaim};
-use crate::engine::evicted::Evicted;
+use super::process::is_alive;
+use super::resources::{HeldResource, Registration, thread_holds_something};
+use crate::engine::evicted::{Evicted, OnEvict};
+use crate::engine::flight::inflight::{Concurrency, LeaseId};
+use crate::engine::flight::version::Version;
+use crate::engine::hash::KeyHash;
 use crate::engine::ids::{EntryId, EntryIndex};
-use crate::engine::partition::{Partition, PushError, Put};
-use crate::engine::write_back::{Expected, Stored, Version};
+use crate::engine::partition::{Expected, LoadOutcome, Partition, PushError, Put, StoreOutcome};
+use crate::engine::work::Work;
 
 /// How long to wait before looking again, whatever is known of the others.
 const WAIT_SLICE: Duration = Duration::from_millis(20);
 
 /// A claim that is given back when this drops. Belongs to the thread that made it.
-struct ClaimGuard<'a, L: Locks> {
+struct LeaseGuard<'a, L: Locks> {
     cache: &'a SharedCache<L>,
     partition: usize,
-    claim: ClaimId,
-    number: usize,
+    lease: LeaseId,
+    registration: Registration,
     has_ended: bool,
     thread: PhantomData<*const ()>,
 }
 
-impl<'a, L: Locks> ClaimGuard<'a, L> {
-    fn new(cache: &'a SharedCache<L>, partition: usize, claim: ClaimId) -> Self {
-        let number = cache.held.note(Held::Claim { partition, claim });
-        ClaimGuard { cache, partition, claim, number, has_ended: false, thread: PhantomData }
+impl<'a, L: Locks> LeaseGuard<'a, L> {
+    fn new(cache: &'a SharedCache<L>, partition: usize, lease: LeaseId) -> Self {
+        let registration = cache.resources.register(HeldResource::Lease { partition, lease });
+        LeaseGuard { cache, partition, lease, registration, has_ended: false, thread: PhantomData }
+    }
+
+    /// Whether the claim is still this process's: not given back by `release_all`, not inherited over `fork`.
+    fn is_held(&self) -> bool {
+        self.cache.resources.is_held(self.registration)
     }
 
     /// Notes that the claim was ended, under the lock that its end belongs to.
@@ -46,9 +53,9 @@ impl<'a, L: Locks> ClaimGuard<'a, L> {
     }
 }
 
-impl<L: Locks> Drop for ClaimGuard<'_, L> {
+impl<L: Locks> Drop for LeaseGuard<'_, L> {
     fn drop(&mut self) {
-        let held = self.cache.held.forget(self.number);
+        let held = self.cache.resources.unregister(self.registration);
         if self.has_ended {
             self.cache.locks.wake(self.partition);
         } else if let Some(held) = held {
@@ -61,7 +68,7 @@ impl<L: Locks> Drop for ClaimGuard<'_, L> {
 ///
 /// The entry stays in the cache meanwhile. Dropped without [`Ticket::finish`] it stays for good, dirty as it was.
 pub struct Ticket<'a, L: Locks> {
-    guard: ClaimGuard<'a, L>,
+    guard: LeaseGuard<'a, L>,
     version: Version,
     entry: Evicted,
 }
@@ -78,11 +85,15 @@ impl<L: Locks> Ticket<'_, L> {
     }
 
     /// Says that the value is written. `true` if the entry has gone; `false` if its value was changed meanwhile, so that
-    /// it stays, dirty.
+    /// it stays, dirty; or if the ticket is none any more: given back by [`SharedCache::release_all`], or inherited over
+    /// `fork`.
     pub fn finish(mut self) -> bool {
         let guard = &mut self.guard;
-        let (claim, version) = (guard.claim, self.version);
-        let gone = guard.cache.exclusive(guard.partition, |partition| partition.finish_write(claim, version));
+        if !guard.is_held() {
+            return false;
+        }
+        let (lease, version) = (guard.lease, self.version);
+        let gone = guard.cache.exclusive(guard.partition, |partition| partition.finish_write(lease, version));
         guard.set_ended();
         gone
     }
@@ -90,8 +101,10 @@ impl<L: Locks> Ticket<'_, L> {
 
 /// The right to load an absent key while others wait for it. Dropped, it is the others' turn.
 pub struct Load<'a, L: Locks> {
-    guard: ClaimGuard<'a, L>,
+    guard: LeaseGuard<'a, L>,
     absent: Version,
+    /// Of the key that is loaded.
+    hash: KeyHash,
 }
 
 impl<L: Locks> Load<'_, L> {
@@ -129,7 +142,7 @@ pub enum Step<'a, L: Locks> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocked {
     partition: usize,
-    settled: u64,
+    completed: u64,
 }
 
 /// What became of the wish to load a key.
@@ -145,22 +158,16 @@ pub enum LoadStep<'a, L: Locks> {
 }
 
 impl<L: Locks> SharedCache<L> {
-    /// As [`SharedCache::get`], with the value's version.
-    pub fn get_versioned(&self, key: &[u8], out: &mut Vec<u8>) -> Option<Version> {
-        out.clear();
-        let (index, key) = self.key(key);
-        // First: a change that comes between is not in the version, so the version is old sooner than it need be.
-        let changes = if self.locks.is_mapped() { self.unlocked(index).changes_before(key) } else { 0 };
-        let seen = |sighting| Version::of(sighting, changes);
-        self.use_into((index, key), out, seen, |partition, entry| partition.version_of(key, entry))
-    }
-
     /// Stores a value if `condition` holds. Clean entries that must make way are dropped, and added to `dropped`.
     /// `resets` is what [`SharedCache::resets`] said when the caller began.
     ///
     /// # Errors
     ///
     /// The key or the entry is too large.
+    ///
+    /// # Panics
+    ///
+    /// If the condition is a load of another key.
     pub fn store_if(
         &self,
         key: &[u8],
@@ -173,60 +180,71 @@ impl<L: Locks> SharedCache<L> {
         let expected = match condition {
             Condition::None => Expected::Anything,
             Condition::Version(version) => Expected::Version(*version),
-            Condition::Loaded(load) => Expected::Claim(load.guard.claim),
+            Condition::Loaded(load) if load.hash != key.hash => panic!("a load stores the key that it was granted for"),
+            Condition::Loaded(load) if !load.guard.is_held() => return Ok(Step::Stale),
+            Condition::Loaded(load) => Expected::Load(load.guard.lease),
         };
         let mut entry = Evicted::default();
-        let stored = self.exclusive(index, |partition| {
-            if partition.resets() != resets[index] {
-                return Ok(None);
+        let mut work = Work::new();
+        let stored = loop {
+            let stored = self.exclusive(index, |partition| {
+                if partition.resets() != resets[index] {
+                    return Ok(None);
+                }
+                let owner = std::process::id();
+                let stored = partition.store_if(key, value, expected, owner, dropped, &mut entry, &mut work)?;
+                if let (Expected::Load(lease), StoreOutcome::Stored(..) | StoreOutcome::Stale) = (expected, stored) {
+                    // Under the same lock, so that nobody finds the key loaded and still leased.
+                    partition.release_lease(lease);
+                }
+                Ok(Some(stored))
+            });
+            match stored {
+                Ok(stored) => break stored,
+                Err(unfinished) => self.go_on(index, unfinished, &mut OnEvict::Discard, &mut work)?,
             }
-            let stored = partition.store_if(key, value, expected, std::process::id(), dropped, &mut entry)?;
-            if let (Expected::Claim(claim), Stored::Done(..) | Stored::Stale) = (expected, stored) {
-                // Under the same lock, so that nobody finds the key loaded and still claimed.
-                partition.end_claim(claim);
-            }
-            Ok(Some(stored))
-        })?;
+        };
         let Some(stored) = stored else { return Ok(Step::Lost) };
-        if let (Condition::Loaded(load), Stored::Done(..) | Stored::Stale) = (condition, stored) {
+        if let (Condition::Loaded(load), StoreOutcome::Stored(..) | StoreOutcome::Stale) = (condition, stored) {
             load.guard.set_ended();
             self.locks.wake(index);
         }
         Ok(match stored {
-            Stored::Done(put, version) => Step::Done(put, version),
-            Stored::Stale => Step::Stale,
-            Stored::MustWriteBack(claim, version) => {
-                Step::WriteBack(Ticket { guard: ClaimGuard::new(self, index, claim), version, entry })
+            StoreOutcome::Stored(put, version) => Step::Done(put, version),
+            StoreOutcome::Stale => Step::Stale,
+            StoreOutcome::WriteBack(lease, version) => {
+                Step::WriteBack(Ticket { guard: LeaseGuard::new(self, index, lease), version, entry })
             }
-            Stored::Blocked { settled } => Step::Blocked(Blocked { partition: index, settled }),
+            StoreOutcome::Blocked { completed } => Step::Blocked(Blocked { partition: index, completed }),
         })
     }
 
     /// Asks for the right to load an absent key; beside another worker that loads it only if that is said to do.
     pub fn claim_load(&self, key: &[u8], beside_another: bool) -> LoadStep<'_, L> {
         let (index, key) = self.key(key);
-        let (claimed, settled) = self.exclusive(index, |partition| {
-            (partition.claim_load(key, std::process::id(), beside_another), partition.settled())
+        let concurrency = if beside_another { Concurrency::AllowDuplicate } else { Concurrency::Single };
+        let (outcome, completed) = self.exclusive(index, |partition| {
+            (partition.lease_load(key, std::process::id(), concurrency), partition.completed_leases())
         });
-        match claimed {
-            LoadClaim::Granted(claim, absent) => {
-                LoadStep::Yours(Load { guard: ClaimGuard::new(self, index, claim), absent })
+        match outcome {
+            LoadOutcome::Leased(lease, absent) => {
+                LoadStep::Yours(Load { guard: LeaseGuard::new(self, index, lease), absent, hash: key.hash })
             }
-            LoadClaim::Taken => LoadStep::Taken,
-            LoadClaim::Present => LoadStep::Present,
-            LoadClaim::TooMany => LoadStep::TooMany(Blocked { partition: index, settled }),
+            LoadOutcome::Taken => LoadStep::Taken,
+            LoadOutcome::Present => LoadStep::Present,
+            LoadOutcome::TableFull => LoadStep::TooMany(Blocked { partition: index, completed }),
         }
     }
 
     /// Waits a moment, or until a load or write-back of the partition ends.
     pub fn wait_for_room(&self, blocked: Blocked) {
-        self.wait(blocked.partition, |partition| partition.settled() != blocked.settled);
+        self.wait(blocked.partition, |partition| partition.completed_leases() != blocked.completed);
     }
 
     /// Waits a moment, or until nobody has this key in hand any more.
     pub fn wait_for_load(&self, key: &[u8]) {
         let (index, key) = self.key(key);
-        self.wait(index, |partition| !partition.is_claimed(key));
+        self.wait(index, |partition| !partition.is_leased(key));
     }
 
     fn wait(&self, index: usize, is_over: impl Fn(&Partition) -> bool) {
@@ -247,11 +265,11 @@ impl<L: Locks> SharedCache<L> {
     }
 
     fn end_claims_of_the_dead(&self, index: usize) {
-        let mut owners = self.shared(index, |partition| partition.claim_owners());
+        let mut owners = self.shared(index, |partition| partition.lease_owners());
         owners.dedup();
         for owner in owners {
             if !is_alive(owner) {
-                self.exclusive(index, |partition| partition.end_claims_of(owner));
+                self.exclusive(index, |partition| partition.release_leases_of(owner));
                 self.locks.wake(index);
             }
         }
@@ -261,12 +279,10 @@ impl<L: Locks> SharedCache<L> {
     pub fn under_way(&self) -> UnderWay {
         let mut sum = UnderWay::default();
         for index in 0..self.partition_count() {
-            self.shared(index, |partition| {
-                let (loads, writes) = partition.claim_counts();
-                sum.loads += u64::from(loads);
-                sum.writes += u64::from(writes);
-                sum.pins += u64::from(partition.pinned_count());
-            });
+            let (loads, writes) = self.shared(index, |partition| partition.lease_counts());
+            sum.loads += u64::from(loads);
+            sum.writes += u64::from(writes);
+            sum.pins += self.pinned_in(index);
         }
         sum
     }
@@ -282,9 +298,9 @@ impl<L: Locks> SharedCache<L> {
         let (index, entry) = self.place_of(id);
         self.shared(index, |partition| {
             let entry = partition.resolve(entry, id.generation().get())?;
-            partition.copy_value(entry, out);
-            let (_, key) = self.key(partition.key(entry));
-            Some((partition.version_of(key, entry), partition.is_dirty(entry)))
+            out.clear();
+            partition.copy_parts(entry, |part| out.extend_from_slice(part));
+            Some((partition.version_of_entry(entry), partition.is_dirty(entry)))
         })
     }
 
@@ -293,19 +309,8 @@ impl<L: Locks> SharedCache<L> {
         let (index, entry) = self.place_of(id);
         self.exclusive(index, |partition| {
             let found: Option<EntryIndex> = partition.resolve(entry, id.generation().get());
-            found.is_some_and(|entry| partition.take_out(entry, version))
+            found.is_some_and(|entry| partition.remove_if(entry, version))
         })
-    }
-
-    /// Gives back what a handle of this process holds. Must not unwind.
-    pub(super) fn release(&self, held: Held) {
-        match held {
-            Held::Pin(pin) => self.release_pin(pin),
-            Held::Claim { partition, claim } => {
-                self.clean_up(partition, |partition| partition.end_claim(claim));
-                self.locks.wake(partition);
-            }
-        }
     }
 }
 
@@ -330,11 +335,4 @@ impl UnderWay {
     pub fn total(self) -> u64 {
         self.writes + self.loads + self.pins
     }
-}
-
-/// Whether there is such a process. One that has ended and was not waited for yet counts as alive.
-fn is_alive(process: u32) -> bool {
-    // SAFETY: signal 0 is none; the call only looks.
-    let found = unsafe { libc::kill(process as libc::pid_t, 0) } == 0;
-    found || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }

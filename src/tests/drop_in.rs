@@ -16,8 +16,9 @@ use std::hash::Hash;
 use std::num::NonZero;
 
 use lru::LruCache;
-use pg_shared_lru::adapters::neighbors::{EdgeDistance, Neighbor, NeighborList, NodePointer};
-use pg_shared_lru::{CacheItem, CacheStats, CacheValue, LruCacheWithStats};
+use pg_shared_lru::adapters::drop_in::MIN_MEMORY_BYTES;
+use pg_shared_lru::adapters::graph::{EdgeDistance, Neighbor, NeighborList, NodePointer};
+use pg_shared_lru::{CacheKey, CacheStats, CacheValue, DecodeError, LruCacheWithStats};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -87,7 +88,7 @@ fn compare<K, V>(
     mut key_of: impl FnMut(&mut SmallRng) -> K,
     mut value_of: impl FnMut(&mut SmallRng, &K) -> V,
 ) where
-    K: CacheItem + Hash + Eq + Clone + Debug,
+    K: CacheKey + Hash + Eq + Clone + Debug,
     V: CacheValue<K> + Clone + PartialEq + Debug,
 {
     let mut random = SmallRng::seed_from_u64(capacity as u64);
@@ -172,6 +173,22 @@ fn five_thousand_entries_are_as_in_lru() {
 }
 
 #[test]
+fn plain_values_are_as_in_lru() {
+    for capacity in [1, 2, 7, 100, 5000] {
+        let keys = 2 * capacity as u64 + 3;
+        let value = |random: &mut SmallRng, key: &u64| [*key, random.random()];
+        compare(capacity, 100_000, |random| number_below(random, keys), value);
+        let key_of = |random: &mut SmallRng| [number_below(random, keys) as u16; 3];
+        compare(capacity, 50_000, key_of, |random, _| random.random::<u128>());
+    }
+}
+
+#[test]
+fn large_plain_values_are_as_in_lru() {
+    compare(50, 30_000, |random| number_below(random, 150), |random, _| [random.random::<f32>(); 768]);
+}
+
+#[test]
 fn values_of_any_size_are_as_in_lru_while_the_region_grows() {
     for (capacity, steps) in [(1, 2_000), (7, 5_000), (300, 20_000)] {
         let keys = 2 * capacity as u64 + 1;
@@ -239,6 +256,67 @@ fn values_of_many_megabytes_come_back() {
     assert!(cache.push(3, vec![]) == Some((1, value(1, 5))));
     assert!(cache.pop_lru() == Some((2, value(2, 9))));
     assert_eq!(cache.pop_lru(), Some((3, vec![])));
+}
+
+/// A value whose encoding fails.
+#[derive(Clone, Debug, PartialEq)]
+struct Refusing(bool);
+
+impl CacheValue<String> for Refusing {
+    fn format_name() -> String {
+        "refusing".to_owned()
+    }
+
+    fn encode(&self, _key: &String, out: &mut Vec<u8>) {
+        assert!(!self.0, "cannot be encoded");
+        out.push(0);
+    }
+
+    fn decode(_key: &String, _bytes: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Refusing(false))
+    }
+}
+
+#[test]
+fn a_push_that_panics_changes_nothing() {
+    let caches = [
+        LruCacheWithStats::<String, Refusing>::new(entries(3), "Refusing"),
+        LruCacheWithStats::with_memory(1 << 20, "Refusing").unwrap(),
+    ];
+    for (cache, bounded_by) in caches.into_iter().zip(["entries", "bytes"]) {
+        let mut cache = cache.warn_with(|_| ());
+        let keys = ["a", "b", "c"].map(str::to_owned);
+        keys.iter().for_each(|key| _ = cache.push(key.clone(), Refusing(false)));
+        let before = *cache.stats();
+        let mut refused = |key: String, value| {
+            let push = std::panic::AssertUnwindSafe(|| cache.push(key, value));
+            assert!(std::panic::catch_unwind(push).is_err(), "bounded by {bounded_by}");
+        };
+        refused("d".to_owned(), Refusing(true));
+        refused("a".to_owned(), Refusing(true));
+        if bounded_by == "entries" {
+            refused("k".repeat(65_536), Refusing(false));
+        }
+        assert_eq!((cache.len(), cache.stats()), (3, &before), "bounded by {bounded_by}");
+        assert!(cache.into_parts().0.into_iter().map(|(key, _)| key).eq(keys), "bounded by {bounded_by}");
+    }
+}
+
+#[test]
+fn arrays_of_every_length_are_values() {
+    fn check<const N: usize>() {
+        let mut cache = LruCacheWithStats::<u64, [f32; N]>::new(entries(2), "Vectors");
+        let value: [f32; N] = std::array::from_fn(|index| index as f32 / 3.0);
+        cache.push(1, value);
+        assert_eq!(cache.get(&1), Some(&value));
+        assert_eq!(through_a_cache([7u16; N], value), ([7; N], value));
+    }
+    check::<1>();
+    check::<33>();
+    check::<384>();
+    check::<768>();
+    check::<1536>();
+    check::<3072>();
 }
 
 #[test]
@@ -353,7 +431,8 @@ fn given_bytes_are_filled_with_neighbour_lists() {
             }
         }
         println!("{megabytes} MiB: {} lists, {least_share:.3} of the bytes live", cache.len());
-        assert!(least_share >= 0.85, "{megabytes} MiB: {least_share:.3} of the bytes are live");
+        // The table of buckets takes one per nine lists, a hundredth of the bytes.
+        assert!(least_share >= 0.84, "{megabytes} MiB: {least_share:.3} of the bytes are live");
     }
 }
 
@@ -445,9 +524,17 @@ fn a_cache_of_given_bytes_evicts_in_the_order_of_use() {
 }
 
 #[test]
-fn too_little_memory_is_an_error() {
-    let error = LruCacheWithStats::<u32, u32>::with_memory(10_000, "Tiny").err().unwrap().to_string();
-    assert!(error.contains("10000 bytes are") && error.contains("too few"), "{error}");
+fn the_least_memory_is_enough_and_less_is_an_error_that_says_so() {
+    let mut cache =
+        LruCacheWithStats::<u32, [u8; 100]>::with_memory(MIN_MEMORY_BYTES, "Small").unwrap().warn_with(|_| ());
+    (0..1000).for_each(|number| _ = cache.push(number, [7; 100]));
+    assert!(cache.len() > 100, "{}", cache.len());
+    for bytes in [0, 10_000, MIN_MEMORY_BYTES - 1] {
+        let error = LruCacheWithStats::<u32, u32>::with_memory(bytes, "Tiny").err().unwrap().to_string();
+        let expected =
+            [format!("{bytes} bytes are"), "too few".to_owned(), format!("need at least {MIN_MEMORY_BYTES}")];
+        assert!(expected.iter().all(|text| error.contains(text)), "{error}");
+    }
 }
 
 fn pointers() -> impl Strategy<Value = NodePointer> {
@@ -484,7 +571,7 @@ fn lists(node: NodePointer) -> impl Strategy<Value = NeighborList> {
 
 fn through_a_cache<K, V>(key: K, value: V) -> (K, V)
 where
-    K: CacheItem + Clone + PartialEq + Debug,
+    K: CacheKey + Clone + PartialEq + Debug,
     V: CacheValue<K> + Clone + PartialEq + Debug,
 {
     let mut cache = LruCacheWithStats::new(entries(1), "Passed");

@@ -10,11 +10,9 @@ use std::num::NonZero;
 use std::sync::Mutex;
 
 use pg_shared_lru::adapters::builder::{BuilderCache, SpillStore};
-use pg_shared_lru::adapters::neighbors::{
-    EdgeDistance, NeighborRef, NodePointer, NodePointers, decode_list, encode_list,
-};
+use pg_shared_lru::adapters::graph::{EdgeDistance, NeighborRef, NodePointer, NodePointers, decode_list, encode_list};
 use pg_shared_lru::{
-    CacheItem, CacheValue, Codec, Config, DecodeError, LruCacheWithStats, Policy, RobustLocks, SharedCache,
+    CacheValue, Codec, Config, DecodeError, LruCacheWithStats, Policy, RobustLocks, SharedCache, StoredAs,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,7 +101,7 @@ impl NeighborCacheEntry {
 
 // From here on as in the guide.
 
-impl CacheItem for ItemPointer {
+impl StoredAs for ItemPointer {
     type Codec = ItemPointers;
 }
 
@@ -126,6 +124,10 @@ impl Codec for ItemPointers {
 }
 
 impl CacheValue<ItemPointer> for NeighborCacheEntry {
+    fn format_name() -> String {
+        "pgvectorscale neighbour list".to_owned()
+    }
+
     fn encode(&self, of: &ItemPointer, out: &mut Vec<u8>) {
         let neighbors = self.neighbors.iter().map(|neighbor| {
             let distance = neighbor.get_distance_with_tie_break();
@@ -232,8 +234,9 @@ fn workers_that_share_a_cache_lose_no_back_pointer() {
     type Builder = BuilderCache<ItemPointer, NeighborCacheEntry, RobustLocks>;
     let config = Config::bytes(400_000).policy(Policy::Clock).partitions(2);
     let memory = SharedCache::shared_mapping(&config).unwrap();
-    let handles: Vec<Builder> = (0..WORKERS).map(|_| BuilderCache::over(memory.attach_again().unwrap())).collect();
-    let leader: Builder = BuilderCache::over(memory);
+    let handles: Vec<Builder> =
+        (0..WORKERS).map(|_| BuilderCache::over(memory.attach_again().unwrap()).unwrap()).collect();
+    let leader: Builder = BuilderCache::over(memory).unwrap();
     let pages = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for (worker, neighbors) in handles.into_iter().enumerate() {

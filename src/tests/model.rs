@@ -1,90 +1,50 @@
-//! The engine against a plain model: a map and a queue.
+//! The engine against a plain model: a map and a queue (`testkit::models`).
 //!
 //! Random operations run on both; after every one the return values, the evicted entries in their order, the counters
 //! and the contents must agree, and `validate()` must find nothing wrong. What `s3-fifo` evicts depends on hashes, so here
 //! the cache says which entries go; that they are the right ones is tested where the seed can be chosen
 //! (`engine::s3fifo`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use pg_shared_lru::{
     Classes, CompactBudget, Config, ENTRY_METADATA_BYTES, Evicted, NoLocks, Policy, PushError, Put, SharedCache,
 };
 use proptest::prelude::*;
+use testkit::models::{Bound, Clock, Ghosts, Lru, Model, Order, S3Fifo};
 
-/// A cache as one would write it in a few lines: a queue, most recent at the back, and a map.
-#[derive(Default)]
-struct Model {
-    policy: Option<Policy>,
+/// A model and what the tests know of it.
+struct Reference {
+    model: Model,
+    policy: Policy,
+    /// 0: the capacity is in bytes, and the cache says how many go.
     max_entries: usize,
-    order: VecDeque<Vec<u8>>,
-    values: HashMap<Vec<u8>, (Vec<u8>, bool)>,
 }
 
-impl Model {
+impl Reference {
     fn new(policy: Policy, max_entries: usize) -> Self {
-        Model { policy: Some(policy), max_entries, ..Model::default() }
-    }
-
-    fn use_again(&mut self, key: &[u8]) {
-        if self.policy == Some(Policy::Lru) {
-            self.order.retain(|other| other != key);
-            self.order.push_back(key.to_vec());
-        } else {
-            self.values.get_mut(key).unwrap().1 = true;
-        }
+        let order: Box<dyn Order<Vec<u8>>> = match policy {
+            Policy::Lru => Box::new(Lru::default()),
+            Policy::Clock => Box::new(Clock::default()),
+            Policy::S3Fifo => Box::new(S3Fifo::new(Ghosts::aged())),
+            other => panic!("no model of {other}"),
+        };
+        let bound = if max_entries == 0 { Bound::None } else { Bound::Entries(max_entries) };
+        Reference { model: Model::new(order, bound), policy, max_entries }
     }
 
     fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
-        let value = self.values.get(key)?.0.clone();
-        self.use_again(key);
-        Some(value)
-    }
-
-    fn pop(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
-        loop {
-            let key = self.order.pop_front()?;
-            let referenced = &mut self.values.get_mut(&key).unwrap().1;
-            if std::mem::take(referenced) {
-                self.order.push_back(key);
-            } else {
-                let (value, _) = self.values.remove(&key).unwrap();
-                return Some((key, value));
-            }
-        }
+        self.model.get(key).map(<[u8]>::to_vec)
     }
 
     /// Whether the model knows what is evicted next.
     fn knows_the_order(&self) -> bool {
-        self.policy != Some(Policy::S3Fifo)
+        self.policy != Policy::S3Fifo
     }
 
     /// Takes out an entry that the cache evicted.
     fn lose(&mut self, (key, value): &(Vec<u8>, Vec<u8>)) {
-        assert_same(self.remove(key).as_ref(), Some(value), "evicted");
-    }
-
-    /// What must be evicted for a new key, by the number of entries alone.
-    fn push(&mut self, key: &[u8], value: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-        if let Some((old, _)) = self.values.get_mut(key) {
-            *old = value.to_vec();
-            self.use_again(key);
-            return Vec::new();
-        }
-        let evicted = if self.max_entries > 0 && self.order.len() == self.max_entries {
-            vec![self.pop().unwrap()]
-        } else {
-            vec![]
-        };
-        self.order.push_back(key.to_vec());
-        self.values.insert(key.to_vec(), (value.to_vec(), false));
-        evicted
-    }
-
-    fn remove(&mut self, key: &[u8]) -> Option<Vec<u8>> {
-        let (value, _) = self.values.remove(key)?;
-        self.order.retain(|other| other != key);
-        Some(value)
+        assert_same(self.model.remove(key).as_ref(), Some(value), "evicted");
     }
 }
 
@@ -146,115 +106,116 @@ fn run_bounded_by_entries(policy: Policy, max_entries: u32, max_bytes: usize, op
     let max_entry_bytes = (max_bytes + 25) as u32;
     let config = Config::entries(max_entries, max_entry_bytes).policy(policy).partitions(1).slab_bytes(16 << 10);
     let cache = SharedCache::private(&config).unwrap();
-    let mut model = Model::new(policy, max_entries as usize);
-    run(&cache, &mut model, ops);
+    run(&cache, &mut Reference::new(policy, max_entries as usize), ops);
 }
 
-fn run(cache: &SharedCache<NoLocks>, model: &mut Model, ops: Vec<Op>) {
+fn run(cache: &SharedCache<NoLocks>, reference: &mut Reference, ops: Vec<Op>) {
     let (mut hits, mut misses) = (0, 0);
     for (step, op) in ops.into_iter().enumerate() {
         let mut out = Vec::new();
-        let push = |model: &mut Model, key: &[u8], size: usize| {
+        let push = |reference: &mut Reference, key: &[u8], size: usize| {
             let value = value_bytes(step, size);
-            let known = model.values.contains_key(key);
+            let known = reference.model.contains(key);
             let mut evicted = Evicted::default();
             let put = cache.push(key, &value, &mut evicted).unwrap();
             assert_eq!(put, if known { Put::Replaced } else { Put::Inserted });
-            if !model.knows_the_order() {
-                if model.max_entries > 0 {
-                    assert_eq!(evicted.len(), usize::from(!known && model.order.len() == model.max_entries));
+            if !reference.knows_the_order() {
+                if reference.max_entries > 0 {
+                    assert_eq!(evicted.len(), usize::from(!known && reference.model.len() == reference.max_entries));
                 }
-                pairs(&evicted).iter().for_each(|pair| model.lose(pair));
-                assert_eq!(model.values.contains_key(key), known, "what is replaced is not evicted for it");
-                assert!(model.push(key, &value).is_empty());
-            } else if model.max_entries > 0 {
-                assert_same(pairs(&evicted), model.push(key, &value), "evicted");
+                pairs(&evicted).iter().for_each(|pair| reference.lose(pair));
+                assert_eq!(reference.model.contains(key), known, "what is replaced is not evicted for it");
+                assert_eq!(reference.model.put(key, &value), Ok(Vec::new()));
+            } else if reference.max_entries > 0 {
+                assert_same(Ok(pairs(&evicted)), reference.model.put(key, &value), "evicted");
             } else {
                 // Bounded by bytes: how many go is the cache's business, but it must be the right ones.
                 for pair in pairs(&evicted) {
-                    assert_same(Some(pair), model.pop_sparing(key), "evicted");
+                    // The entry whose value is being replaced is not evicted for it.
+                    assert_same(Some(pair), reference.model.evict(&|other| other != key), "evicted");
                 }
-                model.push(key, &value);
+                assert_eq!(reference.model.put(key, &value), Ok(Vec::new()));
             }
         };
         match op.clone() {
             Op::Get(key) => {
                 let key = key_bytes(key);
-                let expected = model.get(&key);
+                let expected = reference.get(&key);
                 assert_same(cache.get(&key, &mut out).then_some(out), expected.clone(), "get");
                 *(if expected.is_some() { &mut hits } else { &mut misses }) += 1;
             }
             Op::With(key) => {
                 let key = key_bytes(key);
-                let expected = model.get(&key);
+                let expected = reference.get(&key);
                 assert_same(cache.with(&key, <[u8]>::to_vec), expected.clone(), "with");
                 *(if expected.is_some() { &mut hits } else { &mut misses }) += 1;
             }
             Op::Peek(key) => {
-                let expected = model.values.get(&key_bytes(key)).map(|(value, _)| value.clone());
+                let expected = reference.model.peek(&key_bytes(key)).map(<[u8]>::to_vec);
                 assert_same(cache.peek(&key_bytes(key), &mut out).then_some(out), expected, "peek");
             }
             Op::Contains(key) => {
-                assert_eq!(cache.contains(&key_bytes(key)), model.values.contains_key(&key_bytes(key)))
+                assert_eq!(cache.contains(&key_bytes(key)), reference.model.contains(&key_bytes(key)))
             }
-            Op::Push(key, size) => push(model, &key_bytes(key), size),
+            Op::Push(key, size) => push(reference, &key_bytes(key), size),
             Op::PushWhilePinned(key, size) => {
                 let key = key_bytes(key);
-                let before = model.get(&key);
+                let before = reference.get(&key);
                 *(if before.is_some() { &mut hits } else { &mut misses }) += 1;
                 let seen = cache.with(&key, |value| {
                     let old = value.to_vec();
-                    push(model, &key, size);
+                    push(reference, &key, size);
                     cache.validate().unwrap();
                     assert!(value == old, "a pinned value does not change under its reader");
                     old
                 });
                 assert_same(seen, before, "read while it changes");
             }
-            Op::Remove(key) => assert_same(cache.remove(&key_bytes(key)), model.remove(&key_bytes(key)), "remove"),
+            Op::Remove(key) => {
+                assert_same(cache.remove(&key_bytes(key)), reference.model.remove(&key_bytes(key)), "remove")
+            }
             Op::RemoveWhilePinned(key) => {
                 let key = key_bytes(key);
-                let before = model.get(&key);
+                let before = reference.get(&key);
                 *(if before.is_some() { &mut hits } else { &mut misses }) += 1;
                 let seen = cache.with(&key, |value| {
-                    assert_same(cache.remove(&key), model.remove(&key), "remove while pinned");
+                    assert_same(cache.remove(&key), reference.model.remove(&key), "remove while pinned");
                     cache.compact(CompactBudget::unlimited());
                     cache.validate().unwrap();
                     value.to_vec()
                 });
                 assert_same(seen, before, "read while it changes");
             }
-            Op::Pop if model.knows_the_order() => assert_same(cache.pop_lru(), model.pop(), "pop_lru"),
+            Op::Pop if reference.knows_the_order() => assert_same(cache.pop_lru(), reference.model.pop(), "pop_lru"),
             Op::Pop => {
                 let popped = cache.pop_lru();
-                assert_eq!(popped.is_none(), model.order.is_empty());
-                popped.iter().for_each(|pair| model.lose(pair));
+                assert_eq!(popped.is_none(), reference.model.is_empty());
+                popped.iter().for_each(|pair| reference.lose(pair));
             }
             Op::Compact(budget) => {
                 let budget = if budget == u64::MAX { CompactBudget::unlimited() } else { CompactBudget::bytes(budget) };
                 cache.compact(budget);
             }
             Op::Clear => {
-                assert_eq!(cache.clear(), model.order.len() as u64);
-                *model = Model { policy: model.policy, max_entries: model.max_entries, ..Model::default() };
+                assert_eq!(cache.clear(), reference.model.len() as u64);
+                *reference = Reference::new(reference.policy, reference.max_entries);
             }
         }
         cache.validate().unwrap_or_else(|error| panic!("after step {step}, {op:?}: {:#?}", error.0));
-        assert_eq!(cache.len(), model.order.len() as u64);
-        let bytes: usize = model.values.iter().map(|(key, (value, _))| key.len() + value.len()).sum();
-        assert_eq!(cache.bytes(), bytes as u64);
+        assert_eq!(cache.len(), reference.model.len() as u64);
+        assert_eq!(cache.bytes(), reference.model.bytes());
     }
     let stats = cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.resets), (hits, misses, 0));
     let mut walked: Vec<_> = cache.iter_with_values().map(|entry| (entry.key, entry.value.unwrap())).collect();
-    let mut expected: Vec<_> = model.values.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect();
+    let mut expected: Vec<_> = reference.model.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
     walked.sort();
     expected.sort();
     assert_same(walked, expected, "walk");
     let mut drained = Vec::new();
     cache.drain(|key, value| drained.push((key.to_vec(), value.to_vec())));
-    let mut in_order: Vec<_> = std::iter::from_fn(|| model.pop()).collect();
-    if !model.knows_the_order() {
+    let mut in_order: Vec<_> = std::iter::from_fn(|| reference.model.pop()).collect();
+    if !reference.knows_the_order() {
         drained.sort();
         in_order.sort();
     }
@@ -262,21 +223,6 @@ fn run(cache: &SharedCache<NoLocks>, model: &mut Model, ops: Vec<Op>) {
     cache.validate().unwrap();
     let report = cache.memory_report();
     assert_eq!((report.slabs_free, report.entries), (report.slabs_total, 0), "every slab is back in the pool");
-}
-
-impl Model {
-    /// The entry whose value is being replaced is not evicted for it.
-    fn pop_sparing(&mut self, key: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-        let position = self.order.iter().position(|other| other == key);
-        if let Some(position) = position {
-            self.order.remove(position);
-        }
-        let popped = self.pop();
-        if let Some(position) = position {
-            self.order.insert(position.min(self.order.len()), key.to_vec());
-        }
-        popped
-    }
 }
 
 fn sizes() -> impl Strategy<Value = usize> + Clone {
@@ -305,14 +251,14 @@ proptest! {
     fn s3_fifo_of_b_bytes_loses_what_it_evicts_and_nothing_else(ops in prop::collection::vec(ops(200, sizes()), 100..600)) {
         let config = Config::bytes(200 << 10).partitions(1).slab_bytes(16 << 10).buckets(2).policy(Policy::S3Fifo);
         let cache = SharedCache::private(&config).unwrap();
-        run(&cache, &mut Model::new(Policy::S3Fifo, 0), ops);
+        run(&cache, &mut Reference::new(Policy::S3Fifo, 0), ops);
     }
 
     #[test]
     fn lru_of_b_bytes_evicts_in_order_whatever_the_sizes(ops in prop::collection::vec(ops(200, sizes()), 100..600)) {
         let config = Config::bytes(200 << 10).partitions(1).slab_bytes(16 << 10).buckets(2);
         let cache = SharedCache::private(&config).unwrap();
-        run(&cache, &mut Model::new(Policy::Lru, 0), ops);
+        run(&cache, &mut Reference::new(Policy::Lru, 0), ops);
     }
 
     #[test]
@@ -320,7 +266,7 @@ proptest! {
         let classes = Classes::Explicit(vec![64, 512, 1024]);
         let config = Config::bytes(200 << 10).partitions(1).slab_bytes(16 << 10).classes(classes);
         let cache = SharedCache::private(&config).unwrap();
-        run(&cache, &mut Model::new(Policy::Lru, 0), ops);
+        run(&cache, &mut Reference::new(Policy::Lru, 0), ops);
     }
 }
 
@@ -359,12 +305,12 @@ fn an_entry_costs_what_the_formula_says() {
 #[test]
 fn what_is_too_large_is_refused_with_its_size_and_the_limit() {
     let cache = SharedCache::private(&Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10)).unwrap();
-    let max = cache.layout().max_entry_bytes;
+    let max = cache.resolved().max_entry_bytes;
     cache.put(b"k", &vec![1; max - 1]).unwrap();
     assert_eq!(cache.put(b"k", &vec![2; max]), Err(PushError::TooLarge { bytes: max + 1, max }));
     let mut out = Vec::new();
     assert!(cache.get(b"k", &mut out) && out == vec![1; max - 1], "the old value stays");
-    let longest = cache.layout().max_key_bytes;
+    let longest = cache.resolved().max_key_bytes;
     cache.put(&vec![b'k'; longest], b"v").unwrap();
     assert_eq!(
         cache.put(&vec![b'k'; longest + 1], b"v"),

@@ -7,22 +7,37 @@
 //! - `privileges`  Nobody may do anything before the administrator says so; no search path changes what a view means.
 //! - `operations`  What is put is what is got, whole, or is refused with SQLSTATE, value and limit.
 //! - `sharing`     Backends of one database share a cache, those of two never; nothing is lost or made up between them.
+//! - `encodings`   Texts that cross databases are converted or escaped; names are refused or found, each with its SQLSTATE.
+//! - `databases`   A cache goes with its database, when that is gone and not before.
+//! - `interrupts`  Whatever takes long can be cancelled, and leaves what it did until then.
+//! - `shortage`    Want of memory is an error of the statement, never the end of the server.
+//! - `guide`       What docs/sql.md tells a reader to type does what it says.
+//! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
 //! - `parallel`    Leader and workers of a parallel operation share a cache; no end of one leaves anything behind.
 //!
-//! Each test has a server of its own (see `support::cluster`) and speaks to it as any client does. The extension has to
+//! Each test has a server of its own (see `testkit::cluster`) and speaks to it as any client does. The extension has to
 //! be installed: `make test` does that.
 #![deny(unsafe_code)]
 
-#[path = "support/cluster.rs"]
-#[allow(dead_code, reason = "the benchmarks use more of it")]
-mod cluster;
+use testkit::cluster;
+
 #[path = "postgres/world.rs"]
 mod world;
 
+#[path = "postgres/databases.rs"]
+mod databases;
+#[path = "postgres/encodings.rs"]
+mod encodings;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/guide.rs"]
+mod guide;
+#[path = "postgres/handles.rs"]
+mod handles;
+#[path = "postgres/interrupts.rs"]
+mod interrupts;
 #[path = "postgres/lifecycle.rs"]
 mod lifecycle;
 #[path = "postgres/memory.rs"]
@@ -37,3 +52,5 @@ mod privileges;
 mod settings;
 #[path = "postgres/sharing.rs"]
 mod sharing;
+#[path = "postgres/shortage.rs"]
+mod shortage;

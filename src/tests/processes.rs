@@ -15,13 +15,14 @@
 //! - `compact`   Compaction does bounded work and works around pins.
 //! - `builder`   Workers over one cache in front of one store lose no update, never wait for each other in a circle
 //!   (`builder_waits`), and leave nothing behind when they fail (`builder_faults`).
+//! - `resources`  What a process holds is given back once, by that process: forks and exit callbacks change nothing.
 //! - `edge_cases`      Lengths of 0 and the longest, many pins, panics, odd numbers.
 //!
-//! Each scenario runs in a process of its own, forked from one without threads (see `support::runner`); numbers are
+//! Each scenario runs in a process of its own, forked from one without threads (see `testkit::runner`); numbers are
 //! random but with fixed seeds, only the interleaving differs from run to run.
 #![deny(unsafe_code)]
 
-mod support;
+use testkit as support;
 
 #[path = "processes/accounting.rs"]
 mod accounting;
@@ -45,6 +46,8 @@ mod optimistic_reads;
 mod position_independence;
 #[path = "processes/rejected_input.rs"]
 mod rejected_input;
+#[path = "processes/resources.rs"]
+mod resources;
 #[path = "processes/scan.rs"]
 mod scan;
 
@@ -59,6 +62,7 @@ fn main() -> std::process::ExitCode {
         capacity::SCENARIOS,
         compact::SCENARIOS,
         edge_cases::SCENARIOS,
+        resources::SCENARIOS,
         builder::SCENARIOS,
         builder_waits::SCENARIOS,
         builder_faults::SCENARIOS,

@@ -1,19 +1,16 @@
 //! What is compared with: the `lru` crate, wrapped as pgvectorscale wraps it, within a number of bytes.
 //!
 //! pgvectorscale bounds its cache by entries, as many as would fit its memory if each had the final number of
-//! neighbours and nothing around it. Here an entry is counted by its real size (see `reference`), so that caches of
+//! neighbours and nothing around it. Here an entry is counted by its real size (see `testkit::heap`), so that caches of
 //! equal memory have equal memory.
 
 use lru::LruCache;
 use pg_shared_lru::CacheStats;
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
+
+use testkit::heap::{lru_node_bytes, lru_table_bytes, malloc_bytes};
 
 use crate::neighbor::{NeighborCacheEntry, NeighborWithDistance};
-use crate::reference::{lru_table_bytes, malloc_bytes};
-
-/// The list's node of the `lru` crate: key, value, two links.
-const NODE_BYTES: usize =
-    size_of::<NodePointer>() + size_of::<NeighborCacheEntry>() + 2 * size_of::<*const NeighborCacheEntry>();
 
 /// An LRU cache that counts what is done with it and what it weighs.
 pub struct LruCacheWithStats {
@@ -88,5 +85,6 @@ impl LruCacheWithStats {
 }
 
 fn entry_bytes(entry: &NeighborCacheEntry) -> u64 {
-    malloc_bytes(NODE_BYTES) + malloc_bytes(entry.neighbors.capacity() * size_of::<NeighborWithDistance>())
+    lru_node_bytes::<NodePointer, NeighborCacheEntry>()
+        + malloc_bytes(entry.neighbors.capacity() * size_of::<NeighborWithDistance>())
 }

@@ -9,7 +9,7 @@
 //! there is one copy of each list, the sum over all processes must be the sum over the finished graph; a change
 //! that is overwritten by another, or a list that never comes back from where it was spilled, would show.
 
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::neighbor::{DistanceWithTieBreak, NeighborWithDistance};

@@ -35,10 +35,6 @@ mod shared;
 mod vectors;
 mod worker;
 
-#[path = "../../support/reference.rs"]
-#[allow(dead_code, reason = "only the real cost of an entry is used here")]
-mod reference;
-
 use std::path::Path;
 use std::time::Instant;
 
@@ -54,7 +50,7 @@ use crate::vectors::Vectors;
 /// Makes a C function known to PostgreSQL.
 macro_rules! sql_function {
     ($info:ident, $name:ident, $call:path) => {
-        #[no_mangle]
+        #[unsafe(no_mangle)]
         #[allow(unsafe_code)]
         #[doc(hidden)]
         pub extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
@@ -62,7 +58,7 @@ macro_rules! sql_function {
             &VERSION_1
         }
 
-        #[no_mangle]
+        #[unsafe(no_mangle)]
         #[allow(unsafe_code)]
         #[pg_guard]
         #[doc(hidden)]

@@ -13,17 +13,13 @@
 
 mod judge;
 mod output;
-#[allow(dead_code, reason = "the library uses more of it")]
 mod request;
 mod search;
 mod site;
-#[allow(dead_code, reason = "the library uses more of it")]
+#[cfg(test)]
+mod tests;
 mod vectors;
 mod words;
-
-#[path = "../../../src/tests/support/cluster.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
-mod cluster;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;

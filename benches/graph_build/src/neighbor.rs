@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 
-use pg_shared_lru::adapters::neighbors::{EdgeDistance, NeighborRef, NodePointer, decode_list, encode_list};
+use pg_shared_lru::adapters::graph::{EdgeDistance, NeighborList, NeighborRef, NodePointer, decode_list, encode_list};
 use pg_shared_lru::{CacheValue, DecodeError};
 
 /// A distance, with the ends of the edge that break a tie between distances of 0.
@@ -78,6 +78,10 @@ impl From<Vec<NeighborWithDistance>> for NeighborCacheEntry {
 }
 
 impl CacheValue<NodePointer> for NeighborCacheEntry {
+    fn format_name() -> String {
+        NeighborList::format_name()
+    }
+
     fn encode(&self, node: &NodePointer, out: &mut Vec<u8>) {
         let neighbors = self.neighbors.iter().map(|neighbor| {
             let DistanceWithTieBreak { distance, from, to, .. } = neighbor.distance;

@@ -17,7 +17,7 @@
 //! what any has written. The relation must be unlogged: nothing is written to the WAL.
 #![allow(unsafe_code)]
 
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 use pgrx::pg_sys;
 
 /// The most neighbours of a record.

@@ -80,7 +80,7 @@ unsafe fn run_workers(request: &Request) -> Counters {
     shared.write(Shared { board: Board::default(), finished: AtomicU32::new(0), counted });
     pg_sys::shm_toc_insert(toc, KEY_SHARED, shared.cast());
     let cache = planned.map(|planned| planned.create(context, KEY_CACHE, Cache::<DsmLocks>::type_tag()));
-    let cache = cache.map(|cache| Cache::over(cache.unwrap_or_else(|error| error.report())));
+    let cache = cache.map(|cache| Cache::over(cache.unwrap_or_else(|error| error.report())).expect("its own tag"));
 
     pg_sys::LaunchParallelWorkers(context);
     let launched = (*context).nworkers_launched as u32;
@@ -107,7 +107,7 @@ unsafe fn run_workers(request: &Request) -> Counters {
 }
 
 /// Where a parallel worker begins.
-#[no_mangle]
+#[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn graph_build_worker(segment: *mut pg_sys::dsm_segment, toc: *mut pg_sys::shm_toc) {
     // SAFETY: the leader has put both there before it launched us, and waits until we are done.

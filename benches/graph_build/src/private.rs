@@ -1,7 +1,7 @@
 //! Lists in a cache of one process: modes `lru`, `drop-in` and `private`.
 
 use pg_shared_lru::ENTRY_METADATA_BYTES;
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 
 use crate::counted_lru;
 use crate::graph::{Change, Ledger, Lists};

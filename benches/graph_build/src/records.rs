@@ -7,7 +7,7 @@
 //! pgvectorscale does so in serial builds, too: that is mode `private` with one worker. It costs time and changes the
 //! graph, so the other modes, without it, tell what a cache is worth for itself.
 
-use pg_shared_lru::adapters::neighbors::NodePointer;
+use pg_shared_lru::adapters::graph::NodePointer;
 
 use crate::graph::{Ledger, MAX_NEIGHBORS, pruned};
 use crate::neighbor::{DistanceWithTieBreak, NeighborWithDistance};

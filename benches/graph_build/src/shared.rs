@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use pg_shared_lru::adapters::builder::{BuilderCache, BuilderError, SpillStore};
-use pg_shared_lru::adapters::neighbors::{NodePointer, decode_list};
+use pg_shared_lru::adapters::graph::{NodePointer, decode_list};
 use pg_shared_lru::{Config, Locks, Policy};
 
 use crate::graph::{Change, Ledger, Lists};
@@ -91,10 +91,10 @@ fn or_report<T>(result: Result<T, BuilderError<Infallible>>) -> T {
 impl<L: Locks> Adjacency for Shared<'_, L> {
     fn neighbors(&mut self, node: u32, out: &mut Vec<u32>) {
         let node = pointer_of(node);
-        let cached = self.cache.with(&node, |bytes| {
+        let cached = or_report(self.cache.with(&node, |bytes| {
             decode_list(node, bytes)
                 .map(|list| out.extend(list.neighbors().map(|neighbor| number_of(neighbor.pointer))))
-        });
+        }));
         match cached {
             Some(Ok(())) => {}
             Some(Err(error)) => pgrx::error!("{error}"),

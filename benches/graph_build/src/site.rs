@@ -8,8 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use postgres::Client;
+use testkit::cluster::Cluster;
 
-use crate::cluster::Cluster;
 use crate::judge::Graph;
 use crate::request::{Mode, Report, Request};
 use crate::vectors::{Vector, Vectors};

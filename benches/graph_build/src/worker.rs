@@ -80,7 +80,7 @@ impl Part<'_> {
             }
             Mode::Shared => {
                 let cache = self.cache.take().expect("the leader has made a cache for mode shared");
-                self.run_shared(&vectors, Shared::new(Cache::over(cache), records))
+                self.run_shared(&vectors, Shared::new(Cache::over(cache).expect("its own tag"), records))
             }
         };
         let cpu_nanoseconds = processor_time().saturating_sub(started).as_nanos() as u64;

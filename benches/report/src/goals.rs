@@ -2,7 +2,7 @@
 //!
 //! A goal is met or missed by what was measured, not by what was hoped: where nothing was measured, the page says so.
 
-use crate::page::Figures;
+use crate::figures::Figures;
 
 /// A figure that has a goal.
 pub struct Goal {
@@ -36,6 +36,20 @@ pub fn goals(figures: &Figures) -> Vec<Goal> {
         let pair = format!("{} → {}", summary.text("sizes"), summary.text("then"));
         add(format!("least utilisation, {pair}"), false, 0.9, summary.number("min_utilisation"));
         add(format!("least payload, {pair}"), false, 0.8, summary.number("min_payload"));
+    }
+    for row in figures.memory.rows().filter(|row| row.text("refusal").is_empty()) {
+        let (mib, partitions) = (row.text("mib"), row.text("partitions"));
+        let is_large = partitions == "1" && row.number("mib").is_some_and(|mib| mib >= 64.0);
+        let goal = if is_large { 0.9 } else { 0.8 };
+        let what = format!("least utilisation, {mib} MiB, {partitions} partitions, {} bytes", row.text("values"));
+        add(what, false, goal, row.number("min_utilisation"));
+    }
+    for policy in figures.stall.distinct("policy") {
+        let limited =
+            figures.stall.rows().filter(|row| row.text("policy") == policy && !row.text("limit_us").is_empty());
+        let longest = limited.clone().filter_map(|row| row.number("longest_us")).reduce(f64::max);
+        let limit = limited.filter_map(|row| row.number("limit_us")).next().unwrap_or(1000.0);
+        add(format!("longest hold of an exclusive lock, any operation, {policy}, µs"), true, limit, longest);
     }
     let exact = figures.hit_ratio.rows().filter(|row| row.is(&[("cache", "slab"), ("policy", "lru")]));
     let differences = exact.map(|row| {

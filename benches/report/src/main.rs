@@ -13,6 +13,7 @@
 //! others run all the same; the program then ends with an error. Without `--traces` the hit ratios are those of the
 //! recorded prefix that is in the repository.
 
+mod figures;
 mod goals;
 mod page;
 mod plots;
@@ -63,7 +64,8 @@ fn main() -> Result<()> {
             }
         }
     }
-    page::write(&folder)?;
+    let figures = figures::Figures::read(&folder)?;
+    page::write(&folder, &figures, &goals::goals(&figures))?;
     ensure!(failed.is_empty(), "these sections have no new figures: {}", failed.join(", "));
     Ok(())
 }

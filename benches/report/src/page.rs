@@ -10,91 +10,36 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::goals::goals;
-use crate::plots::{Labels, Series, lines};
+use crate::figures::Figures;
+use crate::goals::Goal;
+use crate::plots::{self, Axes, Scale, Series};
 use crate::table::{Row, Table};
 
 const TEMPLATE: &str = include_str!("page.md");
 const NOTHING: &str = "_Not measured yet._\n";
 
-/// What `make bench-build` writes.
-const BUILD: &str = "build-20000.csv";
-
-fn read_if_there(file: &Path) -> Result<Table> {
-    if file.exists() { Table::read(file) } else { Ok(Table::default()) }
-}
-
-/// The newest figures of each section.
-pub struct Figures {
-    pub hit_ratio: Table,
-    pub spills: Table,
-    pub churn: Table,
-    pub hit: Table,
-    pub compare: Table,
-    pub contention: Table,
-    pub postgres: Table,
-    /// Of `make bench-build`.
-    pub build: Table,
-    machines: Vec<(&'static str, String, Table)>,
-}
-
-impl Figures {
-    fn read(folder: &Path) -> Result<Self> {
-        let mut machines = Vec::new();
-        let mut newest = |section: &'static str| -> Result<Table> {
-            let Some(date) = newest_date(folder, section)? else { return Ok(Table::default()) };
-            let machine = folder.join(format!("{date}-{section}.machine.csv"));
-            machines.push((section, date.clone(), Table::read(&machine)?));
-            Table::read(&folder.join(format!("{date}-{section}.csv")))
-        };
-        Ok(Figures {
-            hit_ratio: newest("hit-ratio")?,
-            spills: newest("spills")?,
-            churn: newest("churn")?,
-            hit: newest("hit")?,
-            compare: newest("compare")?,
-            contention: newest("contention")?,
-            postgres: newest("postgres")?,
-            build: read_if_there(&folder.join(BUILD))?,
-            machines,
-        })
-    }
-}
-
-/// The date of the newest file of a section: names begin with dates that sort.
-fn newest_date(folder: &Path, section: &str) -> Result<Option<String>> {
-    let ending = format!("-{section}.csv");
-    let mut newest: Option<String> = None;
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        // `hit` must not take what belongs to a section whose name ends alike.
-        let date = name.strip_suffix(&ending).filter(|date| date.len() == "2000-01-01".len());
-        newest = newest.max(date.map(str::to_owned));
-    }
-    Ok(newest)
-}
-
-/// Writes `README.md` and its plots into the folder, from the figures there, and prints the goals.
+/// Writes `README.md` and its plots into the folder, and prints the goals.
 ///
 /// # Errors
-/// A file cannot be read or written.
-pub fn write(folder: &Path) -> Result<()> {
-    let figures = Figures::read(folder)?;
+/// A file cannot be written.
+pub fn write(folder: &Path, figures: &Figures, goals: &[Goal]) -> Result<()> {
     let mut places: BTreeMap<&str, String> = BTreeMap::new();
-    places.insert("machines", machines(&figures));
-    let goals = goals_table(&figures);
+    places.insert("machines", machines(figures));
+    let goals = goals_table(goals);
     print!("{goals}");
     places.insert("goals", goals);
-    places.insert("hit-ratio", hit_ratio(&figures, folder)?);
-    places.insert("spills", spills(&figures));
-    places.insert("churn", churn(&figures, folder)?);
-    places.insert("hit", hit(&figures));
-    places.insert("sharing", sharing(&figures));
-    places.insert("build", build(&figures));
-    places.insert("compare", compare(&figures));
-    places.insert("contention", contention(&figures, folder)?);
-    places.insert("beside-a-writer", beside_a_writer(&figures));
-    places.insert("postgres", postgres(&figures, folder)?);
+    places.insert("hit-ratio", hit_ratio(figures, folder)?);
+    places.insert("spills", spills(figures));
+    places.insert("churn", churn(figures, folder)?);
+    places.insert("memory", memory(figures));
+    places.insert("stall", stall(figures));
+    places.insert("hit", hit(figures));
+    places.insert("sharing", sharing(figures));
+    places.insert("build", build(figures));
+    places.insert("compare", compare(figures));
+    places.insert("contention", contention(figures, folder)?);
+    places.insert("beside-a-writer", beside_a_writer(figures));
+    places.insert("postgres", postgres(figures, folder)?);
     let mut page = String::new();
     for line in TEMPLATE.lines() {
         match line.strip_prefix("{{").and_then(|line| line.strip_suffix("}}")) {
@@ -151,25 +96,25 @@ fn machines(figures: &Figures) -> String {
     markdown(&[&["section", "date"], &fields[..]].concat(), rows)
 }
 
-fn goals_table(figures: &Figures) -> String {
-    let rows = goals(figures).into_iter().map(|goal| {
+fn goals_table(goals: &[Goal]) -> String {
+    let rows = goals.iter().map(|goal| {
         let bound = if goal.at_most { "at most" } else { "at least" };
         let verdict = match (goal.is_met(), goal.missed_by_percent()) {
             (Some(true), _) => "met".to_owned(),
             (Some(false), Some(percent)) => format!("**missed by {percent:.1} %**"),
             _ => "not measured".to_owned(),
         };
-        vec![goal.what, format!("{bound} {}", goal.goal), digits(goal.measured, 3), verdict]
+        vec![goal.what.clone(), format!("{bound} {}", goal.goal), digits(goal.measured, 3), verdict]
     });
     markdown(&["figure", "goal", "measured", ""], rows)
 }
 
-fn plot(folder: &Path, name: &str, labels: &Labels<'_>, series: &[Series]) -> Result<String> {
+fn plot(folder: &Path, name: &str, axes: &Axes<'_>, series: &[Series]) -> Result<String> {
     if series.iter().all(|series| series.points.is_empty()) {
         return Ok(String::new());
     }
-    lines(&folder.join(name), labels, series)?;
-    Ok(format!("\n![{}]({name})\n", labels.title))
+    plots::lines(&folder.join(name), axes, series)?;
+    Ok(format!("\n![{}]({name})\n", axes.title))
 }
 
 /// Points of the rows that `are` picks.
@@ -208,20 +153,52 @@ fn hit_ratio(figures: &Figures, folder: &Path) -> Result<String> {
         });
         [(*name).to_owned(), (*capacity).to_owned()].into_iter().chain(of_kind).collect()
     });
-    let text = markdown(&head, rows);
-    let name = table.distinct("name").into_iter().next().unwrap_or_default();
-    let series: Vec<Series> = kinds
+    Ok(markdown(&head, rows) + &hit_ratio_plot(table, &kinds, &titles, &capacities, folder)?)
+}
+
+/// A row of dots for each whole trace; for the prefix that is in the repository only if there is no other.
+fn hit_ratio_plot(
+    table: &Table,
+    kinds: &[(String, String)],
+    titles: &[String],
+    capacities: &[(&str, &str)],
+    folder: &Path,
+) -> Result<String> {
+    const NAME: &str = "hit-ratio.svg";
+    // The references hit as often as the slab cache with their policy, which the table shows.
+    let drawn: Vec<usize> =
+        (0..kinds.len()).filter(|&kind| ["slab", "bump", "opt"].contains(&&*kinds[kind].0)).collect();
+    let whole = |name: &str| !name.contains("(prefix)");
+    let any_whole = capacities.iter().any(|(name, _)| whole(name));
+    let rows: Vec<plots::Row> = capacities
         .iter()
-        .zip(&titles)
-        .map(|((cache, policy), title)| Series {
-            name: title.clone(),
-            points: points(table, "capacity", "hit_ratio", |row| {
-                row.is(&[("name", name), ("cache", cache), ("policy", policy)])
-            }),
+        .filter(|(name, _)| whole(name) || !any_whole)
+        .map(|(name, capacity)| plots::Row {
+            name: format!("{name}, {capacity}"),
+            values: drawn
+                .iter()
+                .map(|&kind| {
+                    let (cache, policy) = &kinds[kind];
+                    let cells = [("name", *name), ("capacity", *capacity), ("cache", cache), ("policy", policy)];
+                    Some(table.rows().find(|row| row.is(&cells))?.number("hit_ratio")? * 100.0)
+                })
+                .collect(),
         })
         .collect();
-    let labels = Labels { title: &format!("Hit ratio, {name}"), x: "capacity in entries", y: "hit ratio" };
-    Ok(text + &plot(folder, "hit-ratio.svg", &labels, &series)?)
+    if rows.is_empty() {
+        return Ok(String::new());
+    }
+    let title = if any_whole { "Hit ratios of whole traces" } else { "Hit ratios of the recorded prefix" };
+    let names: Vec<&str> = drawn.iter().map(|&kind| titles[kind].as_str()).collect();
+    plots::dots(
+        &folder.join(NAME),
+        title,
+        "hits of all reads, per cent (trace, capacity in entries)",
+        100.0,
+        &names,
+        &rows,
+    )?;
+    Ok(format!("\n![{title}]({NAME})\n"))
 }
 
 fn spills(figures: &Figures) -> String {
@@ -296,13 +273,59 @@ fn churn(figures: &Figures, folder: &Path) -> Result<String> {
             }),
         });
         let title = format!("Keys and values as a share of all memory, {sizes} → {then}");
-        let labels = Labels { title: &title, x: "puts", y: "payload" };
-        text += &plot(folder, &format!("churn-{}.svg", number + 1), &labels, &series.collect::<Vec<_>>())?;
+        let (x_scale, y_scale) = (Scale::Linear, Scale::Linear);
+        let axes = Axes { title: &title, x: "puts", x_scale, y: "payload", y_scale };
+        text += &plot(folder, &format!("churn-{}.svg", number + 1), &axes, &series.collect::<Vec<_>>())?;
     }
     Ok(text)
 }
 
-/// Every column, where a section's program decides what there is.
+/// How much of its memory a cache uses, by its size and partitions.
+fn memory(figures: &Figures) -> String {
+    let rows = figures.memory.rows().map(|row| {
+        let refusal = row.text("refusal");
+        let seen = |column: &str| match refusal {
+            "" => digits(row.number(column), 3),
+            _ => "–".to_owned(),
+        };
+        vec![
+            format!("{} MiB", row.text("mib")),
+            row.text("partitions").to_owned(),
+            seen("min_utilisation"),
+            seen("utilisation"),
+            whole(row.number("entries")),
+            whole(row.number("refused")),
+            refusal.to_owned(),
+        ]
+    });
+    markdown(&["memory", "partitions", "lowest", "at the end", "entries", "refused puts", "refused for"], rows)
+}
+
+/// The longest holds, a column for each policy.
+fn stall(figures: &Figures) -> String {
+    let table = &figures.stall;
+    let policies = table.distinct("policy");
+    let titles: Vec<String> =
+        policies.iter().flat_map(|policy| [format!("{policy}, exclusive"), format!("{policy}, shared")]).collect();
+    let head: Vec<&str> = ["operation", "entries"].into_iter().chain(titles.iter().map(String::as_str)).collect();
+    let rows = table.distinct("operation").into_iter().map(|operation| {
+        let of = |policy: &str| table.rows().find(|row| row.is(&[("operation", operation), ("policy", policy)]));
+        let entries = policies.first().and_then(|policy| of(policy)?.number("entries"));
+        let longest = policies.iter().flat_map(|policy| {
+            let row = of(policy);
+            ["longest_us", "longest_shared_us"].map(|column| {
+                let limit = row.and_then(|row| row.number("limit_us"));
+                match row.and_then(|row| row.number(column)) {
+                    Some(us) if limit.is_some_and(|limit| us > limit) => format!("**{}**", whole(Some(us))),
+                    us => digits(us, 1),
+                }
+            })
+        });
+        [operation.to_owned(), whole(entries)].into_iter().chain(longest).collect()
+    });
+    markdown(&head, rows)
+}
+
 /// A median with the least and the greatest, as the benchmark `hit` names them.
 fn ends(row: Row<'_>, column: &str, digit_count: usize) -> String {
     let end = |end: &str| digits(row.number(&format!("{column}.{end}")), digit_count);
@@ -427,15 +450,24 @@ fn contention(figures: &Figures, folder: &Path) -> Result<String> {
     let text = markdown(&head, rows);
     let mut series: Vec<Series> = Vec::new();
     for row in scaling {
-        let name = format!("{}, {}, {}", row.text("cache"), row.text("policy"), row.text("skew"));
-        let point = row.number("processes").zip(row.number("to_one_process"));
+        let name = match row.text("cache") {
+            "slab" => format!("slab, {}, {}", row.text("policy"), row.text("skew")),
+            server => format!("{server}, {}", row.text("skew")),
+        };
+        let point = row.number("processes").zip(row.number("ops_per_second"));
         match series.iter_mut().find(|series| series.name == name) {
             Some(series) => series.points.extend(point),
             None => series.push(Series { name, points: point.into_iter().collect() }),
         }
     }
-    let labels = Labels { title: "Operations per second, over one process", x: "processes", y: "ratio" };
-    Ok(text + &plot(folder, "contention.svg", &labels, &series)?)
+    let axes = Axes {
+        title: "Operations per second of all processes together",
+        x: "processes",
+        x_scale: Scale::Logarithmic,
+        y: "operations per second",
+        y_scale: Scale::Logarithmic,
+    };
+    Ok(text + &plot(folder, "contention.svg", &axes, &series)?)
 }
 
 fn beside_a_writer(figures: &Figures) -> String {
@@ -476,8 +508,14 @@ fn postgres(figures: &Figures, folder: &Path) -> Result<String> {
             }),
         });
         let title = format!("Transactions per second, {keys} key{} a statement", if keys == "1" { "" } else { "s" });
-        let labels = Labels { title: &title, x: "clients", y: "transactions per second" };
-        text += &plot(folder, &format!("postgres-{keys}.svg"), &labels, &series.collect::<Vec<_>>())?;
+        let axes = Axes {
+            title: &title,
+            x: "clients",
+            x_scale: Scale::Logarithmic,
+            y: "transactions per second",
+            y_scale: Scale::Linear,
+        };
+        text += &plot(folder, &format!("postgres-{keys}.svg"), &axes, &series.collect::<Vec<_>>())?;
     }
     Ok(text)
 }

@@ -46,6 +46,10 @@ pub enum Section {
     Spills,
     /// Memory over time.
     Churn,
+    /// How much of its memory a cache uses, by its size and partitions.
+    Memory,
+    /// The longest hold of a lock.
+    Stall,
     /// What a hit costs.
     Hit,
     /// Other caches of one process.
@@ -76,6 +80,8 @@ impl Section {
             Section::HitRatio => "hit-ratio",
             Section::Spills => "spills",
             Section::Churn => "churn",
+            Section::Memory => "memory",
+            Section::Stall => "stall",
             Section::Hit => "hit",
             Section::Compare => "compare",
             Section::Contention => "contention",
@@ -95,6 +101,8 @@ impl Section {
             Section::HitRatio => runner.hit_ratio(),
             Section::Spills => runner.spills(),
             Section::Churn => runner.churn(),
+            Section::Memory => runner.bench("churn", &[], &["--mib", "1,8,64", "--partitions", "1,8,64"]),
+            Section::Stall => runner.bench("stall", &[], &[]),
             Section::Hit => runner.hit(),
             Section::Compare => runner.compare(),
             Section::Contention => runner.contention(),

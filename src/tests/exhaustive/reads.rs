@@ -15,7 +15,7 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pg_shared_lru::{
-    Bytes, CompactBudget, Config, Found, NearCache, Pod, Policy, SharedCache, Sight, TypedCache, type_tag,
+    CompactBudget, Config, Found, NearCache, PlacementHint, Policy, SharedCache, TypedCache, Version, type_tag,
 };
 
 use super::runner::{Case, Extent, Findings, Part, Tally};
@@ -24,7 +24,7 @@ use super::world::{StagedLocks, World};
 use crate::support::content::Random;
 use crate::support::fork::shared_words;
 
-type Typed = TypedCache<Pod<u32>, Bytes, StagedLocks>;
+type Typed = TypedCache<u32, Vec<u8>, StagedLocks>;
 type Writer = SharedCache<StagedLocks>;
 
 /// The key that is read.
@@ -76,8 +76,8 @@ impl Answer {
 /// What a reader has in hand from one round to the next.
 struct Reader {
     cache: &'static Typed,
-    near: NearCache<&'static Typed, Pod<u32>, Bytes>,
-    sight: Option<(Sight, u8)>,
+    near: NearCache<&'static Typed, u32, Vec<u8>>,
+    kept: Option<(Version, PlacementHint, u8)>,
     out: Vec<u8>,
     found: Found,
 }
@@ -85,7 +85,7 @@ struct Reader {
 impl Reader {
     fn new(cache: &'static Typed) -> Reader {
         let near = NearCache::new(cache, NonZero::new(4).expect("not zero"));
-        Reader { cache, near, sight: None, out: Vec::with_capacity(10_000), found: Found::default() }
+        Reader { cache, near, kept: None, out: Vec::with_capacity(10_000), found: Found::default() }
     }
 }
 
@@ -151,12 +151,12 @@ const READINGS: &[Reading] = &[
     Reading {
         name: "question whether a value is current",
         prepare: |reader| {
-            let sight = reader.cache.encoded().sight(&key(KEY), &mut reader.out).expect("it is there");
-            reader.sight = Some((sight, reader.out[0]));
+            let version = reader.cache.encoded().get_versioned(&key(KEY), &mut reader.out).expect("it is there");
+            reader.kept = Some((version, PlacementHint::default(), reader.out[0]));
         },
         read: |reader| {
-            let (sight, number) = reader.sight.as_mut().expect("prepared");
-            if reader.cache.encoded().is_current(sight) { Answer::Value(*number) } else { Answer::Outdated }
+            let (version, hint, number) = reader.kept.as_mut().expect("prepared");
+            if reader.cache.encoded().is_current(version, hint) { Answer::Value(*number) } else { Answer::Outdated }
         },
     },
 ];
@@ -343,7 +343,7 @@ impl Stage {
     fn new(config: &Config, reading: &'static Reading) -> Stage {
         let world = World::new(config, 0);
         let words = shared_words(2);
-        let tag = type_tag::<Pod<u32>, Bytes>();
+        let tag = type_tag::<u32, Vec<u8>>();
         let writer = world.create(config, tag, || StagedLocks(&words[0]));
         (0..OTHER_COUNT).for_each(|number| put_other(&writer, OTHERS + number, 100));
         put(&writer, 0);

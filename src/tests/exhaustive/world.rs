@@ -14,10 +14,10 @@
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use pg_shared_lru::shared::backing::SharedMapping;
-use pg_shared_lru::{AttachError, Config, LockMode, Locks, RobustLocks, SharedCache};
+use pg_shared_lru::{AttachError, Config, LockMode, Locks, RobustLocks, SharedCache, Tenancy};
 
 use super::layout;
+use crate::support::fork::map_shared;
 
 const LOCK_COUNT: usize = 8;
 const LOCK_BYTES: usize = 4096;
@@ -47,7 +47,7 @@ fn own_offset(region_bytes: usize) -> usize {
 
 /// See the head of this file.
 pub struct World {
-    mapping: &'static SharedMapping,
+    base: NonNull<u8>,
     region_bytes: usize,
     watched_bytes: usize,
 }
@@ -57,16 +57,20 @@ impl World {
     pub fn new(config: &Config, own_words: usize) -> World {
         let region_bytes = config.region_bytes().expect("a right configuration");
         let watched_bytes = own_offset(region_bytes) + own_words * size_of::<AtomicU64>();
-        let mapping = SharedMapping::new(LOCK_BYTES + watched_bytes).expect("memory");
+        let base = map_shared(LOCK_BYTES + watched_bytes);
         // SAFETY: new memory, aligned to a page, longer than the locks, never unmapped.
-        unsafe { RobustLocks::create(mapping.base(), LOCK_COUNT) };
-        World { mapping: Box::leak(Box::new(mapping)), region_bytes, watched_bytes }
+        unsafe { RobustLocks::create(base, LOCK_COUNT) };
+        World { base, region_bytes, watched_bytes }
     }
 
     /// The same memory at another address.
     pub fn map_again(&self) -> World {
-        let mapping = self.mapping.map_again().expect("address space");
-        World { mapping: Box::leak(Box::new(mapping)), ..*self }
+        // SAFETY: of a shared mapping, an old size of 0 asks for a second one of the same pages; the first stays.
+        let again = unsafe {
+            libc::mremap(self.base.as_ptr().cast(), 0, LOCK_BYTES + self.watched_bytes, libc::MREMAP_MAYMOVE)
+        };
+        assert_ne!(again, libc::MAP_FAILED, "mremap: {}", std::io::Error::last_os_error());
+        World { base: NonNull::new(again.cast()).expect("a mapping is not at address 0"), ..*self }
     }
 
     /// The pages that the region and the test's own words lie in, without the locks: the first byte, and how many.
@@ -77,12 +81,12 @@ impl World {
     /// Robust locks, one for each partition.
     pub fn locks(&self) -> RobustLocks {
         // SAFETY: initialised by `new`, never unmapped.
-        unsafe { RobustLocks::attach(self.mapping.base(), LOCK_COUNT) }
+        unsafe { RobustLocks::attach(self.base, LOCK_COUNT) }
     }
 
     fn watched(&self) -> NonNull<u8> {
         // SAFETY: inside the mapping, which is longer than the locks.
-        unsafe { self.mapping.base().add(LOCK_BYTES) }
+        unsafe { self.base.add(LOCK_BYTES) }
     }
 
     /// Creates the cache, with the hash seed that all worlds have.
@@ -159,6 +163,9 @@ impl World {
 /// Locks of a process that never waits: another sees to it that they are alone. A word says whether the lock is held.
 pub struct StagedLocks(pub &'static AtomicU64);
 
+// SAFETY: worlds are never unmapped, and serve one cache.
+unsafe impl Tenancy for StagedLocks {}
+
 // SAFETY: whoever uses them lets nobody else touch the cache while the word is set.
 unsafe impl Locks for StagedLocks {
     fn acquire(&self, _partition: usize, _mode: LockMode) {
@@ -172,6 +179,9 @@ unsafe impl Locks for StagedLocks {
 
 /// Locks that nobody gets: an operation that wants one unwinds, so what does not unwind was done without.
 pub struct RefusedLocks;
+
+// SAFETY: as above.
+unsafe impl Tenancy for RefusedLocks {}
 
 // SAFETY: `acquire` never returns.
 unsafe impl Locks for RefusedLocks {

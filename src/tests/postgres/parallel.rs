@@ -39,7 +39,7 @@ impl Outcome {
 }
 
 /// Builds the extension, once, and returns its file.
-fn built() -> &'static PathBuf {
+pub fn built() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

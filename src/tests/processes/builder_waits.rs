@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pg_shared_lru::adapters::builder::BuilderError;
 use pg_shared_lru::shared::write_back::{Condition, LoadStep, Step, may_wait};
-use pg_shared_lru::{Config, LockMode, Locks, Policy, RobustLocks};
+use pg_shared_lru::{Config, LockMode, Locks, Policy, RobustLocks, Tenancy};
 
 use crate::support::fork::{Child, join, shared_words};
 use crate::support::history::{Cache, Disk, History, Table, drained, pair, small};
@@ -63,8 +63,8 @@ fn two_caches_do_not_wait_for_each_other() {
     table.write(1, &History(vec![1]));
     let met = shared_words(1);
     let work = |outer: Arena, inner: Arena| {
-        let outer = Cache::over(outer.attach().unwrap());
-        let inner = Cache::over(inner.attach().unwrap()).with_patience(Duration::MAX);
+        let outer = Cache::over(outer.attach().unwrap()).unwrap();
+        let inner = Cache::over(inner.attach().unwrap()).unwrap().with_wait_timeout(Duration::MAX);
         let mut disk = Disk::new(table);
         disk.on_load = Box::new(|_| {
             met[0].fetch_add(1, Ordering::SeqCst);
@@ -83,7 +83,7 @@ fn patience_ends() {
     let config = Config::entries(2, 4096);
     let arena = Arena::for_config(&config);
     let patience = Duration::from_millis(100);
-    let first = Cache::over(arena.create(&config).unwrap()).with_patience(patience);
+    let first = Cache::over(arena.create(&config).unwrap()).unwrap().with_wait_timeout(patience);
     let table = Table::new(300, 4);
     table.write(5, &History(vec![5]));
     let mut disk = Disk::new(table);
@@ -98,8 +98,8 @@ fn patience_ends() {
     };
     let until_held = |held: &AtomicU64| while held.load(Ordering::SeqCst) == 0 {};
     let reader = Child::spawn("reader", || {
-        let cache = Cache::over(arena.attach().unwrap());
-        cache.with(&1, |_| cache.with(&2, |_| hold(&held[0])));
+        let cache = Cache::over(arena.attach().unwrap()).unwrap();
+        cache.with(&1, |_| cache.with(&2, |_| hold(&held[0])).unwrap()).unwrap();
     });
     until_held(&held[0]);
     let error = first.push(&3, &History(vec![3]), &mut disk).unwrap_err();
@@ -115,7 +115,7 @@ fn patience_ends() {
             hold(&held[1]);
             Ok(())
         });
-        Cache::over(arena.attach().unwrap()).get_or_load(&5, &mut disk).unwrap();
+        Cache::over(arena.attach().unwrap()).unwrap().get_or_load(&5, &mut disk).unwrap();
     });
     until_held(&held[1]);
     assert_eq!(first.get_or_load(&5, &mut disk).unwrap().unwrap().0, History(vec![5]));
@@ -128,13 +128,13 @@ fn patience_ends() {
 fn many_loads_at_once_wait_for_each_other() {
     let config = Config::bytes(4 << 20).partitions(1);
     let arena = Arena::for_config(&config);
-    let leader: Cache<_> = Cache::over(arena.create(&config).unwrap());
+    let leader: Cache<_> = Cache::over(arena.create(&config).unwrap()).unwrap();
     let table = Table::new(300, 4);
     table.write(200, &History(vec![200]));
     let go = shared_words(1);
     let waiter = Child::spawn("waiter", || {
         while go[0].load(Ordering::SeqCst) == 0 {}
-        let cache = Cache::over(arena.attach().unwrap());
+        let cache = Cache::over(arena.attach().unwrap()).unwrap();
         cache.get_or_load(&200, &mut Disk::new(table)).unwrap().unwrap();
         assert_eq!(cache.stats().misses, 1, "a read is counted once");
     });
@@ -157,8 +157,8 @@ fn many_loads_at_once_wait_for_each_other() {
 fn what_is_being_loaded_does_not_keep_others_from_making_way() {
     let config = Config::entries(100, 64);
     let arena = Arena::for_config(&config);
-    let first = Cache::over(arena.create(&config).unwrap());
-    let second: Cache<_> = Cache::over(arena.attach().unwrap());
+    let first = Cache::over(arena.create(&config).unwrap()).unwrap();
+    let second: Cache<_> = Cache::over(arena.attach().unwrap()).unwrap();
     let table = Table::new(300, 4);
     let load = second.encoded().claim_load(&5u32.to_le_bytes(), false);
     let mut disk = Disk::new(table);
@@ -198,10 +198,14 @@ unsafe impl Locks for ScriptedLocks<'_> {
     fn wait(&self, _: usize, _: &mut dyn FnMut() -> bool) {}
 }
 
+#[allow(unsafe_code)]
+// SAFETY: as for the locks inside.
+unsafe impl Tenancy for ScriptedLocks<'_> {}
+
 fn room_that_was_made_a_moment_ago_is_found() {
     let config = Config::entries(1, 4096);
     let arena = Arena::for_config(&config);
-    let second = Cache::over(arena.create(&config).unwrap());
+    let second = Cache::over(arena.create(&config).unwrap()).unwrap();
     let table = Table::new(10, 4);
     second.push(&1, &History(vec![1]), &mut Disk::new(table)).unwrap();
     let step = second.encoded().store_if(&2u32.to_le_bytes(), b"", &mut Condition::None, &[0], &mut 0).unwrap();
@@ -212,7 +216,7 @@ fn room_that_was_made_a_moment_ago_is_found() {
         left: Cell::new(3),
         hook: Cell::new(Some(Box::new(|| assert!(ticket.finish())))),
     };
-    let first = Cache::over(arena.attach_bytes(config.region_bytes().unwrap(), locks).unwrap());
+    let first = Cache::over(arena.attach_bytes(config.region_bytes().unwrap(), locks).unwrap()).unwrap();
     // This thread holds the second worker's ticket: it is told at once, and then finds the room.
     let error = first.push(&3, &History(vec![3]), &mut Disk::new(table)).unwrap_err();
     assert!(matches!(error, BuilderError::Backlog { .. }), "{error}");

@@ -1,6 +1,6 @@
 //! How much a cache holds: exactly N entries, and whatever fits when nothing is pinned.
 
-use pg_shared_lru::{Bytes, Classes, Config, Evicted, Policy, PushError, Put, SharedCache, TypedCache, TypedEvicted};
+use pg_shared_lru::{Classes, Config, Evicted, Policy, PushError, Put, SharedCache, TypedCache, TypedEvicted};
 
 use crate::support::content::{Random, key, value};
 
@@ -59,7 +59,7 @@ fn assert_exact(config: &Config, capacity: u64, max_entry_bytes: usize) {
                 let other_len = order[random.below(order.len())];
                 evicted.clear();
                 cache.push(&known.to_be_bytes(), &vec![known as u8; other_len], &mut evicted).unwrap();
-                if cache.layout().policy == Policy::Lru {
+                if cache.resolved().policy == Policy::Lru {
                     assert_eq!(cache.len(), expected, "{config:?}");
                 }
             }
@@ -124,7 +124,7 @@ fn the_largest_entry_always_finds_room_when_nothing_is_pinned() {
     {
         let config = Config::bytes(bytes).partitions(1).slab_bytes(16 << 10).buckets(8).policy(policy);
         let cache = SharedCache::private(&config).unwrap();
-        let max = cache.layout().max_entry_bytes - 32;
+        let max = cache.resolved().max_entry_bytes - 32;
         for seed in 0..6 {
             let mut random = Random(seed);
             for _ in 0..12 {
@@ -153,7 +153,7 @@ fn the_largest_entry_can_be_replaced_whatever_the_slot_sizes() {
         let config =
             Config::bytes(300_000).partitions(1).slab_bytes(16 << 10).classes(Classes::Explicit(slots.to_vec()));
         let cache = SharedCache::private(&config).unwrap();
-        let max = cache.layout().max_entry_bytes;
+        let max = cache.resolved().max_entry_bytes;
         for len in [max - 1, max - 9, max - 1] {
             if let Err(error) = cache.put(b"k", &vec![len as u8; len]) {
                 refused.push(format!("slots of {slots:?}, {len} bytes: {error}"));
@@ -209,8 +209,8 @@ fn every_slab_size_works_at_its_smallest() {
             };
             let Err(pg_shared_lru::ConfigError::TooSmall { needed, .. }) = base(0).region_bytes() else { panic!() };
             let cache = SharedCache::private(&base(needed)).unwrap();
-            assert_eq!(cache.layout().slab_count, 8);
-            let max = cache.layout().max_entry_bytes - 32;
+            assert_eq!(cache.resolved().slabs_per_partition, 8);
+            let max = cache.resolved().max_entry_bytes - 32;
             let mut random = Random(u64::from(slab_bytes));
             for step in 0..60 {
                 let number = random.below(30) as u32;
@@ -227,7 +227,7 @@ fn every_slab_size_works_at_its_smallest() {
 }
 
 fn config_of_ten_slabs() -> Config {
-    Config::bytes(190_000).partitions(1).slab_bytes(16 << 10).buckets(8)
+    Config::bytes(190_000).partitions(1).slab_bytes(16 << 10).fixed_buckets(8)
 }
 
 /// Calls `then` while every key in `keys` is pinned.
@@ -269,7 +269,7 @@ fn a_refused_push_still_hands_over_what_it_evicted() {
 }
 
 fn a_refused_push_of_types_loses_nothing() {
-    let cache = TypedCache::<Bytes, Bytes>::private(&config_of_ten_slabs()).unwrap();
+    let cache = TypedCache::<Vec<u8>, Vec<u8>>::private(&config_of_ten_slabs()).unwrap();
     let keys = fill_for_refusal(cache.encoded());
     let mut handed_over = 0;
     while_pinned(cache.encoded(), &keys, &mut || {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pg_shared_lru::pg::dsm_locks::DsmLocks;
 use pg_shared_lru::pg::parallel::{self, ParallelCache};
 use pg_shared_lru::shared::write_back::{Load, LoadStep};
-use pg_shared_lru::{Config, Locks, Pod, SharedCache, Text, TypedCache, type_tag};
+use pg_shared_lru::{Config, Locks, SharedCache, TypedCache, type_tag};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
@@ -207,9 +207,9 @@ fn judge<L: Locks>(cache: SharedCache<L>, outcome: &mut Outcome) {
 }
 
 pub fn attach_refusals() -> Vec<String> {
-    type Typed = TypedCache<Pod<u64>, Text, DsmLocks>;
+    type Typed = TypedCache<u64, String, DsmLocks>;
     const NOBODYS_KEY: u64 = 3;
-    let tag = type_tag::<Pod<u64>, Text>();
+    let tag = type_tag::<u64, String>();
     let operation = Operation::start("$libdir/plpgsql", 0);
     operation.estimate_chunk(size_of::<Control>());
     // SAFETY: the order of calls that the library asks for; the caches are dropped before the operation ends.
@@ -226,8 +226,8 @@ pub fn attach_refusals() -> Vec<String> {
         let wrong = [(NOBODYS_KEY, tag), (CONTROL_KEY, tag), (CACHE_KEY, 8)];
         let mut refusals =
             wrong.map(|(key, tag)| attach(key, tag).err().expect("not the same cache").to_string()).to_vec();
-        let of_other_types = TypedCache::<Text, Text, _>::over(attach(CACHE_KEY, tag).expect("the same cache"));
-        refusals.push(of_other_types.err().expect("other types").to_string());
+        let of_other_types = TypedCache::<String, String, _>::over(attach(CACHE_KEY, tag).expect("the same cache"));
+        refusals.push(of_other_types.expect_err("other types").to_string());
         drop((cache, attached));
         operation.end();
         refusals

@@ -1,4 +1,5 @@
-//! What an extension does in a parallel operation, as C functions that the tests create and call from SQL.
+//! What an extension does with the library, as C functions that the tests create and call from SQL: in a parallel
+//! operation, and with named caches in an area of its own (`named`), for which the server preloads it.
 //!
 //! - `exercise`         leader and workers work on one cache; the leader tells what it found
 //! - `attach_refusals`  what is said to who attaches wrongly
@@ -8,6 +9,7 @@
 
 mod exchange;
 mod leader;
+mod named;
 mod work;
 mod worker;
 
@@ -20,6 +22,15 @@ use pgrx::prelude::*;
 /// Where leader and workers find what they share.
 const CONTROL_KEY: u64 = 1;
 const CACHE_KEY: u64 = 2;
+
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    // SAFETY: a flag of the process's own, read from its only thread.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        named::request();
+    }
+}
 
 #[pg_extern]
 fn exercise(request: &str) -> String {

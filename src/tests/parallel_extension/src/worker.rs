@@ -47,7 +47,7 @@ pub struct Control {
 /// # Safety
 ///
 /// - Called by PostgreSQL as the entry point of a worker.
-#[no_mangle]
+#[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn parallel_extension_worker(
     segment: *mut pg_sys::dsm_segment,

@@ -5,9 +5,11 @@
 use std::num::NonZero;
 use std::rc::Rc;
 
+use pg_shared_lru::pg::catalog::Catalog;
+use pg_shared_lru::pg::error::or_report;
 use pg_shared_lru::pg::parallel::{self, NoSegment, ParallelCache};
-use pg_shared_lru::pg::{area, attached, catalog};
-use pg_shared_lru::{Config, Locks, LruCacheWithStats, Pod, Text, TypedCache, type_tag};
+use pg_shared_lru::pg::{area, handles};
+use pg_shared_lru::{Config, Locks, LruCacheWithStats, TypedCache, type_tag};
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!();
@@ -26,11 +28,11 @@ pub extern "C-unwind" fn _PG_init() {
 
 #[pg_extern]
 fn shared_entries() -> i64 {
-    let made = catalog::area().and_then(|area| {
-        catalog::create(area, attached::my_database(), 10, "vectors", &Config::bytes(8 << 20))?;
-        attached::cache("vectors")
+    let made = Catalog::open().and_then(|catalog| {
+        catalog.create(handles::my_database(), 10, "vectors", &Config::bytes(8 << 20))?;
+        handles::cache("vectors")
     });
-    let cache: Rc<_> = made.unwrap_or_else(|error| error.report());
+    let cache: Rc<_> = or_report(made);
     cache.len() as i64
 }
 
@@ -41,7 +43,7 @@ fn counted_hits() -> i64 {
     cache.get(&1).map_or(0, |text| text.len() as i64)
 }
 
-type Names<L> = TypedCache<Pod<u64>, Text, L>;
+type Names<L> = TypedCache<u64, String, L>;
 
 fn work<L: Locks>(cache: &Names<L>) -> i64 {
     cache.put(&1, &"one".to_owned()).unwrap_or_else(|error| error!("{error}"));
@@ -55,11 +57,11 @@ fn build_in_parallel() -> i64 {
     unsafe {
         pg_sys::EnterParallelMode();
         let context = pg_sys::CreateParallelContext(c"$libdir/pgrx_0_16".as_ptr(), c"pgrx_0_16_worker".as_ptr(), 2);
-        let planned = parallel::estimate(context, &config).unwrap_or_else(|error| error!("{error}"));
+        let planned = or_report(parallel::estimate(context, &config));
         let entries = match parallel::initialize_dsm(context) {
             Ok(()) => {
-                let tag = type_tag::<Pod<u64>, Text>();
-                let cache = planned.create(context, CACHE_KEY, tag).unwrap_or_else(|error| error.report());
+                let tag = type_tag::<u64, String>();
+                let cache = or_report(planned.create(context, CACHE_KEY, tag));
                 pg_sys::LaunchParallelWorkers(context);
                 let entries = work(&typed(cache));
                 pg_sys::WaitForParallelWorkersToFinish(context);
@@ -85,10 +87,10 @@ fn typed(cache: ParallelCache) -> Names<pg_shared_lru::pg::dsm_locks::DsmLocks> 
 /// # Safety
 ///
 /// - Called by PostgreSQL with the worker's segment and its table of contents.
-#[no_mangle]
+#[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn pgrx_0_16_worker(segment: *mut pg_sys::dsm_segment, toc: *mut pg_sys::shm_toc) {
     // SAFETY: what PostgreSQL gave us.
-    let cache = unsafe { parallel::attach(segment, toc, CACHE_KEY, type_tag::<Pod<u64>, Text>()) };
-    work(&typed(cache.unwrap_or_else(|error| error.report())));
+    let cache = unsafe { parallel::attach(segment, toc, CACHE_KEY, type_tag::<u64, String>()) };
+    work(&typed(or_report(cache)));
 }

@@ -1,0 +1,29 @@
+//! One token for a key's value as somebody read it.
+
+use crate::engine::entry::record::Stamp;
+use crate::engine::ids::EntryIndex;
+
+/// Names a key's value, or its absence, as it was read.
+///
+/// In a cache without a store behind it, a version is current until the value is replaced, removed or evicted. In front
+/// of a store it stays valid while the key keeps the value it was read with, in the cache or in the store: while the
+/// entry is cached, its stamp decides; after eviction, a count of changed values does, which the key shares with others
+/// of its partition. So another key's change may make a version stale, but never a change make it valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// The record, or none for an absent key.
+    pub(crate) entry: EntryIndex,
+    /// The record's stamp when the value was read.
+    pub(crate) stamp: Stamp,
+    /// The count of changes that the key shares with others.
+    pub(crate) changes: u32,
+    /// The partition.
+    pub(crate) partition: u32,
+}
+
+impl Version {
+    /// The partition of the key.
+    pub(crate) fn partition(&self) -> usize {
+        self.partition as usize
+    }
+}

@@ -1,0 +1,755 @@
+//! Lookups beside a writer: a value is read without the partition's lock, and the reader can tell afterwards whether
+//! what it read was a value.
+//!
+//! Everything that a reader touches here is a word that is loaded atomically, as writers store it, so there is no data
+//! race, whatever the writer does meanwhile; but the words may be torn apart: half of one value and half of the next,
+//! or memory that serves something else by now. Three words tell:
+//!
+//! - The record's *stamp* vouches for the entry. It is stable while the entry can be found and its key and value are
+//!   complete, and no two contents have the same stable stamp.
+//! - The partition's *placement epoch* vouches for places. It is raised after compaction moved entries out of a slab,
+//!   after a slab of records or of buckets went back to the pool, and after a reset made every record unreachable; in
+//!   all of these before the memory is used again.
+//! - The table's *shape* vouches for absence: it changes when entries move between buckets.
+//!
+//! ```text
+//! reader                             │ writer, under the exclusive lock
+//! epoch, shape             acquire   │ stamp unstable (replaces, removes), or epoch raised (moves)   release
+//! cell or chain → record   acquire   │ fence                                                         release
+//! stamp: stable?           acquire   │ words of slots and records
+//! location                 acquire   │ location                                                      release
+//! words of key and value             │ stamp stable                                                  release
+//! fence                    acquire   │ cell or chain                                                 release
+//! stamp, epoch: as before?           │
+//! ```
+//!
+//! Why a value that passes is one that the key had during the lookup:
+//!
+//! 1. *The record is one.* A cell or a chain named it after the epoch was read. If the slab had already left the
+//!    directory, every reference to the record would have been removed before this epoch began. If it leaves later, its
+//!    memory is written after the next epoch and a release fence; a reader that loads such a word sees that epoch behind
+//!    the acquire fence. The same holds for the slab of the bucket itself.
+//! 2. *The slot is the entry's.* The location was written before the stamp became stable, or by a move. An entry that
+//!    goes away has its stamp changed, and one that moves has the epoch raised, before a release fence and the first
+//!    write of the slot's next owner. As in 1, a reader that loads such a write sees the other stamp or epoch.
+//! 3. *The value is complete.* A stamp becomes stable after key and value were written. A writer that replaces them makes
+//!    it unstable, then comes a release fence, then the writes; so a reader that loads a word of the next value sees
+//!    another stamp.
+//!
+//! This is Boehm's seqlock ("Can seqlocks get along with programming language memory models?", 2012), with one stamp
+//! per entry instead of one for the partition: a writer does not disturb those who read other keys. The partition's own
+//! `sequence` is not looked at, for every writer writes it. In a partition that a writer left half-way, an entry whose
+//! stamp is stable is complete like any other.
+//!
+//! A key is *absent* if its bucket's line does not name it, nothing is chained behind the line after that, the line,
+//! looked at once more, still does not, and the table has kept its shape. Within a shape an entry never moves from the
+//! line into the chain. The other way it is in both for a while; so one that was there all the time was in the line when
+//! the chain was seen to be empty, and the last look finds it. That an entry is another key's needs the same proof as
+//! that it is this one's (stamp and epoch are as before), and that its cell still names it: a key that is replaced
+//! beside a pin goes on in its cell with another record, and the record that the reader looks at may have become
+//! another key's.
+//!
+//! Where entries are chained behind the line, where the value is chained, and after a few conflicts, the caller takes
+//! the lock.
+//!
+//! Nothing here panics or loops because of what it reads: each offset is checked against the slabs, each length against
+//! the rest of its slab, each chain has a last step. The one thing on which this leans beyond the language's
+//! own rules: where a slab changes between records and values, a stale reader may load 32 bits beside a store of 64;
+//! every processor defines that, Rust does not promise it.
+//!
+//! Not here: the choice between this and the lock, counting (`shared::read`).
+
+use std::sync::atomic::{Ordering, fence};
+
+use super::table::{Bucket, Table, TableShape};
+use crate::engine::entry::directory::Directory;
+use crate::engine::entry::payload::{HEADER_BYTES, Payload, padded};
+use crate::engine::entry::record::{Flags, Pin, Record, Records, Stamp};
+use crate::engine::evict::{Eviction, EvictionOrder, HitNeeds};
+use crate::engine::flight::inflight::Inflight;
+use crate::engine::flight::version::Version;
+use crate::engine::hash::{Key, KeyHash};
+use crate::engine::ids::EntryIndex;
+use crate::engine::layout::PartitionState;
+use crate::engine::memory::copy::words_equal;
+use crate::engine::memory::region::Region;
+use crate::engine::memory::words::Word64;
+use crate::engine::slab::allocator::SlabAllocator;
+
+/// Entries that are followed beyond a bucket's line, at most.
+const LONGEST_CHAIN: usize = 32;
+
+/// Why a lookup without the lock has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFailure {
+    /// A writer came in between: what `read` was given, if anything, is worth nothing. Another try may do.
+    Conflict,
+    /// The key has no value.
+    NotFound,
+    /// To be decided under the lock: the key may be far down a chain, or its value is chained, or this use must be
+    /// noted.
+    NeedsLock,
+}
+
+/// What a lookup requires of the entry it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// Nothing: the lookup is no use of the entry.
+    No,
+    /// A use of the entry must have nothing to write.
+    AlreadyMarked,
+}
+
+/// Where a value was seen: its record, the record's stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    entry: EntryIndex,
+    stamp: Stamp,
+}
+
+/// The placement epoch in which a version was last found current: whoever asks often keeps it beside the version, so that
+/// the next question costs two loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacementHint(u64);
+
+impl Default for PlacementHint {
+    fn default() -> Self {
+        PlacementHint(u64::MAX)
+    }
+}
+
+/// A partition for those who hold no lock: all that is safe beside writers.
+#[derive(Debug)]
+pub struct UnlockedPartition {
+    index: u32,
+    slabs: SlabAllocator,
+    directory: Directory,
+    records: Records,
+    payload: Payload,
+    table: Table,
+    order: EvictionOrder,
+    inflight: Inflight,
+    state: Region,
+}
+
+/// An entry that has the key, as it looked beside a writer.
+struct Candidate<'a> {
+    entry: EntryIndex,
+    record: &'a Record,
+    stamp: Stamp,
+    value: &'a [Word64],
+    value_len: usize,
+}
+
+impl UnlockedPartition {
+    /// A view of a partition's components.
+    #[allow(clippy::too_many_arguments)] // one for each component; called from the one place that has them
+    pub(in crate::engine) fn new(
+        index: u32,
+        slabs: SlabAllocator,
+        directory: Directory,
+        payload: Payload,
+        table: Table,
+        order: EvictionOrder,
+        inflight: Inflight,
+        state: Region,
+    ) -> UnlockedPartition {
+        let records = *directory.records();
+        UnlockedPartition { index, slabs, directory, records, payload, table, order, inflight, state }
+    }
+
+    /// Whether every hit moves its entry.
+    pub fn promotes_on_hit(&self) -> bool {
+        self.order.promotes_on_hit()
+    }
+
+    /// Looks a key up without the lock; `read` is given the words of its value and their length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadFailure`].
+    #[inline(always)]
+    pub fn read_optimistic(
+        &self,
+        key: Key<'_>,
+        touch: Touch,
+        read: impl FnOnce(&[Word64], usize),
+    ) -> Result<Seen, ReadFailure> {
+        let epoch = self.table.placement_epoch();
+        let shape = self.table.shape();
+        let bucket = self.table.bucket_in(shape, key.hash).ok_or(ReadFailure::Conflict)?;
+        let mut in_line = bucket.candidates(key.hash.tag());
+        let mut chain = bucket.first_overflowed();
+        let mut left = LONGEST_CHAIN;
+        loop {
+            let entry = match in_line.next() {
+                Some((_, entry)) => entry,
+                None => match chain {
+                    Some(entry) if left > 0 => {
+                        left -= 1;
+                        chain = self.records.get_checked(entry).and_then(Record::next_in_chain);
+                        entry
+                    }
+                    Some(_) => return Err(ReadFailure::NeedsLock),
+                    None => break,
+                },
+            };
+            if let Some(candidate) = self.probe(entry, key)? {
+                return self.read_and_validate(candidate, epoch, touch, read);
+            }
+        }
+        Err(self.confirm_absence(bucket, shape, key, epoch))
+    }
+
+    /// After the key was not seen: the second look at the line, if nothing is chained behind it.
+    #[inline(never)]
+    fn confirm_absence(&self, bucket: &Bucket, shape: TableShape, key: Key<'_>, epoch: u64) -> ReadFailure {
+        if bucket.first_overflowed().is_some() {
+            return ReadFailure::NeedsLock;
+        }
+        for (cell, entry) in bucket.candidates(key.hash.tag()) {
+            let Some(record) = self.records.get_checked(entry) else { return ReadFailure::Conflict };
+            let stamp = record.stamp();
+            match self.probe(entry, key) {
+                Ok(None) => {}
+                Ok(Some(_)) => return ReadFailure::Conflict,
+                Err(failure) => return failure,
+            }
+            // In this order: that the cell names the record, and then that the record was the same all the time.
+            let still_named = bucket.entry_at(cell) == entry;
+            fence(Ordering::Acquire);
+            if !still_named || record.stamp() != stamp {
+                return ReadFailure::Conflict;
+            }
+        }
+        // The tags were read before the shape and the epoch are read again.
+        fence(Ordering::Acquire);
+        if self.table.is_unchanged(shape) && self.table.placement_epoch() == epoch {
+            ReadFailure::NotFound
+        } else {
+            ReadFailure::Conflict
+        }
+    }
+
+    /// What a record shows beside a writer; `None` if it is another key's.
+    #[inline(always)]
+    fn probe(&self, entry: EntryIndex, key: Key<'_>) -> Result<Option<Candidate<'_>>, ReadFailure> {
+        let record = self.records.get_checked(entry).ok_or(ReadFailure::Conflict)?;
+        let stamp = record.stamp();
+        if !stamp.is_stable() {
+            return Err(ReadFailure::Conflict);
+        }
+        let (flags, key_len) = record.flags_and_key_len();
+        if key_len != key.bytes.len() {
+            return Ok(None);
+        }
+        if !flags.are_within(Flags::READABLE) {
+            return Err(ReadFailure::NeedsLock);
+        }
+        let slot = record.location();
+        // An entry in one slot ends with the slab, at the latest.
+        let words = self.slabs.area().words_from(slot).ok_or(ReadFailure::Conflict)?;
+        let value_start = (HEADER_BYTES + padded(key_len)) / 8;
+        let key_words = words.get(HEADER_BYTES / 8..value_start).ok_or(ReadFailure::Conflict)?;
+        if !words_equal(key_words, key.bytes) {
+            return Ok(None);
+        }
+        let value_len = self.slabs.area().slot_word(slot, 1).get() as usize;
+        let value = words.get(value_start..value_start + value_len.div_ceil(8)).ok_or(ReadFailure::Conflict)?;
+        Ok(Some(Candidate { entry, record, stamp, value, value_len }))
+    }
+
+    #[inline(always)]
+    fn read_and_validate(
+        &self,
+        candidate: Candidate<'_>,
+        epoch: u64,
+        touch: Touch,
+        read: impl FnOnce(&[Word64], usize),
+    ) -> Result<Seen, ReadFailure> {
+        let Candidate { entry, record, stamp, value, value_len } = candidate;
+        if touch == Touch::AlreadyMarked && self.order.hit(record) != HitNeeds::Nothing {
+            return Err(ReadFailure::NeedsLock);
+        }
+        read(value, value_len);
+        fence(Ordering::Acquire);
+        if record.stamp() == stamp && self.table.placement_epoch() == epoch {
+            Ok(Seen { entry, stamp })
+        } else {
+            Err(ReadFailure::Conflict)
+        }
+    }
+
+    /// The count of changes that a key shares with others. A value that is read afterwards has every change that is
+    /// counted in it.
+    #[inline]
+    pub fn changes(&self, hash: KeyHash) -> u32 {
+        self.inflight.changes(hash)
+    }
+
+    /// The version of a value that was seen after so many changes.
+    #[inline]
+    pub fn version_of(&self, seen: Seen, changes: u32) -> Version {
+        Version { entry: seen.entry, stamp: seen.stamp, changes, partition: self.index }
+    }
+
+    /// Whether a value is still that of its entry, at this moment. Two loads, as long as the epoch is that of the hint.
+    ///
+    /// A stamp is compared with what is in the record's place. In another epoch that may be bytes of a value, which its
+    /// owner could have chosen to look like the stamp; so the slab must be one of records before, and the epoch the
+    /// same before and after: a slab has left the directory before an epoch begins, and its memory is used after. A
+    /// slab that left it and came back holds higher generations.
+    #[inline(always)]
+    pub fn is_current(&self, version: &Version, hint: &mut PlacementHint) -> bool {
+        self.has_stamp(version)
+            && (self.table.placement_epoch() == hint.0 || self.is_current_in_another_epoch(version, hint))
+    }
+
+    #[inline(always)]
+    fn has_stamp(&self, version: &Version) -> bool {
+        self.records.get(version.entry).stamp() == version.stamp
+    }
+
+    #[cold]
+    fn is_current_in_another_epoch(&self, version: &Version, hint: &mut PlacementHint) -> bool {
+        let epoch = self.table.placement_epoch();
+        let is_current = self.directory.is_record(&self.slabs, version.entry)
+            && self.has_stamp(version)
+            && self.table.placement_epoch() == epoch;
+        if is_current {
+            hint.0 = epoch;
+        }
+        is_current
+    }
+
+    /// Whether a use of this value has nothing to write; for what [`UnlockedPartition::is_current`] affirms afterwards.
+    #[inline]
+    pub fn is_use_noted(&self, version: &Version) -> bool {
+        self.order.hit(self.records.get(version.entry)) == HitNeeds::Nothing
+    }
+
+    /// Asks the processor to fetch the record of a version.
+    #[inline]
+    pub fn prefetch_version(&self, version: &Version) {
+        self.records.prefetch(version.entry);
+    }
+
+    /// Fetches a key's bucket. The waits of many lookups for their bucket, record and slot overlap if each step is
+    /// taken for all of them together. Hints only: what is read to find the next step may be anything, and leads to a
+    /// prefetch of something in the partition or to none.
+    #[inline]
+    pub fn prefetch_bucket(&self, key: Key<'_>) {
+        self.table.prefetch_bucket(key.hash);
+    }
+
+    /// Fetches the records that the key may have, as its bucket says.
+    #[inline]
+    pub fn prefetch_records(&self, key: Key<'_>) {
+        self.table.likely(key.hash).for_each(|entry| self.records.prefetch(entry));
+    }
+
+    /// Fetches the slots that the key may have, as these records say.
+    #[inline]
+    pub fn prefetch_slots(&self, key: Key<'_>) {
+        self.table.likely(key.hash).for_each(|entry| self.payload.prefetch_slot(entry));
+    }
+
+    /// Takes a pin back; `true` if `Partition::free_unpinned` must
+    /// follow under the exclusive lock.
+    pub fn unpin(&self, pin: Pin) -> bool {
+        // After a reset the record is somebody else's.
+        let record = self.records.get(pin.entry);
+        record.generation() == pin.generation && record.unpin()
+    }
+
+    /// Whether an entry has this key. For this crate alone, and an entry that is pinned or cannot change.
+    #[inline]
+    pub(crate) fn has_key(&self, entry: EntryIndex, key: &[u8]) -> bool {
+        self.payload.key_equals(entry, key)
+    }
+
+    /// The key of such an entry: the slice is good as long as the entry stays so.
+    pub(crate) fn key(&self, entry: EntryIndex) -> &[u8] {
+        self.payload.key(entry)
+    }
+
+    /// The value of such an entry, if it lies in one piece, as [`UnlockedPartition::key`].
+    #[inline]
+    pub(crate) fn value_in_place(&self, entry: EntryIndex) -> Option<&[u8]> {
+        let (offset, len) = self.payload.contiguous_value(entry)?;
+        Some(self.slabs.area().region().bytes(offset, len))
+    }
+
+    /// The length of the value of such an entry.
+    pub(crate) fn value_len(&self, entry: EntryIndex) -> usize {
+        self.payload.value_len(entry)
+    }
+
+    /// Hands the parts of the value of such an entry to `take`, in order.
+    pub(crate) fn copy_parts(&self, entry: EntryIndex, take: impl FnMut(&[u8])) {
+        self.payload.for_each_part(entry, take);
+    }
+
+    /// Writes key and value into what was reserved for them, which is the caller's alone.
+    pub(crate) fn fill_reserved(&self, pin: Pin, key: Key<'_>, value: &[u8]) {
+        self.payload.fill(pin.entry, key, value);
+    }
+
+    /// Marks the partition as damaged, as `Partition::mark_damaged`: for whoever holds the lock and cannot go on.
+    #[cold]
+    pub(crate) fn mark_damaged(&self) {
+        let state: &PartitionState = self.state.at(0);
+        state.mark_damaged();
+    }
+}
+
+#[cfg(test)]
+#[allow(unsafe_code)] // two handles to the same memory
+mod tests {
+    use std::ptr::NonNull;
+
+    use super::*;
+    use crate::engine::compaction::CompactBudget;
+    use crate::engine::config::Config;
+    use crate::engine::evicted::OnEvict;
+    use crate::engine::layout::Layout;
+    use crate::engine::memory::copy::append_words;
+    use crate::engine::partition::Collect;
+    use crate::engine::partition::Partition;
+    use crate::engine::policy::Policy;
+    use crate::engine::reservation::Reclaim;
+    use crate::engine::slab::allocator::SlabUse;
+    use crate::engine::work::Work;
+
+    const SEED: u64 = 7;
+
+    #[repr(align(64))]
+    #[derive(Clone, Copy)]
+    struct Line {
+        _bytes: [u8; 64],
+    }
+
+    /// A partition with its writer, and memory for readers' handles.
+    struct Shared {
+        writer: Partition,
+        region: Region,
+        layout: Layout,
+        _memory: Vec<Line>,
+    }
+
+    impl Shared {
+        fn new() -> Shared {
+            Shared::with(Config::bytes(512 << 10).partitions(1).slab_bytes(16 << 10).fixed_buckets(16))
+        }
+
+        fn with(config: Config) -> Shared {
+            let layout = config.policy(Policy::Clock).layout().unwrap();
+            let region_bytes = layout.geometry.region_bytes;
+            let mut memory = vec![Line { _bytes: [0; 64] }; region_bytes / 64 + 1];
+            let base = NonNull::new(memory.as_mut_ptr()).unwrap().cast();
+            // SAFETY: the memory is aligned and lives as long as the region, through which alone it is used.
+            let region = unsafe { Region::new(base, region_bytes) };
+            let mut writer = Partition::open(&region, &layout, 0, SEED);
+            writer.format(0);
+            Shared { writer, region, layout, _memory: memory }
+        }
+
+        fn reader(&self) -> UnlockedPartition {
+            Partition::open(&self.region, &self.layout, 0, SEED).unlocked()
+        }
+
+        fn put(&mut self, name: &[u8], value: &[u8]) {
+            self.writer.put(key(name), value, OnEvict::Discard, &mut Work::new()).unwrap();
+        }
+
+        fn remove(&mut self, name: &[u8]) {
+            assert!(self.writer.remove(key(name)));
+        }
+
+        fn fill(&mut self, numbers: std::ops::Range<u32>, value: &[u8]) {
+            numbers.for_each(|number| self.put(&number.to_be_bytes(), value));
+        }
+
+        /// Looks a key up; `step` happens when half of its value is read.
+        fn read(&mut self, name: &[u8], step: impl FnOnce(&mut Shared)) -> (Option<ReadFailure>, Vec<u8>) {
+            let reader = self.reader();
+            let mut value = Vec::new();
+            let seen = reader.read_optimistic(key(name), Touch::No, |words, len| {
+                let half = words.len() / 2;
+                append_words(&words[..half], 8 * half, &mut value);
+                step(self);
+                append_words(&words[half..], len - 8 * half, &mut value);
+            });
+            self.writer.validate().unwrap();
+            (seen.err(), value)
+        }
+    }
+
+    fn key(bytes: &[u8]) -> Key<'_> {
+        Key::new(bytes, SEED)
+    }
+
+    /// Builds an entry that is not published.
+    fn reserve(shared: &mut Shared) -> EntryIndex {
+        let mut work = Work::new();
+        let mut reclaim = Reclaim::new(OnEvict::Discard, &mut work);
+        let built = shared.writer.reserve(NAME.len(), OLD.len(), &mut reclaim).unwrap();
+        shared.writer.payload.fill(built, key(NAME), &OLD);
+        built
+    }
+
+    const NAME: &[u8] = b"a name";
+    const OLD: [u8; 500] = [1; 500];
+
+    /// The steps disturb a reader, and end what was seen before them, but for one that was only `moved`.
+    fn assert_disturbed(what: &str, prepare: impl FnOnce(&mut Shared), step: impl FnOnce(&mut Shared)) {
+        let mut shared = Shared::new();
+        shared.put(NAME, &OLD);
+        prepare(&mut shared);
+        let seen = shared.reader().read_optimistic(key(NAME), Touch::No, |_, _| ()).unwrap();
+        let (before, mut hint) = (shared.reader().version_of(seen, 0), PlacementHint::default());
+        assert!(shared.reader().is_current(&before, &mut hint), "before: {what}");
+        assert!(shared.reader().is_current(&before, &mut hint), "before: {what}");
+        assert_eq!(shared.read(NAME, |_| ()), (None, OLD.to_vec()), "before: {what}");
+        assert_eq!(shared.read(NAME, step).0, Some(ReadFailure::Conflict), "{what}");
+        assert_eq!(shared.reader().is_current(&before, &mut hint), what == "moved", "after: {what}");
+        assert_eq!(shared.writer.resolve_version(&before).is_some(), what == "moved", "after: {what}");
+    }
+
+    #[test]
+    fn what_becomes_of_other_keys_does_not_disturb() {
+        let mut shared = Shared::new();
+        shared.put(NAME, &OLD);
+        shared.fill(0..100, &[9; 500]);
+        let (glance, value) = shared.read(NAME, |shared| {
+            shared.fill(0..50, &[8; 500]);
+            shared.fill(50..60, &[8; 900]);
+            shared.fill(100..150, &[8; 480]);
+            (60..70u32).for_each(|number| shared.remove(&number.to_be_bytes()));
+        });
+        assert_eq!((glance, value), (None, OLD.to_vec()));
+    }
+
+    #[test]
+    fn a_value_that_is_replaced_or_removed_meanwhile_is_not_believed() {
+        let nothing = |_: &mut Shared| ();
+        assert_disturbed("replaced in place", nothing, |shared| shared.put(NAME, &[2; 500]));
+        assert_disturbed("replaced twice, by what it was", nothing, |shared| {
+            shared.put(NAME, &[2; 500]);
+            shared.put(NAME, &OLD);
+        });
+        assert_disturbed("replaced by a larger one", nothing, |shared| shared.put(NAME, &[2; 800]));
+        assert_disturbed("replaced by a chained one", nothing, |shared| shared.put(NAME, &[2; 5000]));
+        assert_disturbed("removed", nothing, |shared| shared.remove(NAME));
+        assert_disturbed("removed and stored again", nothing, |shared| {
+            shared.remove(NAME);
+            shared.put(NAME, &OLD);
+        });
+        let pin = |shared: &mut Shared| {
+            let entry = shared.writer.find(key(NAME)).unwrap();
+            _ = shared.writer.pin(entry).unwrap();
+        };
+        assert_disturbed("removed while pinned", pin, |shared| shared.remove(NAME));
+        assert_disturbed("replaced while pinned", pin, |shared| shared.put(NAME, &[2; 500]));
+        assert_disturbed("evicted", nothing, |shared| {
+            shared.fill(0..2000, &[2; 500]);
+            shared.fill(0..2000, &[3; 500]);
+        });
+    }
+
+    #[test]
+    fn a_value_that_is_moved_meanwhile_is_not_believed_though_its_entry_is_the_same() {
+        let holes = |shared: &mut Shared| {
+            shared.fill(0..400, &[2; 500]);
+            (0..400u32).filter(|number| number % 8 != 0).for_each(|number| shared.remove(&number.to_be_bytes()));
+        };
+        let stamp_of = |shared: &Shared| {
+            let entry = shared.writer.find(key(NAME)).unwrap();
+            (shared.writer.record(entry).stamp(), shared.writer.record(entry).location())
+        };
+        assert_disturbed("moved", holes, |shared| {
+            let before = stamp_of(shared);
+            let (report, _) = shared.writer.compact(CompactBudget::unlimited(), &mut Work::new());
+            assert!(report.slabs_released > 0);
+            shared.fill(1000..1100, &[3; 500]);
+            assert_eq!(stamp_of(shared).0, before.0, "nothing but the epoch tells");
+        });
+    }
+
+    #[test]
+    fn a_record_whose_slab_left_the_directory_is_not_believed_whatever_its_bytes_say() {
+        // So many small entries after it that the slab with its record is not the one that the directory keeps or gets
+        // back.
+        assert_disturbed(
+            "forged",
+            |shared| shared.fill(0..2000, &[2; 8]),
+            |shared| {
+                let entry = shared.writer.find(key(NAME)).unwrap();
+                let area = *shared.writer.slabs.area();
+                let offset = entry.offset();
+                let record = area.region().bytes(offset, size_of::<Record>()).to_vec();
+                let (slab, _) = area.locate(offset).unwrap();
+                while let Ok(Some(_)) = shared.writer.pop(Collect::Nothing, &mut Work::new()) {}
+                assert_ne!(shared.writer.slabs.slab_use(slab), Some(SlabUse::RECORDS));
+                // Values that look like the record wherever it lay, in as much memory as there is.
+                let mut number = 0u32;
+                while area.region().bytes(offset, 8) != &record[..8] {
+                    let shift = 8 * (number.wrapping_mul(0x9e37_79b1) >> 30) as usize;
+                    let value: Vec<u8> =
+                        record[shift..].iter().chain(&record[..shift]).copied().cycle().take(1600).collect();
+                    shared.put(&number.to_be_bytes(), &value);
+                    number += 1;
+                    assert!(number < 100_000, "the slab serves values and the bytes come up");
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn what_a_reset_empties_is_not_believed_and_not_found() {
+        let nothing = |_: &mut Shared| ();
+        let reset = |shared: &mut Shared| {
+            let entry = shared.writer.find(key(NAME)).unwrap();
+            let stamp = shared.writer.record(entry).stamp();
+            shared.writer.state().mark_damaged();
+            shared.writer.reset();
+            assert_eq!(shared.writer.record(entry).stamp(), stamp, "nothing but the epoch tells");
+        };
+        assert_disturbed("reset", nothing, reset);
+        let mut shared = Shared::new();
+        shared.put(NAME, &OLD);
+        reset(&mut shared);
+        assert_eq!(shared.read(NAME, |_| ()).0, Some(ReadFailure::NotFound));
+    }
+
+    #[test]
+    fn an_entry_that_is_not_complete_is_not_looked_at() {
+        let mut shared = Shared::new();
+        let reader = shared.reader();
+        let built = reserve(&mut shared);
+        assert!(matches!(reader.probe(built, key(NAME)), Err(ReadFailure::Conflict)), "built, and not listed yet");
+        shared.writer.cancel(built);
+        assert!(matches!(reader.probe(built, key(NAME)), Err(ReadFailure::Conflict)), "free");
+        shared.put(NAME, &OLD);
+        let entry = shared.writer.find(key(NAME)).unwrap();
+        assert!(matches!(reader.probe(entry, key(NAME)), Ok(Some(_))));
+        shared.writer.record(entry).mark_unstable();
+        assert!(matches!(reader.probe(entry, key(NAME)), Err(ReadFailure::Conflict)), "being replaced");
+        shared.put(b"chained", &[1; 9000]);
+        let chained = shared.writer.find(key(b"chained")).unwrap();
+        assert!(matches!(reader.probe(chained, key(b"chained")), Err(ReadFailure::NeedsLock)));
+        let part = shared.writer.payload.continuations(chained).next().unwrap();
+        assert!(matches!(reader.probe(part, key(b"")), Err(ReadFailure::Conflict)), "a continuation is no entry");
+    }
+
+    #[test]
+    fn keys_beyond_their_buckets_line_are_seen_and_missing_ones_never() {
+        let mut shared = Shared::new();
+        shared.fill(0..400, b"value");
+        assert!(shared.writer.table.overflowed() > 100);
+        let seen = |shared: &mut Shared, number: u32| shared.read(&number.to_be_bytes(), |_| ());
+        let found = (0..400).filter(|&number| seen(&mut shared, number).0.is_none()).count();
+        assert!(found > 390, "{found} of 400, but for what is far down a chain");
+        assert!(
+            (400..800).all(|number| seen(&mut shared, number).0 == Some(ReadFailure::NeedsLock)),
+            "they may be chained"
+        );
+        (20..400u32).for_each(|number| shared.remove(&number.to_be_bytes()));
+        assert!((0..20).all(|number| seen(&mut shared, number).0.is_none()));
+        assert!((20..800).all(|number| seen(&mut shared, number).0 == Some(ReadFailure::NotFound)));
+    }
+
+    #[test]
+    fn a_key_that_is_replaced_under_a_pin_is_listed_at_every_moment() {
+        for count in [0, 400] {
+            let mut shared = Shared::new();
+            shared.fill(0..count, b"value");
+            shared.put(NAME, &OLD);
+            let entry = shared.writer.find(key(NAME)).unwrap();
+            assert_eq!(shared.writer.record(entry).has(Flags::OVERFLOWED), count > 0);
+            _ = shared.writer.pin(entry).unwrap();
+            let built = reserve(&mut shared);
+            shared.writer.record(built).mark_stable();
+            shared.writer.table.replace(key(NAME).hash, entry, built);
+            assert_eq!(shared.writer.find(key(NAME)), Some(built), "without a step in between");
+            let overflowed = [entry, built].map(|entry| shared.writer.record(entry).has(Flags::OVERFLOWED));
+            assert_eq!(overflowed, [false, count > 0]);
+        }
+    }
+
+    #[test]
+    fn any_bytes_whatever_lead_nowhere() {
+        let mut shared = Shared::new();
+        shared.fill(0..300, &OLD);
+        let slabs = shared.writer.slabs.area().region().len_bytes();
+        let all: &[Word64] = shared.region.slice(0, shared.region.len_bytes() / 8);
+        // All of the partition but its own state, and the shape: a table that is being changed has no buckets to read.
+        let words = &all[(shared.layout.sequence_offset(0) + 64) / 8..];
+        let slab_range = 0..slabs as u64 / 32;
+        let mut state = 1u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state ^ state >> 29
+        };
+        for round in 0..30 {
+            for word in words {
+                // Some indexes must lead to somewhere, some words to everywhere.
+                let index = slab_range.start + random() % (slab_range.end - slab_range.start);
+                match (round + random()) % 4 {
+                    0 => word.set(random()),
+                    1 => word.set(index << 32 | index),
+                    2 => word.set(1 | random() << 33),
+                    _ => {}
+                }
+            }
+            let reader = shared.reader();
+            for number in 0..300u32 {
+                let mut out = Vec::new();
+                let _ = reader.read_optimistic(key(&number.to_be_bytes()), Touch::No, |words, len| {
+                    append_words(words, len, &mut out);
+                });
+                assert!(out.len() <= 16 << 10);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_moves_to_another_bucket_is_never_absent() {
+        let mut shared = Shared::with(Config::bytes(512 << 10).partitions(1).slab_bytes(16 << 10).buckets(1));
+        shared.put(NAME, &OLD);
+        let reader = shared.reader();
+        let shape = reader.table.shape();
+        let bucket = reader.table.bucket_in(shape, key(NAME).hash).unwrap();
+        let mut moved = false;
+        for number in 0..600u32 {
+            shared.put(&number.to_be_bytes(), b"");
+            let is_there = shared.read(NAME, |_| ());
+            assert_eq!(is_there, (None, OLD.to_vec()), "with {number} others");
+            moved |= !bucket.cells().any(|(_, entry)| Some(entry) == shared.writer.find(key(NAME)));
+        }
+        assert!(moved && shared.writer.table.bucket_count() > 50);
+        // A reader that chose its bucket before all of that.
+        let failure = reader.confirm_absence(bucket, shape, key(NAME), reader.table.placement_epoch());
+        assert_ne!(failure, ReadFailure::NotFound);
+        (0..600u32).for_each(|number| shared.remove(&number.to_be_bytes()));
+        assert_eq!(shared.writer.table.bucket_count(), 1);
+        assert_eq!(shared.read(NAME, |_| ()), (None, OLD.to_vec()));
+    }
+
+    #[test]
+    fn a_key_that_is_replaced_beside_pins_is_never_absent_though_its_old_record_is_another_keys() {
+        let mut shared = Shared::new();
+        shared.put(NAME, &OLD);
+        let reader = shared.reader();
+        let (epoch, shape) = (reader.table.placement_epoch(), reader.table.shape());
+        let bucket = reader.table.bucket_in(shape, key(NAME).hash).unwrap();
+        let first = shared.writer.find(key(NAME)).unwrap();
+        let pin = shared.writer.pin(first).unwrap();
+        shared.put(NAME, &[2; 500]);
+        shared.writer.unpin_and_free(pin);
+        shared.put(b"b name", &OLD);
+        assert_eq!(shared.writer.find(key(b"b name")), Some(first), "the old record is another key's");
+        assert!(matches!(reader.probe(first, key(NAME)), Ok(None)));
+        assert_ne!(reader.confirm_absence(bucket, shape, key(NAME), epoch), ReadFailure::NotFound);
+    }
+}

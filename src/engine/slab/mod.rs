@@ -1,0 +1,13 @@
+//! Slabs: fixed-size pieces of a partition, cut into slots of one size each.
+//!
+//! ```text
+//! bitmap     free bitmaps as views over words
+//! class      slab classes: which slot sizes exist
+//! area       where slabs and slots lie
+//! allocator  slots by class, slabs from a pool
+//! ```
+
+pub mod allocator;
+pub mod area;
+pub mod bitmap;
+pub mod class;

@@ -1,0 +1,66 @@
+//! What SQL calls. The views on top, comments and privileges are in `sql/`.
+//!
+//! ```text
+//! names   names that cross the borders of databases, whose encodings may differ
+//! text    texts as arguments and results
+//! bytea   values copied straight into what PostgreSQL gets
+//! access  one key, or the keys of an array
+//! walks   all entries: looked at, or taken out
+//! admin   caches created, dropped, cleared, compacted, checked
+//! views   what the views show
+//! ```
+//!
+//! Each function finds its cache and works in steps of the library's, none of them long, and asks for interrupts between
+//! two. Nothing is transactional: a put is visible at once and is not rolled back. Memory whose size a caller chooses is
+//! asked for without a lock and in a way that can fail: its want is an ERROR, not the end of the server.
+
+mod access;
+mod admin;
+mod bytea;
+mod names;
+mod text;
+mod views;
+mod walks;
+
+use pgrx::prelude::*;
+
+use self::text::ServerText;
+use super::area::{self, AreaRequest};
+use super::error::{CacheError, or_report};
+use super::handles::{self, AttachedCache};
+use super::settings;
+
+::pgrx::pg_module_magic!(name, version);
+
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    #[allow(unsafe_code)]
+    // SAFETY: a flag of the process's own, read from its only thread.
+    let preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    settings::define();
+    if preloading {
+        settings::define_at_server_start();
+        let (bytes, max_caches) = (settings::memory_bytes(), settings::max_caches());
+        area::request(AreaRequest { name: c"pg_shared_lru", bytes, max_caches });
+    }
+}
+
+extension_sql_file!("../../../sql/extension.sql", name = "extension", finalize);
+
+fn find(cache: ServerText<'_>) -> AttachedCache {
+    let unknown = || CacheError::Unknown(cache.shown());
+    or_report(cache.as_cache_name().ok_or_else(unknown).and_then(handles::cache))
+}
+
+/// A parameter as the type that the engine wants; the engine knows the exact range.
+fn number<T: TryFrom<i64>>(name: &str, value: impl Into<i64>) -> T {
+    let value = value.into();
+    T::try_from(value)
+        .unwrap_or_else(|_| CacheError::Parameter(format!("{name} is {value}: out of range for any cache")).report())
+}
+
+/// A parameter of a function that is not strict because others may be NULL.
+fn not_null<T>(name: &str, value: Option<T>) -> T {
+    value.unwrap_or_else(|| CacheError::Parameter(format!("{name} must not be NULL")).report())
+}

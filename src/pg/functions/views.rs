@@ -1,0 +1,238 @@
+//! What the views show: caches, configurations, counters and memory.
+//!
+//! The caches of all databases are listed under the catalog's lock, for a moment. All else is read through a handle like
+//! anybody's, one partition after the other, so no cache waits for the walk over another.
+
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::iter::TableIterator;
+use pgrx::prelude::*;
+
+use super::names;
+use super::text::ShownText;
+use crate::engine::limits::BUCKET_CELLS;
+use crate::engine::report::{ClassReport, MemoryReport};
+use crate::pg::catalog::{Catalog, Listing};
+use crate::pg::error::{CacheError, or_report};
+use crate::pg::handles;
+use crate::pg::named_locks::LwLocks;
+use crate::shared::cache::SharedCache;
+
+/// What `read` says of every cache of the current database, with the cache's name as the database has it. One that is
+/// dropped before its turn, or during it, is left out.
+fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item = (Vec<u8>, R)> {
+    let catalog = or_report(Catalog::open());
+    let mine = catalog.list().into_iter().filter(|cache| cache.database == handles::my_database());
+    mine.filter_map(move |listing| {
+        let name = names::name_for_database(&listing.name, true);
+        let cache = match handles::of_listing(catalog, listing) {
+            Ok(cache) => cache,
+            Err(CacheError::Dropped) => return None,
+            Err(error) => error.report(),
+        };
+        // Raised where no lock is held, by this library; nothing of PostgreSQL's has to be cleaned up for it.
+        let found = PgTryBuilder::new(AssertUnwindSafe(|| Some(read(&cache))))
+            .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| None)
+            .execute();
+        found.map(|found| (name, found))
+    })
+}
+
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)] // the columns of a table
+fn list_caches() -> TableIterator<
+    'static,
+    (
+        name!(cache, ShownText),
+        name!(database, pg_sys::Oid),
+        name!(owner, pg_sys::Oid),
+        name!(bytes, i64),
+        name!(database_name, Option<ShownText>),
+        name!(owner_name, ShownText),
+    ),
+> {
+    TableIterator::new(or_report(Catalog::open()).list().into_iter().map(|cache| {
+        let own = cache.database == handles::my_database();
+        (
+            ShownText(names::name_for_database(&cache.name, own)),
+            pg_sys::Oid::from(cache.database),
+            pg_sys::Oid::from(cache.owner),
+            cache.bytes as i64,
+            database_name(&cache),
+            owner_name(&cache),
+        )
+    }))
+}
+
+#[allow(unsafe_code)]
+fn database_name(cache: &Listing) -> Option<ShownText> {
+    // SAFETY: a catalog lookup inside a transaction; null, or a NUL-terminated string that lives until its memory context
+    // is reset.
+    let name = unsafe {
+        let name = pg_sys::get_database_name(pg_sys::Oid::from(cache.database));
+        (!name.is_null()).then(|| CStr::from_ptr(name))
+    };
+    name.map(|name| ShownText(names::shared_catalog_name(name.to_bytes())))
+}
+
+#[allow(unsafe_code)]
+fn owner_name(cache: &Listing) -> ShownText {
+    // SAFETY: as above; `true`: null where there is no such role.
+    let name = unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::Oid::from(cache.owner), true);
+        (!name.is_null()).then(|| CStr::from_ptr(name))
+    };
+    // As PostgreSQL says it of a role that is gone.
+    let gone = || format!("unknown (OID={})", cache.owner).into_bytes();
+    ShownText(name.map_or_else(gone, |name| names::shared_catalog_name(name.to_bytes())))
+}
+
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)] // the columns of a table
+fn list_configurations() -> TableIterator<
+    'static,
+    (
+        name!(cache, ShownText),
+        name!(database, pg_sys::Oid),
+        name!(policy, &'static str),
+        name!(partitions, i32),
+        name!(buckets, i64),
+        name!(slab_bytes, i32),
+        name!(max_entries, Option<i64>),
+        name!(max_entry_bytes, i64),
+        name!(max_key_bytes, i32),
+    ),
+> {
+    TableIterator::new(my_caches(SharedCache::resolved).map(|(name, resolved)| {
+        (
+            ShownText(name),
+            pg_sys::Oid::from(handles::my_database()),
+            resolved.policy.name(),
+            resolved.partitions as i32,
+            resolved.buckets as i64,
+            resolved.slab_bytes as i32,
+            (resolved.max_entries > 0).then_some(i64::from(resolved.max_entries)),
+            resolved.max_entry_bytes as i64,
+            resolved.max_key_bytes as i32,
+        )
+    }))
+}
+
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)] // the columns of a table
+fn list_stats() -> TableIterator<
+    'static,
+    (
+        name!(cache, ShownText),
+        name!(entries, i64),
+        name!(live_bytes, i64),
+        name!(hits, i64),
+        name!(misses, i64),
+        name!(inserts, i64),
+        name!(updates, i64),
+        name!(evictions, i64),
+        name!(removals, i64),
+        name!(refused, i64),
+        name!(compactions, i64),
+        name!(slabs_moved, i64),
+        name!(entries_moved, i64),
+        name!(bytes_moved, i64),
+        name!(resets, i64),
+    ),
+> {
+    let read = |cache: &SharedCache<LwLocks>| (cache.len(), cache.bytes(), cache.stats());
+    TableIterator::new(my_caches(read).map(|(name, (entries, bytes, stats))| {
+        (
+            ShownText(name),
+            entries as i64,
+            bytes as i64,
+            stats.hits as i64,
+            stats.misses as i64,
+            stats.inserts as i64,
+            stats.updates as i64,
+            stats.evictions as i64,
+            stats.removals as i64,
+            stats.refused as i64,
+            stats.compactions as i64,
+            stats.slabs_moved as i64,
+            stats.entries_moved as i64,
+            stats.bytes_moved as i64,
+            stats.resets as i64,
+        )
+    }))
+}
+
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)] // the columns of a table
+fn list_slab_classes() -> TableIterator<
+    'static,
+    (
+        name!(cache, ShownText),
+        name!(class, i32),
+        name!(slot_bytes, i64),
+        name!(slabs, i64),
+        name!(slots, i64),
+        name!(used, i64),
+        name!(stored_bytes, i64),
+        name!(internal_waste_bytes, i64),
+    ),
+> {
+    let row = |name: &[u8], class: &ClassReport| {
+        (
+            ShownText(name.to_vec()),
+            class.class as i32,
+            class.slot_bytes as i64,
+            class.slabs as i64,
+            class.slots as i64,
+            class.used as i64,
+            class.stored_bytes as i64,
+            class.internal_waste_bytes() as i64,
+        )
+    };
+    TableIterator::new(
+        my_caches(|cache| cache.memory_report().classes)
+            .flat_map(move |(name, classes)| classes.into_iter().map(move |class| row(&name, &class))),
+    )
+}
+
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)] // the columns of a table
+fn list_memory() -> TableIterator<
+    'static,
+    (
+        name!(cache, ShownText),
+        name!(region_bytes, i64),
+        name!(fixed_bytes, i64),
+        name!(directory_bytes, i64),
+        name!(data_bytes, i64),
+        name!(free_bytes, i64),
+        name!(payload_bytes, i64),
+        name!(metadata_bytes, i64),
+        name!(slabs_total, i64),
+        name!(slabs_free, i64),
+        name!(entries, i64),
+        name!(bucket_cells, i64),
+        name!(longest_chain, i64),
+    ),
+> {
+    let row = |name: Vec<u8>, report: &MemoryReport| {
+        (
+            ShownText(name),
+            report.region_bytes as i64,
+            report.fixed_bytes as i64,
+            report.directory_bytes as i64,
+            report.data_bytes as i64,
+            report.free_bytes as i64,
+            report.payload_bytes as i64,
+            report.metadata_bytes as i64,
+            report.slabs_total as i64,
+            report.slabs_free as i64,
+            report.entries as i64,
+            (report.buckets * BUCKET_CELLS as u64) as i64,
+            report.longest_chain as i64,
+        )
+    };
+    let reports = my_caches(SharedCache::memory_report_with_chains);
+    TableIterator::new(reports.map(move |(name, report)| row(name, &report)))
+}

@@ -1,0 +1,188 @@
+//! Entries taken out in the order of eviction: one, a batch, or all.
+//!
+//! Every step takes one partition's exclusive lock for a bounded time; between steps nothing is held. A large entry is
+//! removed first and copied without the lock.
+
+use super::cache::SharedCache;
+use super::lock::Locks;
+use super::resources::PinGuard;
+use crate::engine::evicted::Evicted;
+use crate::engine::partition::{Collect, PushError, Unfinished};
+use crate::engine::work::Work;
+
+/// Entries that a batch has, at most.
+const BATCH_ENTRIES: usize = 1024;
+/// Bytes of keys and values after which a batch ends.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What a bounded drain did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Entries were removed and appended, this many.
+    Entries(usize),
+    /// The partition is empty.
+    Nothing,
+    /// The next entry has this many bytes of key and value, for which there is no room. Nothing was removed.
+    Needs(usize),
+}
+
+impl<L: Locks> SharedCache<L> {
+    /// Removes the entry that is next to be evicted. With several partitions: of the one whose oldest entry has gone
+    /// unused longest, as far as that can be compared.
+    ///
+    /// # Panics
+    ///
+    /// If there is no memory for key and value.
+    pub fn pop_lru(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let (mut popped, mut ages) = (Evicted::default(), Vec::new());
+        loop {
+            let ages_by_partition = (0..self.partition_count())
+                .filter_map(|index| self.shared(index, |partition| partition.oldest_age()).map(|age| (age, index)));
+            let (_, index) = ages_by_partition.max()?;
+            if self.drain_batch(index, 1, &mut popped, &mut ages) {
+                let (key, value) = popped.get(0);
+                return Some((key.to_vec(), value.to_vec()));
+            }
+        }
+    }
+
+    /// Removes every entry and says how many there were. Entries added meanwhile may stay.
+    pub fn clear(&self) -> u64 {
+        self.clear_in_steps(|| ())
+    }
+
+    /// As [`SharedCache::clear`]; `between` runs without a lock after each step, and may unwind.
+    pub fn clear_in_steps(&self, mut between: impl FnMut()) -> u64 {
+        let mut total = 0;
+        for index in 0..self.partition_count() {
+            let mut left = self.partition_len(index);
+            let mut work = Work::new();
+            while left > 0 {
+                let removed = self.exclusive(index, |partition| {
+                    let mut removed = 0;
+                    while removed < left && !work.is_spent() {
+                        match partition.pop(Collect::Nothing, &mut work) {
+                            Ok(Some(_)) => removed += 1,
+                            Ok(None) => return None,
+                            Err(_) => break,
+                        }
+                    }
+                    Some(removed)
+                });
+                let Some(removed) = removed else { break };
+                total += removed;
+                left -= removed;
+                work.renew();
+                between();
+            }
+        }
+        total
+    }
+
+    /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a
+    /// lock. Returns the number of entries. Entries added meanwhile may stay.
+    ///
+    /// # Panics
+    ///
+    /// If there is no memory for an entry.
+    pub fn drain(&self, mut take: impl FnMut(&[u8], &[u8])) -> u64 {
+        self.drain_partitions(|_, key, value| take(key, value))
+    }
+
+    /// Live entries of one partition.
+    pub fn partition_len(&self, partition: usize) -> u64 {
+        self.shared(partition, |partition| u64::from(partition.len()))
+    }
+
+    /// Drains as many entries of each partition as it has at the start, with partition and age: so it ends, however fast
+    /// others store.
+    pub(super) fn drain_partitions(&self, mut take: impl FnMut((usize, u32), &[u8], &[u8])) -> u64 {
+        let (mut batch, mut ages) = (Evicted::default(), Vec::new());
+        let mut total = 0;
+        for index in 0..self.partition_count() {
+            let mut left = self.partition_len(index);
+            while left > 0 && self.drain_batch(index, left.min(BATCH_ENTRIES as u64) as usize, &mut batch, &mut ages) {
+                left -= batch.len() as u64;
+                total += batch.len() as u64;
+                for ((key, value), &age) in batch.iter().zip(&ages) {
+                    take((index, age), key, value);
+                }
+            }
+        }
+        total
+    }
+
+    /// Removes at most `limit` entries of a partition, in the order of eviction, into `batch` and their ages into
+    /// `ages` (both are cleared first); `false` if there was none. For drains that hand entries on as they come.
+    ///
+    /// # Panics
+    ///
+    /// If there is no memory for an entry.
+    pub fn drain_batch(&self, partition: usize, limit: usize, batch: &mut Evicted, ages: &mut Vec<u32>) -> bool {
+        let limit = limit.min(BATCH_ENTRIES);
+        batch.clear();
+        ages.clear();
+        ages.reserve(limit);
+        let mut work = Work::new();
+        loop {
+            let unfinished = self.exclusive(partition, |partition| {
+                while batch.len() < limit && batch.bytes() < BATCH_BYTES && !work.is_spent() {
+                    let age = partition.oldest_age();
+                    match partition.pop(Collect::Growing(batch), &mut work) {
+                        Ok(Some(age)) => ages.push(age),
+                        Ok(None) => break,
+                        Err(unfinished) => return Some((unfinished, age)),
+                    }
+                }
+                None
+            });
+            match unfinished {
+                None => return !batch.is_empty(),
+                Some((Unfinished::CopyFirst(pin), age)) => {
+                    let guard = PinGuard::new(self, partition, pin);
+                    self.copy_out(partition, pin, batch).expect("memory for an entry");
+                    drop(guard);
+                    ages.push(age.unwrap_or(0));
+                    return true;
+                }
+                Some((Unfinished::Refused(error), _)) if batch.is_empty() => panic!("{error}"),
+                Some(_) if !batch.is_empty() => return true,
+                Some(_) => {
+                    work.renew();
+                }
+            }
+        }
+    }
+
+    /// Removes at most `limit` entries of a partition, in the order of eviction, and appends them to `drained` as long as
+    /// that has room without growing (see [`Evicted::try_reserve`]). One step of a drain: a thousand entries at most.
+    pub fn drain_within(&self, partition: usize, limit: usize, drained: &mut Evicted) -> Drained {
+        let limit = limit.min(BATCH_ENTRIES);
+        let before = drained.len();
+        let mut work = Work::new();
+        loop {
+            let last = self.exclusive(partition, |partition| {
+                while drained.len() - before < limit && !work.is_spent() {
+                    match partition.pop(Collect::Within(drained), &mut work) {
+                        Ok(Some(_)) => {}
+                        Ok(None) => return Ok(Drained::Nothing),
+                        Err(unfinished) => return Err(unfinished),
+                    }
+                }
+                Ok(Drained::Nothing)
+            });
+            if let Err(Unfinished::CopyFirst(pin)) = last {
+                let guard = PinGuard::new(self, partition, pin);
+                let copied: Result<(), PushError> = self.copy_out(partition, pin, drained);
+                copied.expect("there is room for the entry");
+                drop(guard);
+            }
+            match (drained.len() - before, last) {
+                (0, Err(Unfinished::NeedsRoom(bytes))) => return Drained::Needs(bytes),
+                (0, Ok(nothing)) => return nothing,
+                (0, Err(_)) => work.renew(),
+                (count, _) => return Drained::Entries(count),
+            }
+        }
+    }
+}

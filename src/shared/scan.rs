@@ -1,0 +1,174 @@
+//! Walks over all entries, while others go on using the cache.
+//!
+//! A walk follows the directory, whose records do not move, by a cursor that is a number: it can be kept,
+//! sent elsewhere and resumed. Each step takes one partition's lock, copies a few entries and lets go. Every
+//! entry that lives from the first step to the last is seen exactly once; one that comes or goes meanwhile may be
+//! seen or not. (An entry whose value is replaced while a reader has it pinned goes on under a new id.)
+
+use std::ops::Deref;
+
+use super::cache::SharedCache;
+use super::lock::Locks;
+use crate::engine::ids::{EntryId, EntryIndex};
+use crate::engine::partition::Partition;
+
+/// Where a walk goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(u64);
+
+impl Cursor {
+    /// Before the first entry.
+    pub const START: Cursor = Cursor(0);
+
+    fn new(partition: usize, entry: EntryIndex) -> Self {
+        Cursor((partition as u64) << 32 | u64::from(entry.0))
+    }
+
+    fn partition(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+
+    fn entry(self) -> EntryIndex {
+        EntryIndex(self.0 as u32)
+    }
+
+    /// The cursor as a number.
+    pub fn to_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The inverse of [`Cursor::to_u64`]. Any number is a cursor; one that was made up leads somewhere.
+    pub fn from_u64(cursor: u64) -> Self {
+        Cursor(cursor)
+    }
+}
+
+/// An entry as it was when a walk passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntrySnapshot {
+    /// The entry's id: stable while it lives.
+    pub id: EntryId,
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value, if it was asked for.
+    pub value: Option<Vec<u8>>,
+    /// Length of the value in bytes.
+    pub value_len: usize,
+    /// How often the value was replaced.
+    pub version: u32,
+    /// Insertions and promotions in the entry's partition since it was last used.
+    pub age: u32,
+    /// Policy `clock`: used since the hand last passed. Policy `s3-fifo`: used since it came, came to the main queue or
+    /// was put back for its uses. Policy `lru`: always false.
+    pub referenced: bool,
+    /// Whether a reader was using it without a lock.
+    pub pinned: bool,
+}
+
+/// Iterates over all entries; see [`SharedCache::iter`].
+///
+/// `C` is any way to hold on to a cache: a reference, or an `Rc`.
+pub struct Entries<C> {
+    cache: C,
+    cursor: Option<Cursor>,
+    with_values: bool,
+    batch: std::vec::IntoIter<EntrySnapshot>,
+}
+
+impl<C> Entries<C> {
+    /// A walk from the first entry on.
+    pub fn over(cache: C, with_values: bool) -> Self {
+        Entries { cache, cursor: Some(Cursor::START), with_values, batch: Vec::new().into_iter() }
+    }
+}
+
+impl<L: Locks, C: Deref<Target = SharedCache<L>>> Iterator for Entries<C> {
+    type Item = EntrySnapshot;
+
+    fn next(&mut self) -> Option<EntrySnapshot> {
+        const BATCH: usize = 64;
+        loop {
+            if let Some(entry) = self.batch.next() {
+                return Some(entry);
+            }
+            let mut batch = Vec::with_capacity(BATCH);
+            self.cursor = self.cache.scan(self.cursor?, BATCH, self.with_values, &mut batch);
+            self.batch = batch.into_iter();
+        }
+    }
+}
+
+impl<L: Locks> SharedCache<L> {
+    /// All entries, without their values. No lock is held between steps.
+    pub fn iter(&self) -> Entries<&Self> {
+        Entries::over(self, false)
+    }
+
+    /// All entries with their values.
+    pub fn iter_with_values(&self) -> Entries<&Self> {
+        Entries::over(self, true)
+    }
+
+    /// One step of a walk: appends up to `limit` entries (at least one, if any is left in the partition) to `out` and
+    /// says where to go on; `None` after the last.
+    pub fn scan(
+        &self,
+        cursor: Cursor,
+        limit: usize,
+        with_values: bool,
+        out: &mut Vec<EntrySnapshot>,
+    ) -> Option<Cursor> {
+        let index = cursor.partition();
+        if index >= self.partition_count() {
+            return None;
+        }
+        let next = self.shared(index, |partition| {
+            let mut from = cursor.entry();
+            for _ in 0..limit.max(1) {
+                let entry = partition.walk(from)?;
+                out.push(self.snapshot(partition, index, entry, with_values));
+                from = EntryIndex(entry.0 + 1);
+            }
+            Some(from)
+        });
+        match next {
+            Some(from) => Some(Cursor::new(index, from)),
+            None => (index + 1 < self.partition_count()).then(|| Cursor::new(index + 1, EntryIndex::NONE)),
+        }
+    }
+
+    /// The entry with this id, with its value, if it still lives.
+    pub fn entry(&self, id: EntryId) -> Option<EntrySnapshot> {
+        let (index, entry) = self.place_of(id);
+        self.shared(index, |partition| {
+            let entry = partition.resolve(entry, id.generation().get())?;
+            Some(self.snapshot(partition, index, entry, true))
+        })
+    }
+
+    /// The partition and the record that an id names.
+    pub(super) fn place_of(&self, id: EntryId) -> (usize, EntryIndex) {
+        let count = self.partition_count() as u32;
+        ((id.record() % count) as usize, EntryIndex(id.record() / count))
+    }
+
+    fn snapshot(&self, partition: &Partition, index: usize, entry: EntryIndex, with_value: bool) -> EntrySnapshot {
+        let info = partition.info(entry);
+        let value = with_value.then(|| {
+            let mut value = Vec::with_capacity(info.value_len);
+            partition.copy_parts(entry, |part| value.extend_from_slice(part));
+            value
+        });
+        let slot = entry.0 * self.partition_count() as u32 + index as u32;
+        EntrySnapshot {
+            id: EntryId::new(slot, info.generation).expect("a live entry has an odd generation"),
+            key: partition.key(entry).to_vec(),
+            value,
+            value_len: info.value_len,
+            version: info.version,
+            age: info.age,
+            referenced: info.referenced,
+            pinned: info.pinned,
+        }
+    }
+}

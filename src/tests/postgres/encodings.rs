@@ -1,0 +1,112 @@
+//! Texts in databases whose encodings differ: converted or shown with escapes; refused or found; never an error by chance.
+
+use crate::world::{Backend, World};
+
+/// Encodings of a server that are not UTF-8, one of each kind: the last two have no `Á`.
+const ENCODINGS: [&str; 6] = ["LATIN1", "WIN1252", "EUC_JP", "SQL_ASCII", "LATIN7", "KOI8R"];
+
+fn backend_in_encoding(world: &World, encoding: &str) -> Backend {
+    let database = format!("in_{}", encoding.to_lowercase());
+    world.backend().run(&format!(
+        "CREATE DATABASE {database} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    ));
+    let mut backend = world.backend_in(&database);
+    backend.run("CREATE EXTENSION pg_shared_lru");
+    backend
+}
+
+#[test]
+fn the_list_of_caches_can_be_read_in_databases_of_all_encodings() {
+    let world = World::new();
+    let mut here = world.backend();
+    here.run("CREATE ROLE \"Ö\" SUPERUSER");
+    here.run("CREATE DATABASE \"Dĕ😀\"");
+    here.run("SET ROLE \"Ö\"; SELECT shared_lru.create_cache('Á', 1048576)");
+    here.run("RESET ROLE; SELECT shared_lru.create_cache('ĕ😀', 1048576)");
+    world.backend_in("Dĕ😀").run("CREATE EXTENSION pg_shared_lru; SELECT shared_lru.create_cache('plain', 1048576)");
+    let list =
+        "SELECT concat_ws(' ', cache, owner, database) FROM shared_lru.caches ORDER BY bytes, cache COLLATE \"C\"";
+    assert_eq!(here.all::<String>(list), ["plain postgres Dĕ😀", "Á Ö postgres", "ĕ😀 postgres postgres"]);
+    for encoding in ENCODINGS {
+        let mut there = backend_in_encoding(&world, encoding);
+        // Letters that the encoding has, as PostgreSQL itself says.
+        let shown = |there: &mut Backend, text: &str, escape: &str| {
+            let convertible = encoding != "SQL_ASCII"
+                && there
+                    .client
+                    .query_one(&format!("SELECT convert(convert_to($1, '{encoding}'), '{encoding}', 'UTF8')"), &[&text])
+                    .is_ok();
+            if convertible { text.to_owned() } else { escape.to_owned() }
+        };
+        let (a, o) = (shown(&mut there, "Á", "\\00C1"), shown(&mut there, "Ö", "\\00D6"));
+        let mut expected = [
+            format!("{a} {o} postgres"),
+            "\\0115\\+01F600 postgres postgres".to_owned(),
+            "plain postgres D\\0115\\+01F600".to_owned(),
+        ];
+        expected.sort();
+        let mut listed = there.all::<String>(list);
+        listed.sort();
+        assert_eq!(listed, expected, "{encoding}");
+    }
+}
+
+#[test]
+fn a_name_is_refused_or_unknown_with_its_own_sqlstate_in_every_encoding() {
+    let world = World::new();
+    world.backend().run("SELECT shared_lru.create_cache('é', 1048576)");
+    for encoding in ENCODINGS {
+        let mut there = backend_in_encoding(&world, encoding);
+        // A letter of the encoding that is not ASCII and, as bytes, no UTF-8.
+        let bytes = if encoding == "EUC_JP" { "b0a1" } else { "e9" };
+        let name = format!("convert_from('\\x{bytes}'::bytea, '{encoding}')");
+        let created = there.refused(&format!("SELECT shared_lru.create_cache({name}, 1048576)"));
+        created.is("42602", &["must be"]);
+        for call in [
+            "get(NAME, 'k')",
+            "put(NAME, 'k', 'v')",
+            "contains(NAME, 'k')",
+            "remove(NAME, 'k')",
+            "get_many(NAME, '{k}')",
+            "clear(NAME)",
+            "entries(NAME)",
+            "drain(NAME)",
+            "compact(NAME)",
+            "validate(NAME)",
+            "get_text(NAME, 'k')",
+        ] {
+            let call = format!("SELECT shared_lru.{}", call.replace("NAME", &name));
+            let refusal = there.refused(&call);
+            refusal.is("42704", &["does not exist"]);
+            assert!(refusal.message.is_ascii(), "{encoding}, {call}: {refusal:?}");
+        }
+        assert!(!there.one::<bool>(&format!("SELECT shared_lru.drop_cache({name})")), "{encoding}");
+        // Other texts, too.
+        there
+            .refused(&format!("SELECT shared_lru.create_cache('c', 1048576, policy => {name})"))
+            .is("22023", &["policy"]);
+        assert_eq!(there.one::<i32>("SELECT 1"), 1);
+    }
+}
+
+#[test]
+fn ascii_names_and_any_text_work_in_every_encoding() {
+    let world = World::new();
+    for encoding in ENCODINGS {
+        let mut there = backend_in_encoding(&world, encoding);
+        there.run("SELECT shared_lru.create_cache('c', 1048576)");
+        assert!(there.put(b"k", b"\xe9\xff"));
+        assert_eq!(there.get(b"k").as_deref(), Some(&b"\xe9\xff"[..]));
+        assert_eq!(
+            there.one::<String>("SELECT policy FROM shared_lru.caches WHERE cache = 'c' AND policy IS NOT NULL"),
+            "clock"
+        );
+        assert_eq!(there.one::<i64>("SELECT count(*) FROM shared_lru.stats WHERE cache = 'c'"), 1, "{encoding}");
+        there.run("SELECT shared_lru.drop_cache('c')");
+    }
+    // SQL_ASCII takes UTF-8, and finds it again.
+    let mut there = world.backend_in("in_sql_ascii");
+    there.run("SELECT shared_lru.create_cache('é', 1048576)");
+    assert_eq!(there.one::<i64>("SELECT count(*) FROM shared_lru.caches WHERE cache = 'é' AND policy = 'clock'"), 1);
+    assert!(there.one::<bool>("SELECT shared_lru.drop_cache('é')"));
+}
