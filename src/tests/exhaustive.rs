@@ -11,9 +11,7 @@
 //! with `-- --all` for all of it.
 #![deny(unsafe_code)]
 
-// Not all that the tests of several processes need is needed here.
-#[allow(dead_code)]
-mod support;
+use testkit as support;
 
 #[path = "exhaustive/builder_crash.rs"]
 mod builder_crash;

@@ -138,7 +138,7 @@ const OPERATIONS: &[Operation] = &[
     },
     Operation {
         name: "a read of bytes where they lie",
-        run: |worker, _| worker.with(&12, |_| ()).expect("it is there"),
+        run: |worker, _| _ = worker.with(&12, |_| ()).expect("it is there"),
         changes: None,
     },
 ];
@@ -188,7 +188,8 @@ fn check(operation: &Operation, policy: Policy, states: usize, tally: &Tally) {
     let config = Config::entries(8, 128).policy(policy);
     let world = World::new(&config, KEYS as usize);
     let store = Store(world.own_words());
-    let worker = Worker::over(world.create(&config, 0, || world.locks())).with_patience(PATIENCE);
+    let worker =
+        Worker::over(world.create(&config, 0, || world.locks())).expect("its own types").with_wait_timeout(PATIENCE);
     let mut truth = Truth { stored: BTreeMap::new(), operation };
     for key in 30..45 {
         store.write(key, key * 10);
@@ -224,7 +225,9 @@ fn check(operation: &Operation, policy: Policy, states: usize, tally: &Tally) {
 }
 
 fn another_worker(world: &World) -> Worker {
-    Worker::over(world.attach(0, world.locks()).expect("it is there")).with_patience(PATIENCE)
+    Worker::over(world.attach(0, world.locks()).expect("it is there"))
+        .expect("its own types")
+        .with_wait_timeout(PATIENCE)
 }
 
 /// What a worker says whose handle is from before its partition was lost.

@@ -14,7 +14,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use pg_shared_lru::{AttachError, Config, LockMode, Locks, RobustLocks, SharedCache};
+use pg_shared_lru::{AttachError, Config, LockMode, Locks, RobustLocks, SharedCache, Tenancy};
 
 use super::layout;
 use crate::support::memory::map_shared;
@@ -148,6 +148,9 @@ impl World {
 /// Locks of a process that never waits: another sees to it that they are alone. A word says whether the lock is held.
 pub struct StagedLocks(pub &'static AtomicU64);
 
+// SAFETY: worlds are never unmapped, and serve one cache.
+unsafe impl Tenancy for StagedLocks {}
+
 // SAFETY: whoever uses them lets nobody else touch the cache while the word is set.
 unsafe impl Locks for StagedLocks {
     fn acquire(&self, _partition: usize, _mode: LockMode) {
@@ -161,6 +164,9 @@ unsafe impl Locks for StagedLocks {
 
 /// Locks that nobody gets: an operation that wants one unwinds, so what does not unwind was done without.
 pub struct RefusedLocks;
+
+// SAFETY: as above.
+unsafe impl Tenancy for RefusedLocks {}
 
 // SAFETY: `acquire` never returns.
 unsafe impl Locks for RefusedLocks {
