@@ -22,7 +22,7 @@ pub const BUCKET_CELLS: usize = 12;
 /// Counters for reads that took no exclusive lock: one cache line for each processor, modulo this.
 pub const STRIPE_COUNT: usize = 32;
 /// The smallest slab.
-pub const MIN_SLAB_BYTES: u32 = 16 << 10;
+pub const MIN_SLAB_BYTES: u32 = 2 << 10;
 /// The largest slab.
 pub const MAX_SLAB_BYTES: u32 = 4 << 20;
 /// The most classes a cache can have, class 0 included.

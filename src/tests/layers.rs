@@ -28,6 +28,7 @@ const ENGINE: &[&str] = &[
     "slab/area",
     "slab/bitmap",
     "slab/class",
+    "slab/sizing",
     "slab/allocator",
     "entry/record",
     "entry/directory",

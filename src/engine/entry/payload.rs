@@ -69,6 +69,11 @@ impl PayloadShape {
         PayloadShape::Chained { head_bytes: largest_slot, first_part, part: largest_slot - HEADER_BYTES }
     }
 
+    /// The longest key, given the largest slot: the first slot of a chain holds all of it.
+    pub fn most_key_bytes(largest_slot: usize) -> usize {
+        largest_slot - CHAINED_HEADER_BYTES
+    }
+
     /// The most slots that an entry of `entry_bytes` (key plus value) can take.
     pub fn most_slots(entry_bytes: usize, largest_slot: usize) -> usize {
         let overhead = CHAINED_HEADER_BYTES + SLOT_ALIGN_BYTES as usize;
