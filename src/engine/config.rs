@@ -8,12 +8,13 @@ use super::entry::payload::PayloadShape;
 use super::ids::ClassIndex;
 use super::index::table::{Bucket, TableSize};
 use super::layout::{Geometry, Layout};
+use super::limits::SLOT_ALIGN_BYTES;
 use super::limits::{
     BUCKET_CELLS, MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES,
     MAX_SLAB_BYTES, MIN_SLAB_BYTES, MIN_SLABS,
 };
 use super::policy::Policy;
-use super::slab::class::{Class, ClassTable, RECORD_BYTES, SLOT_ALIGN_BYTES, check_slot_bytes};
+use super::slab::class::{Class, ClassTable, RECORD_BYTES, check_slot_bytes};
 
 /// How much a cache may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

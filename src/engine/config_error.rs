@@ -4,8 +4,8 @@ use super::limits::{
     MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES, MAX_SLAB_BYTES,
     MIN_SLAB_BYTES,
 };
+use super::limits::{MAX_CLASSES, MIN_LARGEST_SLOT_BYTES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
 use super::policy::UnknownPolicy;
-use super::slab::class::{MAX_CLASSES, MIN_LARGEST_SLOT_BYTES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
 
 /// A value that a configuration cannot have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -21,15 +21,19 @@ mod crash;
 mod layout;
 #[path = "exhaustive/operations.rs"]
 mod operations;
+#[path = "exhaustive/reads.rs"]
+mod reads;
 #[path = "exhaustive/runner.rs"]
 mod runner;
 #[path = "exhaustive/stepper.rs"]
 mod stepper;
+#[path = "exhaustive/watcher.rs"]
+mod watcher;
 #[path = "exhaustive/world.rs"]
 mod world;
 
 fn main() -> std::process::ExitCode {
     let arguments = runner::Arguments::parse();
     let extent = arguments.extent();
-    runner::run(&arguments, vec![crash::part(extent), builder_crash::part(extent)])
+    runner::run(&arguments, vec![crash::part(extent), builder_crash::part(extent), reads::part(extent)])
 }

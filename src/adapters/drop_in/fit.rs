@@ -9,7 +9,8 @@
 //!
 //! Cost: quadratic in the number of candidates, of which a slab of 16 KiB has about 150 and one of 64 KiB about 300.
 
-use crate::engine::slab::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
+use crate::engine::limits::{MAX_CLASSES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
+use crate::engine::slab::class::{Class, ClassTable};
 
 /// Steps per doubling where nothing was seen; the default of the engine.
 const STEPS: u32 = 16;

@@ -24,9 +24,9 @@
 use super::record::{Flags, Records};
 use crate::engine::hash::Key;
 use crate::engine::ids::{EntryIndex, Location};
+use crate::engine::limits::SLOT_ALIGN_BYTES;
 use crate::engine::memory::words::Word32;
 use crate::engine::slab::area::SlabArea;
-use crate::engine::slab::class::SLOT_ALIGN_BYTES;
 
 /// Bytes before the key in the slot of a value that lies in one.
 pub const HEADER_BYTES: usize = 8;

@@ -21,9 +21,9 @@
 //! be put back again, and each that it moves to main was inserted. At most [`MAX_LAP`] in one search: then the next goes.
 
 use super::clock::MAX_LAP;
+use super::eviction::{Candidates, Eviction, HitNeeds, Search};
 use super::ghost::GhostTable;
-use super::queues::Queues;
-use super::{Candidates, Eviction, HitNeeds, Search, Totals};
+use super::queues::{Queues, Totals};
 use crate::engine::entry::ENTRY_METADATA_BYTES;
 use crate::engine::entry::record::{Flags, MAX_USES, Record, Records};
 use crate::engine::findings::Findings;

@@ -19,17 +19,10 @@
 use super::bitmap::word_count;
 use crate::engine::config_error::ConfigError;
 use crate::engine::ids::ClassIndex;
+use crate::engine::limits::{MAX_CLASSES, MIN_LARGEST_SLOT_BYTES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
 
 /// Bytes of one directory record; the slot size of class 0.
 pub const RECORD_BYTES: u32 = 32;
-/// The most classes a cache can have, class 0 included.
-pub const MAX_CLASSES: usize = 256;
-/// Every slot size and slot address is a multiple of this.
-pub const SLOT_ALIGN_BYTES: u32 = 8;
-/// The smallest slot: header, a key of up to 8 bytes, and a value of up to 8.
-pub const MIN_SLOT_BYTES: u32 = 24;
-/// The least that the largest slot of an explicit list may have.
-pub const MIN_LARGEST_SLOT_BYTES: u32 = 256;
 const MIN_SLOTS_PER_SLAB: u32 = 8;
 const FIRST_SLOT_ALIGN_BYTES: u32 = 32;
 

@@ -57,12 +57,12 @@ pub struct Recording {
 
 impl Recording {
     /// Steps a child through `body`. The child ends; the memory is as it left it.
-    pub fn make(world: &World, body: impl Fn()) -> Result<Recording, Halt> {
+    pub fn make(world: &World, body: impl FnOnce()) -> Result<Recording, Halt> {
         let start = world.image();
         let mut now = start.clone();
         let mut changes = Vec::new();
         let mut instructions = 0;
-        let mut child = Stepped::spawn((), |()| (), |()| body())?;
+        let mut child = Stepped::spawn(body)?;
         loop {
             let place = child.step()?;
             instructions += 1;

@@ -77,8 +77,8 @@ const NEW: u32 = 5000;
 
 /// Two thirds of the entries gone: most slabs can be emptied.
 fn full_of_holes(_: &World, cache: &Cache) {
-    fill(cache, 0..250, 700);
-    remove(cache, (0..250).filter(|number| number % 3 > 0));
+    fill(cache, 0..210, 700);
+    remove(cache, (0..210).filter(|number| number % 3 > 0));
 }
 
 /// Slabs that held values, and nothing in their bytes that could be taken for a record that was never used; the
@@ -226,7 +226,7 @@ pub fn operations() -> Vec<Operation> {
         // Compaction.
         Operation::new("compaction", full_of_holes, |_, c| _ = c.compact(CompactBudget::unlimited())),
         Operation::new("compaction beside a pin", full_of_holes, |_, c| _ = c.compact(CompactBudget::unlimited()))
-            .pinned(&[240]),
+            .pinned(&[201]),
         Operation::new("a put that compacts", full_of_holes, |_, c| fill(c, 1000..1006, 1900)),
         // Reads that leave something.
         Operation::new("a get", |_, c| fill(c, 0..40, 300), |_, c| assert!(c.get(&key(3), &mut Vec::new()))),

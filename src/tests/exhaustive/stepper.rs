@@ -1,8 +1,7 @@
 //! A child process that runs one instruction at a time, by `ptrace`.
 //!
-//! A child runs rounds: it stops, runs its body when it is let, stops again, and so on until it is killed. Between the
-//! two stops its parent takes it from instruction to instruction. Whatever else stops it, a crash or a panic, is
-//! reported with what it was.
+//! A child stops before its body and behind it; in between its parent takes it from instruction to instruction. Whatever
+//! else stops it, a crash or a panic, is reported with what it was.
 //!
 //! Invariants: the child dies with its parent and when the [`Stepped`] drops. Needs a kernel that lets a process trace
 //! its child, and a process of one thread.
@@ -32,13 +31,13 @@ pub struct Stepped {
 }
 
 impl Stepped {
-    /// Starts a child that runs rounds of `prepare` and `body`; it stands before the first `body`.
-    pub fn spawn<C>(mut context: C, prepare: impl Fn(&mut C), body: impl Fn(&mut C)) -> Result<Stepped, Halt> {
+    /// Starts a child that stands before `body`.
+    pub fn spawn(body: impl FnOnce()) -> Result<Stepped, Halt> {
         // SAFETY: this process has one thread, so the child may go on in Rust.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
         if pid == 0 {
-            let ended = catch_unwind(AssertUnwindSafe(|| {
+            let _ = catch_unwind(AssertUnwindSafe(|| {
                 // SAFETY: plain system calls; the parent of this process is its tracer.
                 let own_pid = unsafe {
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -47,14 +46,10 @@ impl Stepped {
                 };
                 // SAFETY: a plain system call; the tracer lets it go on.
                 let stop = || unsafe { libc::kill(own_pid, libc::SIGSTOP) };
-                loop {
-                    prepare(&mut context);
-                    stop();
-                    body(&mut context);
-                    stop();
-                }
+                stop();
+                body();
+                stop();
             }));
-            let _: Result<std::convert::Infallible, _> = ended;
             // SAFETY: ends the process; no destructor of what was inherited runs.
             unsafe { libc::_exit(PANICKED) }
         }
@@ -65,20 +60,8 @@ impl Stepped {
 
     /// Lets the child run one instruction of its body.
     pub fn step(&mut self) -> Result<Place, Halt> {
-        self.resume(libc::PTRACE_SINGLESTEP)
-    }
-
-    /// Lets the child run to its next stop: the end of its body or, from there, the beginning of the next round.
-    pub fn run_on(&mut self) -> Result<(), Halt> {
-        match self.resume(libc::PTRACE_CONT)? {
-            Place::Done => Ok(()),
-            Place::Inside => Err(Halt("a trap without a step".to_owned())),
-        }
-    }
-
-    fn resume(&mut self, request: libc::c_uint) -> Result<Place, Halt> {
         // SAFETY: a plain system call on a child of ours that stands still.
-        let result = unsafe { libc::ptrace(request, self.pid, 0, 0) };
+        let result = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, self.pid, 0, 0) };
         assert_eq!(result, 0, "ptrace: {}", std::io::Error::last_os_error());
         self.wait()
     }

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 use pg_shared_lru::{AttachError, Config, LockMode, Locks, RobustLocks, SharedCache, Tenancy};
 
 use super::layout;
-use crate::support::memory::map_shared;
+use crate::support::fork::map_shared;
 
 const LOCK_COUNT: usize = 8;
 const LOCK_BYTES: usize = 4096;
@@ -61,6 +61,21 @@ impl World {
         // SAFETY: new memory, aligned to a page, longer than the locks, never unmapped.
         unsafe { RobustLocks::create(base, LOCK_COUNT) };
         World { base, region_bytes, watched_bytes }
+    }
+
+    /// The same memory at another address.
+    pub fn map_again(&self) -> World {
+        // SAFETY: of a shared mapping, an old size of 0 asks for a second one of the same pages; the first stays.
+        let again = unsafe {
+            libc::mremap(self.base.as_ptr().cast(), 0, LOCK_BYTES + self.watched_bytes, libc::MREMAP_MAYMOVE)
+        };
+        assert_ne!(again, libc::MAP_FAILED, "mremap: {}", std::io::Error::last_os_error());
+        World { base: NonNull::new(again.cast()).expect("a mapping is not at address 0"), ..*self }
+    }
+
+    /// The pages that the region and the test's own words lie in, without the locks: the first byte, and how many.
+    pub fn pages(&self) -> (NonNull<u8>, usize) {
+        (self.watched(), self.watched_bytes.next_multiple_of(LOCK_BYTES))
     }
 
     /// Robust locks, one for each partition.
