@@ -49,7 +49,6 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next 64 bits.
-    #[expect(clippy::should_implement_trait, reason = "numbers without end are no iterator's to tell")]
     pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
