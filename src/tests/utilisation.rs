@@ -11,6 +11,8 @@ const LEAST: f64 = 0.80;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const KEY_BYTES: usize = 16;
+/// Without optimisation some of it would take minutes.
+const IS_SLOW: bool = cfg!(debug_assertions);
 /// The smallest value of those that the rule is for.
 const MIN_VALUE_BYTES: usize = 32;
 
@@ -53,9 +55,9 @@ impl Mix {
     }
 }
 
-/// The lowest utilisation of a cache that is given eight times its memory, from the third time on.
+/// The lowest utilisation of a cache that is given six times its memory, from the third time on.
 fn lowest_utilisation(cache: &SharedCache<NoLocks>, mix: Mix) -> f64 {
-    const TIMES: usize = 8;
+    const TIMES: usize = 6;
     const FULL_AFTER: usize = 3;
     let resolved = cache.resolved();
     let most = resolved.region_bytes / resolved.partitions as usize / 8;
@@ -118,7 +120,9 @@ fn a_cache_of_one_partition_uses_its_memory_with_any_sizes() {
 fn values_of_one_size_use_the_memory_whatever_the_size() {
     let sizes = unlucky_sizes(MIB);
     assert!(sizes.len() > 5, "{sizes:?}");
-    for size in sizes.into_iter().chain([16, 14, 12, 10, 9, 8].map(|share| MIB / share)) {
+    for size in
+        sizes.into_iter().step_by(if IS_SLOW { 3 } else { 1 }).chain([16, 14, 12, 10, 9, 8].map(|share| MIB / share))
+    {
         assert_used(MIB, 1, Policy::Lru, Mix::Same(size));
     }
 }
@@ -131,7 +135,9 @@ fn any_number_of_partitions_uses_the_memory_or_is_refused() {
                 Ok(_) => {
                     let used = assert_used(bytes, partitions, Policy::Clock, Mix::Uniform(0, 2999));
                     assert!(used > 0.87, "{bytes} bytes in {partitions} partitions: {used:.3}");
-                    assert_used(bytes, partitions, Policy::Clock, Mix::Drifting);
+                    if bytes < 8 * MIB || !IS_SLOW {
+                        assert_used(bytes, partitions, Policy::Clock, Mix::Drifting);
+                    }
                 }
                 Err(error) => {
                     let ConfigError::TooSmall { needed, .. } = error else { panic!("{error}") };
@@ -146,8 +152,8 @@ fn any_number_of_partitions_uses_the_memory_or_is_refused() {
 
 #[test]
 fn large_caches_use_more() {
-    if cfg!(debug_assertions) {
-        return; // takes minutes
+    if IS_SLOW {
+        return;
     }
     for (partitions, least) in [(1, 0.95), (8, 0.90), (64, 0.90)] {
         let used = assert_used(64 * MIB, partitions, Policy::Lru, Mix::Uniform(0, 2999));
