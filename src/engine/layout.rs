@@ -52,7 +52,8 @@ region_struct! {
         pub(super) quarantined: Word32,
         /// The tick at which the quarantine was last looked through in vain.
         pub(super) quarantine_tick: Word32,
-        _pad: Word32,
+        /// First of the large entries that are retired and not yet free, linked through their records.
+        pub(super) doomed: Word32,
         _more_pad: [Word64; 2],
     }
 }

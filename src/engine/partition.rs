@@ -514,7 +514,7 @@ impl Partition {
             self.record(old).mark_unstable();
             self.payload.exchange(old, built);
             self.record(old).mark_replaced();
-            self.free(built);
+            self.free_or_doom(built);
             self.resized(old, bytes_before);
             self.order.promote(old);
             return old;
@@ -583,7 +583,7 @@ impl Partition {
         self.state().len.sub(1);
         self.state().live_bytes.sub(self.payload.entry_bytes(entry));
         if self.record(entry).set_flags(Flags::ZOMBIE) == 0 {
-            self.free(entry);
+            self.free_or_doom(entry);
         } else {
             self.state().zombies.add(1);
         }
@@ -669,7 +669,7 @@ impl Partition {
         if is_mine {
             self.mutate(|partition| {
                 partition.state().zombies.sub(1);
-                partition.free(entry);
+                partition.free_or_doom(entry);
             });
         }
     }
@@ -977,7 +977,11 @@ impl Partition {
         }
         record.unpin();
         if self.is_reserved(pin) {
-            self.mutate(|partition| partition.cancel(pin.entry));
+            self.mutate(|partition| {
+                partition.state().reserved.sub(1);
+                partition.record(pin.entry).clear_flags(Flags::RESERVED);
+                partition.free_or_doom(pin.entry);
+            });
         }
     }
 }

@@ -17,7 +17,7 @@ use super::entry::record::{Flags, Pin};
 use super::evict::{Candidates, Eviction, Search};
 use super::evicted::OnEvict;
 use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
-use super::partition::Partition;
+use super::partition::{LARGE_VALUE_BYTES, Partition};
 use super::reservation::{NoRoom, Reclaim, Reservation};
 use super::work::Work;
 
@@ -133,6 +133,56 @@ impl Partition {
         self.close_record(entry);
     }
 
+    /// As [`Partition::free`]; a large entry is freed in steps, by whoever wants memory next or by
+    /// [`Partition::free_doomed`].
+    pub(super) fn free_or_doom(&mut self, entry: EntryIndex) {
+        if !self.is_large(entry) {
+            return self.free(entry);
+        }
+        let record = self.record(entry);
+        record.set_flags(Flags::ZOMBIE);
+        record.next.set(self.state().doomed.get());
+        self.state().doomed.set(entry.0);
+    }
+
+    /// The large entry that is freed next.
+    fn doomed(&self) -> Option<EntryIndex> {
+        EntryIndex(self.state().doomed.get()).some()
+    }
+
+    /// Frees slots of large entries that are retired, as far as the work goes; `false` if there are none. Part of a
+    /// change.
+    fn free_some_doomed(&mut self, work: &mut Work) -> bool {
+        let Some(entry) = self.doomed() else { return false };
+        while let Some(part) = self.payload.unlink_first_continuation(entry) {
+            self.free_slot_of(part);
+            self.close_record(part);
+            self.state().continuations.sub(1);
+            work.spend(1);
+            if work.is_spent() {
+                return true;
+            }
+        }
+        self.state().doomed.set(self.record(entry).next.get());
+        self.free(entry);
+        true
+    }
+
+    /// Frees large entries that are retired, as far as the work goes; `false` if none is left.
+    pub fn free_doomed(&mut self, work: &mut Work) -> bool {
+        if self.doomed().is_some() {
+            self.mutate(|partition| while !work.is_spent() && partition.free_some_doomed(work) {});
+        }
+        self.doomed().is_some()
+    }
+
+    /// The large entries that are retired and not yet free, as far as their list makes sense.
+    pub(super) fn doomed_entries(&self) -> impl Iterator<Item = EntryIndex> + '_ {
+        let most = self.slabs.area().region().len_bytes() / LARGE_VALUE_BYTES + 1;
+        let next = |&entry: &EntryIndex| EntryIndex(self.directory.records().get_checked(entry)?.next.get()).some();
+        std::iter::successors(self.doomed(), next).take(most)
+    }
+
     fn free_slot_of(&mut self, entry: EntryIndex) {
         let slot = self.record(entry).location();
         if !slot.is_none() {
@@ -203,8 +253,10 @@ impl Partition {
         if reclaim.work.is_spent() {
             return Err(NoRoom::OutOfWork);
         }
-        let gained =
-            self.try_to_end_quarantine() || self.compact_one_slab(reclaim.work) || self.evict_sparse_slab(reclaim)?;
+        let gained = self.free_some_doomed(reclaim.work)
+            || self.try_to_end_quarantine()
+            || self.compact_one_slab(reclaim.work)
+            || self.evict_sparse_slab(reclaim)?;
         if gained { Ok(()) } else { self.evict_next(reclaim) }
     }
 

@@ -58,7 +58,10 @@ impl Partition {
         self.inflight.reset();
         let quarantined = self.quarantined().count() as u32;
         let state = self.state();
-        for word in [&state.len, &state.zombies, &state.continuations, &state.reserved, &state.quarantine_tick] {
+        for word in [&state.len, &state.zombies, &state.continuations, &state.reserved] {
+            word.set(0);
+        }
+        for word in [&state.quarantine_tick, &state.doomed] {
             word.set(0);
         }
         state.quarantined.set(quarantined);

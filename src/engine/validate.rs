@@ -50,6 +50,7 @@ impl Partition {
         let state = self.state();
         let is_used =
             |slot: Location| self.slabs.is_used_slot(slot) && self.slabs.class_at(slot) != ClassIndex::DIRECTORY;
+        let doomed: HashSet<EntryIndex> = self.doomed_entries().collect();
         let mut sound = HashSet::new();
         let mut stored = HashMap::<ClassIndex, u64>::new();
         let mut leased = Vec::new();
@@ -57,8 +58,8 @@ impl Partition {
         let (mut entries, mut zombies, mut continuations, mut reserved, mut live_bytes) = (0, 0, 0, 0, 0);
         for entry in self.directory.live_records(&self.slabs) {
             let record = self.record(entry);
-            let is_reserved = record.has(Flags::RESERVED);
-            // What is reserved in steps has not all of its parts.
+            // What is reserved or freed in steps has not all of its parts.
+            let is_reserved = record.has(Flags::RESERVED) || doomed.contains(&entry);
             let checked = self.payload.check(entry, is_used);
             let is_readable = checked.is_ok();
             if let Err(what) = checked {
@@ -75,6 +76,12 @@ impl Partition {
             }
             if record.has(Flags::CONTINUATION) {
                 continuations += 1;
+            } else if doomed.contains(&entry) {
+                findings.expect(
+                    || format!("record {} is doomed and removed", entry.0),
+                    record.has(Flags::ZOMBIE),
+                    true,
+                );
             } else if record.has(Flags::ZOMBIE) {
                 zombies += 1;
             } else if is_reserved {

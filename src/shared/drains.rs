@@ -75,6 +75,7 @@ impl<L: Locks> SharedCache<L> {
                 work.renew();
                 between();
             }
+            self.free_large(index);
         }
         total
     }
@@ -87,6 +88,16 @@ impl<L: Locks> SharedCache<L> {
     /// If there is no memory for an entry.
     pub fn drain(&self, mut take: impl FnMut(&[u8], &[u8])) -> u64 {
         self.drain_partitions(|_, key, value| take(key, value))
+    }
+
+    /// Frees what is left of large entries that were removed.
+    pub(super) fn free_large(&self, partition: usize) {
+        loop {
+            let mut work = Work::new();
+            if !self.exclusive(partition, |partition| partition.free_doomed(&mut work)) {
+                return;
+            }
+        }
     }
 
     /// Live entries of one partition.
@@ -108,6 +119,7 @@ impl<L: Locks> SharedCache<L> {
                     take((index, age), key, value);
                 }
             }
+            self.free_large(index);
         }
         total
     }

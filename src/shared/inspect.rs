@@ -100,6 +100,7 @@ impl<L: Locks> SharedCache<L> {
     pub fn compact(&self, budget: CompactBudget) -> CompactReport {
         let mut report = CompactReport::default();
         for index in 0..self.partition_count() {
+            self.free_large(index);
             loop {
                 let rest = budget.less(report.bytes_moved);
                 let mut work = Work::new();

@@ -205,6 +205,7 @@ impl<L: Locks> SharedCache<L> {
                 match published {
                     Ok(Some(put)) => {
                         guard.set_published();
+                        self.free_large(index);
                         return Ok(put);
                     }
                     Ok(None) => continue 'again,
@@ -240,6 +241,7 @@ impl<L: Locks> SharedCache<L> {
             value.try_reserve_exact(unlocked.value_len(pin.entry)).expect("memory for a value");
             unlocked.copy_parts(pin.entry, |part| value.extend_from_slice(part));
             drop(guard);
+            self.free_large(index);
         }
         Some(value)
     }
@@ -247,6 +249,12 @@ impl<L: Locks> SharedCache<L> {
     /// Removes a key without a copy of its value; whether it was there.
     pub fn discard(&self, key: &[u8]) -> bool {
         let (index, key) = self.key(key);
-        self.exclusive(index, |partition| partition.remove(key))
+        let mut work = Work::new();
+        let (removed, is_left) =
+            self.exclusive(index, |partition| (partition.remove(key), partition.free_doomed(&mut work)));
+        if is_left {
+            self.free_large(index);
+        }
+        removed
     }
 }

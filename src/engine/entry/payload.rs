@@ -278,6 +278,14 @@ impl Payload {
         std::iter::successors(first, |&part| EntryIndex(self.records.get(part).next.get()).some()).take(most)
     }
 
+    /// Takes the first continuation of a chained entry out of its chain.
+    pub fn unlink_first_continuation(&self, entry: EntryIndex) -> Option<EntryIndex> {
+        let first = self.next_word(self.records.get(entry).location());
+        let part = EntryIndex(first.get()).some()?;
+        first.set(self.records.get(part).next.get());
+        Some(part)
+    }
+
     /// As [`Payload::continuations`], of an entry that may be damaged: what cannot be is left out.
     pub fn continuations_unchecked(&self, entry: EntryIndex) -> impl Iterator<Item = EntryIndex> + '_ {
         let record = self.records.get(entry);
