@@ -6,7 +6,7 @@
 //!     --bytes B --sizes SIZES --then SIZES --ops N [--cache slab,bump,lru,memcached] [--policy lru|clock|s3-fifo] [--json]
 //! ```
 //!
-//! SIZES is `uniform:LO-HI`, a cachebench `FILE.json`, or `spread:FILE.json` (`support/sizes.rs` says what each means).
+//! SIZES is `uniform:LO-HI`, a cachebench `FILE.json`, or `spread:FILE.json` (`bench::sizes` says what each means).
 //!
 //! Three phases: `fill` puts values of the first distribution until the cache first loses an entry (evicts or wipes);
 //! `sizes` puts N more; `then` puts N of the second distribution. One put in ten replaces a key chosen at random among

@@ -196,10 +196,7 @@ impl Contents {
     fn new(sizes: &Sizes, count: u32) -> Self {
         let mut random = SmallRng::seed_from_u64(1);
         let lens = (0..count).map(|_| sizes.sample(&mut random) as u32).collect();
-        let contents = Contents { lens };
-        // What contents are made of is made with the first, which is no cache's memory.
-        contents.written(0).build(&mut Vec::new());
-        contents
+        Contents { lens }
     }
 
     fn mean_bytes(&self) -> f64 {

@@ -114,7 +114,7 @@ impl Partition {
             return false;
         }
         let mut report = CompactReport::default();
-        let mut tried = [0u64; super::slab::class::MAX_CLASSES / 64];
+        let mut tried = [0u64; super::limits::MAX_CLASSES / 64];
         let mut gained = false;
         // The cheapest first: the fewest bytes to move.
         while let Some(class) = self.cheapest_to_compact(&tried) {

@@ -10,10 +10,14 @@ use super::index::table::{Bucket, TableSize};
 use super::layout::{Geometry, Layout};
 use super::limits::{
     BUCKET_CELLS, MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES,
-    MAX_SLAB_BYTES, MIN_SLAB_BYTES, MIN_SLABS,
+    MAX_SLAB_BYTES, MIN_SLAB_BYTES, MIN_SLABS, SLOT_ALIGN_BYTES,
 };
 use super::policy::Policy;
-use super::slab::class::{Class, ClassTable, RECORD_BYTES, SLOT_ALIGN_BYTES, check_slot_bytes};
+use super::slab::class::{Class, ClassTable, RECORD_BYTES, check_slot_bytes, largest_slot_bytes};
+use super::slab::sizing::{LEAST_SHARE_BYTES, slab_bytes_for, waste_parts_for};
+
+/// The largest slabs of a region in entries for the sake of one entry's size.
+const ENTRIES_SLAB_BYTES: u32 = 16 << 10;
 
 /// How much a cache may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +37,8 @@ pub enum Capacity {
 /// The slot sizes of a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Classes {
-    /// This many classes per doubling: 4, 8 or 16. Internal waste is at most a quarter, an eighth or a sixteenth of a
-    /// slot (or 7 bytes of alignment), but for the largest classes, where it is at most an eighth.
+    /// A value wastes at most one part of its slot in so many: 4, 8 or 16; or 7 bytes of alignment. But of the largest
+    /// slots it may waste an eighth, or a fifth in slabs of less than 16 KiB.
     Geometric(u32),
     /// These slot sizes in bytes: ascending multiples of 8. A slot holds an 8-byte header, the key padded to 8 bytes,
     /// and the value.
@@ -55,7 +59,7 @@ pub enum Classes {
 pub struct Config {
     capacity: Capacity,
     policy: Policy,
-    classes: Classes,
+    classes: Option<Classes>,
     partitions: Option<u32>,
     slab_bytes: Option<u32>,
     /// Buckets to start with, and whether their number is fixed.
@@ -85,14 +89,7 @@ impl Config {
     }
 
     fn new(capacity: Capacity) -> Config {
-        Config {
-            capacity,
-            policy: Policy::Lru,
-            classes: Classes::Geometric(16),
-            partitions: None,
-            slab_bytes: None,
-            buckets: None,
-        }
+        Config { capacity, policy: Policy::Lru, classes: None, partitions: None, slab_bytes: None, buckets: None }
     }
 
     /// Sets the eviction policy. Default: [`Policy::Lru`].
@@ -101,21 +98,23 @@ impl Config {
         self
     }
 
-    /// Sets the slot sizes. Default: sixteen classes per doubling.
+    /// Sets the slot sizes. Default: by the number of slabs of a partition; a value wastes at most a sixteenth of its
+    /// slot where there are 768, an eighth from 320 on, else a sixth.
     pub fn classes(mut self, classes: Classes) -> Config {
-        self.classes = classes;
+        self.classes = Some(classes);
         self
     }
 
     /// Sets the number of partitions, each with its own lock and its own share of the memory. Default: one
-    /// per 128 MiB, at most 64.
+    /// per 128 MiB, at most 64. Each of several has 480 KiB at least, unless the slab size is given.
     pub fn partitions(mut self, partitions: u32) -> Config {
         self.partitions = Some(partitions);
         self
     }
 
-    /// Sets the slab size. Default: 64 KiB where a partition has at least 4,096 such slabs, else 32 or 16
-    /// KiB.
+    /// Sets the slab size. Default: by the bytes of a partition, from 2 KiB to 4 MiB, such that at least 0.80 of the
+    /// memory of a cache of 1 MB or more is used, whatever the sizes of its values (docs/memory.md has the table). With
+    /// a size of one's own it may be much less.
     pub fn slab_bytes(mut self, slab_bytes: u32) -> Config {
         self.slab_bytes = Some(slab_bytes);
         self
@@ -163,7 +162,7 @@ impl Config {
         if geometry.partition_bytes > MAX_PARTITION_BYTES {
             return Err(ConfigError::PartitionTooLarge { bytes: region_bytes, partitions });
         }
-        if region_bytes < Self::least_bytes(&geometry) {
+        if region_bytes < self.least_bytes(&geometry) {
             return Err(self.too_small(&geometry));
         }
         Ok(Layout::new(geometry))
@@ -172,8 +171,9 @@ impl Config {
     /// The sizes, each value checked, but not whether they fit.
     fn geometry(&self) -> Result<Geometry, ConfigError> {
         let partition_count = self.checked_partitions()?;
-        let slab_bytes = self.checked_slab_bytes(partition_count)?;
-        let slot_bytes = self.checked_slot_bytes(slab_bytes)?;
+        let partition_bytes = self.estimated_bytes() / partition_count as usize;
+        let slab_bytes = self.checked_slab_bytes(partition_bytes)?;
+        let slot_bytes = self.checked_slot_bytes(partition_bytes, slab_bytes)?;
         let classes = ClassTable::new(&slot_bytes, slab_bytes);
         let mut geometry = Geometry {
             region_bytes: 0,
@@ -218,7 +218,7 @@ impl Config {
         let (given, partitions) = (geometry.region_bytes, geometry.partition_count);
         let buckets = u64::from(geometry.table.base_count) * u64::from(partitions);
         let bytes = buckets * size_of::<Bucket>() as u64;
-        let mut needed = Self::least_bytes(geometry);
+        let mut needed = self.least_bytes(geometry);
         if self.buckets.is_some() && bytes > needed as u64 / 2 {
             return ConfigError::BucketsTooLarge { buckets, bytes, given };
         }
@@ -227,7 +227,7 @@ impl Config {
         let with = |bytes| Config { capacity: Capacity::Bytes(bytes), ..self.clone() }.geometry();
         while let Ok(larger) = with(needed) {
             slab_bytes = larger.slab_bytes;
-            let more = Self::least_bytes(&larger);
+            let more = self.least_bytes(&larger);
             if more <= needed {
                 break;
             }
@@ -236,10 +236,14 @@ impl Config {
         ConfigError::TooSmall { given, needed, partitions, slab_bytes }
     }
 
-    /// The least bytes of a region with these sizes.
-    fn least_bytes(geometry: &Geometry) -> usize {
-        let partition_bytes = geometry.fixed_bytes(MIN_SLABS) + (MIN_SLABS * geometry.slab_bytes) as usize;
-        Layout::REGION_HEAD_BYTES + geometry.partition_count as usize * partition_bytes.next_multiple_of(64)
+    /// The least bytes of a region with these sizes: for a few slabs, and for several partitions of slabs that are sized
+    /// here, such that they waste little.
+    fn least_bytes(&self, geometry: &Geometry) -> usize {
+        let few_slabs_bytes = geometry.fixed_bytes(MIN_SLABS) + (MIN_SLABS * geometry.slab_bytes) as usize;
+        let is_free = self.slab_bytes.is_none() && matches!(self.capacity, Capacity::Bytes(_));
+        let share_bytes = if is_free && geometry.partition_count > 1 { LEAST_SHARE_BYTES } else { 0 };
+        let partition_bytes = few_slabs_bytes.max(share_bytes).next_multiple_of(64);
+        Layout::REGION_HEAD_BYTES + geometry.partition_count as usize * partition_bytes
     }
 
     fn checked_partitions(&self) -> Result<u32, ConfigError> {
@@ -253,37 +257,36 @@ impl Config {
         }
     }
 
-    fn checked_slab_bytes(&self, partitions: u32) -> Result<u32, ConfigError> {
-        match (self.slab_bytes, self.capacity) {
-            (Some(given), _)
-                if !given.is_power_of_two() || !(Config::MIN_SLAB_BYTES..=Config::MAX_SLAB_BYTES).contains(&given) =>
-            {
-                Err(ConfigError::SlabBytes(given))
-            }
-            (Some(given), _) => Ok(given),
-            (None, capacity) => {
-                let bytes = match capacity {
-                    Capacity::Bytes(bytes) => bytes,
-                    Capacity::Entries { count, max_entry_bytes } => count as usize * max_entry_bytes as usize,
-                };
-                // Each class leaves half a slab free on average, so many small slabs waste less than few large ones.
-                let wanted = bytes / partitions as usize / 4096;
-                Ok(if wanted >= 64 << 10 {
-                    64 << 10
-                } else if wanted >= 32 << 10 {
-                    32 << 10
-                } else {
-                    16 << 10
-                })
-            }
+    /// Bytes of the region; where the capacity is in entries, of keys and values of the largest.
+    fn estimated_bytes(&self) -> usize {
+        match self.capacity {
+            Capacity::Bytes(bytes) => bytes.saturating_sub(Layout::REGION_HEAD_BYTES),
+            Capacity::Entries { count, max_entry_bytes } => (count as usize).saturating_mul(max_entry_bytes as usize),
         }
     }
 
-    fn checked_slot_bytes(&self, slab_bytes: u32) -> Result<Vec<u32>, ConfigError> {
+    fn checked_slab_bytes(&self, partition_bytes: usize) -> Result<u32, ConfigError> {
+        if let Some(given) = self.slab_bytes {
+            let is_offered = given.is_power_of_two() && (MIN_SLAB_BYTES..=MAX_SLAB_BYTES).contains(&given);
+            return if is_offered { Ok(given) } else { Err(ConfigError::SlabBytes(given)) };
+        }
+        let mut slab_bytes = slab_bytes_for(partition_bytes);
+        if let Capacity::Entries { max_entry_bytes, .. } = self.capacity {
+            // So that entries of up to two kilobytes lie in one slot, however few they are.
+            let needed_bytes = most_single_bytes(max_entry_bytes);
+            while slab_bytes < ENTRIES_SLAB_BYTES && (largest_slot_bytes(slab_bytes) as usize) < needed_bytes {
+                slab_bytes *= 2;
+            }
+        }
+        Ok(slab_bytes)
+    }
+
+    fn checked_slot_bytes(&self, partition_bytes: usize, slab_bytes: u32) -> Result<Vec<u32>, ConfigError> {
         match &self.classes {
-            Classes::Geometric(steps @ (4 | 8 | 16)) => Ok(ClassTable::geometric_slot_bytes(*steps, slab_bytes)),
-            Classes::Geometric(steps) => Err(ConfigError::ClassSteps(*steps)),
-            Classes::Explicit(sizes) => check_slot_bytes(sizes, slab_bytes).map(|()| sizes.clone()),
+            None => Ok(ClassTable::geometric_slot_bytes(waste_parts_for(partition_bytes, slab_bytes), slab_bytes)),
+            Some(Classes::Geometric(parts @ (4 | 8 | 16))) => Ok(ClassTable::geometric_slot_bytes(*parts, slab_bytes)),
+            Some(Classes::Geometric(parts)) => Err(ConfigError::ClassSteps(*parts)),
+            Some(Classes::Explicit(sizes)) => check_slot_bytes(sizes, slab_bytes).map(|()| sizes.clone()),
         }
     }
 
@@ -344,16 +347,20 @@ impl Resolved {
     }
 }
 
+/// Slot bytes that an entry of this many bytes takes at most, if it lies in one slot.
+fn most_single_bytes(entry_bytes: u32) -> usize {
+    entry_bytes as usize + 2 * SLOT_ALIGN_BYTES as usize
+}
+
 /// Slabs with which a partition can hold `count` entries of any mix of sizes up to `max_entry_bytes`.
 ///
 /// Compaction leaves each class less than one slab of free slots, so one slab more per class is enough; one
 /// entry more is in flight while a value is replaced.
 fn slabs_for_entries(count: u32, max_entry_bytes: u32, classes: &ClassTable, table: TableSize, slab_bytes: u32) -> u64 {
     let entries = u64::from(count) + 1;
-    let max_bytes = max_entry_bytes as usize + 2 * SLOT_ALIGN_BYTES as usize;
     let largest = classes.largest();
     let per_slab = |class: Class| u64::from(class.slots_per_slab);
-    let (data_slabs, classes_used, records) = match classes.class_for(max_bytes) {
+    let (data_slabs, classes_used, records) = match classes.class_for(most_single_bytes(max_entry_bytes)) {
         Some(class) => (entries.div_ceil(per_slab(classes.get(class))), u64::from(class.0), entries),
         None => {
             let largest_class = classes.get(largest);

@@ -4,8 +4,8 @@ use super::limits::{
     MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES, MAX_SLAB_BYTES,
     MIN_SLAB_BYTES,
 };
+use super::limits::{MAX_CLASSES, MIN_LARGEST_SLOT_BYTES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
 use super::policy::UnknownPolicy;
-use super::slab::class::{MAX_CLASSES, MIN_LARGEST_SLOT_BYTES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
 
 /// A value that a configuration cannot have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,8 +35,8 @@ pub enum ConfigError {
         /// Bytes of the region.
         given: usize,
     },
-    /// The number of classes per doubling is not offered.
-    #[error("{0} slab classes per doubling: must be 4, 8 or 16")]
+    /// The bound on waste is not offered.
+    #[error("slab classes that waste one part in {0} of a slot: must be 4, 8 or 16")]
     ClassSteps(u32),
     /// A list of slot sizes has no or too many members.
     #[error("{0} slot sizes: must be from 1 to {max}", max = MAX_CLASSES - 1)]
@@ -46,7 +46,7 @@ pub enum ConfigError {
     SlotBytes {
         /// The size given.
         bytes: u32,
-        /// An eighth of a slab.
+        /// An eighth of a slab, or a fifth if that has less than 16 KiB.
         max: u32,
     },
     /// The largest slot size in a list is too small: larger entries are chained, and each slot of a chain costs 40
@@ -59,8 +59,12 @@ pub enum ConfigError {
     /// The entry size is out of range.
     #[error("entries of up to {0} bytes: must be from 1 to {max}", max = MAX_ENTRY_BYTES)]
     EntryBytes(u32),
-    /// The region would be too small to work.
-    #[error("{given} bytes are {missing} too few: {partitions} partition(s) of slabs of {slab_bytes} bytes need at least {needed}", missing = needed - given)]
+    /// The region would be too small to work, or to use most of its memory.
+    #[error(
+        "{given} bytes are {missing} too few: {partitions} partition(s) of slabs of {slab_bytes} bytes need at least {needed}{advice}",
+        missing = needed - given,
+        advice = if *partitions > 1 { " to use most of them; take more memory or fewer partitions" } else { "" }
+    )]
     TooSmall {
         /// Bytes given.
         given: usize,

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::index::table::TableSize;
 use super::layout::{Geometry, HEADER_BYTES, Layout};
+use super::limits::MAX_CLASSES;
 use super::limits::{
     MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES, MAX_SLAB_BYTES,
     MIN_SLAB_BYTES, MIN_SLABS,
@@ -14,7 +15,7 @@ use super::limits::{
 use super::memory::region::{Region, region_struct};
 use super::memory::words::{Word32, Word64};
 use super::policy::Policy;
-use super::slab::class::{MAX_CLASSES, check_slot_bytes};
+use super::slab::class::check_slot_bytes;
 
 /// Raised with every change of what the bytes mean.
 pub const LAYOUT_VERSION: u32 = 4;

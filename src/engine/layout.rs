@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 
 use super::counters::{Counters, Stripe};
 use super::entry::directory::Directory;
+use super::entry::payload::PayloadShape;
 use super::evict::EvictionOrder;
 use super::flight::inflight::Inflight;
 use super::index::table::{Table, TableSize};
@@ -177,7 +178,7 @@ impl Layout {
             0 => (slab_count as usize / 4 * geometry.slab_bytes as usize).min(MAX_ENTRY_BYTES),
             configured => configured as usize,
         };
-        let max_key_bytes = (largest_slot_bytes / 2).min(MAX_KEY_BYTES);
+        let max_key_bytes = PayloadShape::most_key_bytes(largest_slot_bytes).min(MAX_KEY_BYTES);
         let part_bytes = geometry.part_bytes(slab_count);
         Layout { geometry, classes, slab_count, max_entry_bytes, max_key_bytes, part_bytes }
     }

@@ -22,6 +22,14 @@ pub const BUCKET_CELLS: usize = 12;
 /// Counters for reads that took no exclusive lock: one cache line for each processor, modulo this.
 pub const STRIPE_COUNT: usize = 32;
 /// The smallest slab.
-pub const MIN_SLAB_BYTES: u32 = 16 << 10;
+pub const MIN_SLAB_BYTES: u32 = 2 << 10;
 /// The largest slab.
 pub const MAX_SLAB_BYTES: u32 = 4 << 20;
+/// The most classes a cache can have, class 0 included.
+pub const MAX_CLASSES: usize = 256;
+/// Every slot size and slot address is a multiple of this.
+pub const SLOT_ALIGN_BYTES: u32 = 8;
+/// The smallest slot: header, a key of up to 8 bytes, and a value of up to 8.
+pub const MIN_SLOT_BYTES: u32 = 24;
+/// The least that the largest slot of an explicit list may have.
+pub const MIN_LARGEST_SLOT_BYTES: u32 = 256;

@@ -146,6 +146,16 @@ pub enum Expected {
     Load(LeaseId),
 }
 
+/// What becomes of entries that must make way in front of a store.
+pub struct WriteBack<'a> {
+    /// The process to which a dirty one is leased.
+    pub owner: u32,
+    /// Counts the clean ones, which are dropped.
+    pub dropped: &'a mut u32,
+    /// Gets a copy of a dirty one.
+    pub evicted: &'a mut Evicted,
+}
+
 /// What a store in front of a backing store did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
@@ -752,8 +762,7 @@ impl Partition {
         self.counters.resets().get()
     }
 
-    /// Stores a value if `expected` holds, letting clean entries make way. `dropped` counts those; a dirty entry whose
-    /// turn it was is copied to `evicted`, and leased to `owner`.
+    /// Stores a value if `expected` holds, letting clean entries make way.
     ///
     /// # Errors
     ///
@@ -763,9 +772,7 @@ impl Partition {
         key: Key<'_>,
         value: &[u8],
         expected: Expected,
-        owner: u32,
-        dropped: &mut u32,
-        evicted: &mut Evicted,
+        write_back: &mut WriteBack<'_>,
         work: &mut Work,
     ) -> Result<StoreOutcome, Unfinished> {
         self.check_size(key, value.len())?;
@@ -773,7 +780,7 @@ impl Partition {
             return Ok(StoreOutcome::Stale);
         }
         let stored = self.mutate(|partition| {
-            let mut reclaim = Reclaim::new(OnEvict::DiscardClean(dropped), work);
+            let mut reclaim = Reclaim::new(OnEvict::DiscardClean(write_back.dropped), work);
             let stored = partition.store(key, value, &mut reclaim);
             match stored {
                 // What was loaded is what the store has.
@@ -784,7 +791,7 @@ impl Partition {
                 }
                 Err(NoRoom::Dirty(victim)) => {
                     let hash = partition.hash_of(victim);
-                    Ok(Err(partition.inflight.lease_write(hash, owner, victim).map(|lease| (lease, victim))))
+                    Ok(Err(partition.inflight.lease_write(hash, write_back.owner, victim).map(|lease| (lease, victim))))
                 }
                 Err(NoRoom::OutOfWork) => Err(Unfinished::OutOfWork),
                 Err(_) => Ok(Err(None)),
@@ -794,9 +801,10 @@ impl Partition {
         match stored {
             Ok((put, entry)) => Ok(StoreOutcome::Stored(put, self.version_of(key.hash, entry))),
             Err(Some((lease, victim))) => {
-                let pushed = evicted.try_push(self.payload.key(victim), self.payload.value_len(victim), |out| {
-                    self.payload.append_value(victim, out);
-                });
+                let pushed =
+                    write_back.evicted.try_push(self.payload.key(victim), self.payload.value_len(victim), |out| {
+                        self.payload.append_value(victim, out);
+                    });
                 if pushed.is_err() {
                     self.release_lease(lease);
                     return Err(Unfinished::Refused(PushError::OutOfMemory));

@@ -59,6 +59,7 @@ impl Work {
     #[inline]
     pub fn meet(&mut self) {
         self.passed_over = 0;
+        self.nothing_to_evict = false;
     }
 
     /// Passes over an entry that may not be evicted. `false` if so many were met that no other is left, of `entries`.

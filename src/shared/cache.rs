@@ -220,10 +220,10 @@ mod tests {
     #[test]
     fn a_pinned_value_outlives_the_reset_of_its_partition() {
         let cache = SharedCache::private(&Config::bytes(1 << 20).partitions(1)).unwrap();
-        cache.put(b"pinned", &[b'x'; 500]).unwrap();
+        cache.put(b"pinned", &[b'x'; 300]).unwrap();
         let churn = || {
             for number in 0..5000u32 {
-                cache.put(&number.to_be_bytes(), &[b'y'; 500]).unwrap();
+                cache.put(&number.to_be_bytes(), &[b'y'; 300]).unwrap();
             }
         };
         cache.with(b"pinned", |value| {

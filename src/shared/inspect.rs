@@ -72,9 +72,8 @@ impl<L: Locks> SharedCache<L> {
     pub fn memory_report(&self) -> MemoryReport {
         let region_bytes = self.region.len_bytes() as u64;
         let partition_bytes = (self.partition_count() * self.layout.geometry.partition_bytes) as u64;
-        let mut report = MemoryReport::default();
-        report.region_bytes = region_bytes;
-        report.fixed_bytes = region_bytes - partition_bytes;
+        let fixed_bytes = region_bytes - partition_bytes;
+        let mut report = MemoryReport { region_bytes, fixed_bytes, ..MemoryReport::default() };
         for index in 0..self.partition_count() {
             self.shared(index, |partition| partition.add_memory(&mut report));
         }

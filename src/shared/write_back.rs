@@ -20,7 +20,7 @@ use crate::engine::flight::inflight::{Concurrency, LeaseId};
 use crate::engine::flight::version::Version;
 use crate::engine::hash::KeyHash;
 use crate::engine::ids::{EntryId, EntryIndex};
-use crate::engine::partition::{Expected, LoadOutcome, Partition, PushError, Put, StoreOutcome};
+use crate::engine::partition::{Expected, LoadOutcome, Partition, PushError, Put, StoreOutcome, WriteBack};
 use crate::engine::work::Work;
 
 /// How long to wait before looking again, whatever is known of the others.
@@ -191,8 +191,8 @@ impl<L: Locks> SharedCache<L> {
                 if partition.resets() != resets[index] {
                     return Ok(None);
                 }
-                let owner = std::process::id();
-                let stored = partition.store_if(key, value, expected, owner, dropped, &mut entry, &mut work)?;
+                let mut write_back = WriteBack { owner: std::process::id(), dropped, evicted: &mut entry };
+                let stored = partition.store_if(key, value, expected, &mut write_back, &mut work)?;
                 if let (Expected::Load(lease), StoreOutcome::Stored(..) | StoreOutcome::Stale) = (expected, stored) {
                     // Under the same lock, so that nobody finds the key loaded and still leased.
                     partition.release_lease(lease);

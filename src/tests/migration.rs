@@ -232,7 +232,7 @@ fn workers_that_share_a_cache_lose_no_back_pointer() {
     const NODES: usize = 800;
     const WORKERS: usize = 4;
     type Builder = BuilderCache<ItemPointer, NeighborCacheEntry, RobustLocks>;
-    let config = Config::bytes(400_000).policy(Policy::Clock).partitions(2);
+    let config = Config::bytes(400_000).policy(Policy::Clock).partitions(2).slab_bytes(16 << 10);
     let memory = SharedCache::shared_mapping(&config).unwrap();
     let handles: Vec<Builder> =
         (0..WORKERS).map(|_| BuilderCache::over(memory.attach_again().unwrap()).unwrap()).collect();

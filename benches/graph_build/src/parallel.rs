@@ -57,53 +57,88 @@ pub fn run(request: &Request) -> Counters {
     counters
 }
 
+/// Builds with workers, this backend leading.
+///
+/// # Safety
+///
+/// - This backend is in a transaction, and not in parallel mode.
 unsafe fn run_workers(request: &Request) -> Counters {
     let json = serde_json::to_string(request).expect("a request is plain data");
     let library = CString::new(request.library.as_str()).expect("a path without NUL");
-    pg_sys::EnterParallelMode();
-    let context =
-        pg_sys::CreateParallelContext(library.as_ptr(), c"graph_build_worker".as_ptr(), request.workers as i32);
-    let planned = (request.mode == Mode::Shared)
-        .then(|| parallel::estimate(context, &shared::config(request)).unwrap_or_else(|error| pgrx::error!("{error}")));
-    for bytes in [json.len() + 1, size_of::<Shared>()] {
-        (*context).estimator.space_for_chunks += bytes.next_multiple_of(pg_sys::ALIGNOF_BUFFER as usize);
-        (*context).estimator.number_of_keys += 1;
-    }
-    parallel::initialize_dsm(context).unwrap_or_else(|error| pgrx::error!("{error}"));
-    let toc = (*context).toc;
-    let place = pg_sys::shm_toc_allocate(toc, json.len() + 1).cast::<u8>();
-    place.copy_from_nonoverlapping(json.as_ptr(), json.len());
-    place.add(json.len()).write(0);
-    pg_sys::shm_toc_insert(toc, KEY_REQUEST, place.cast());
-    let shared = pg_sys::shm_toc_allocate(toc, size_of::<Shared>()).cast::<Shared>();
-    let counted = std::array::from_fn(|_| UnsafeCell::default());
-    shared.write(Shared { board: Board::default(), finished: AtomicU32::new(0), counted });
-    pg_sys::shm_toc_insert(toc, KEY_SHARED, shared.cast());
-    let cache = planned.map(|planned| planned.create(context, KEY_CACHE, Cache::<DsmLocks>::type_tag()));
+    // SAFETY: in a transaction (caller); the names live until the calls return, the context until it is destroyed below.
+    let context = unsafe {
+        pg_sys::EnterParallelMode();
+        pg_sys::CreateParallelContext(library.as_ptr(), c"graph_build_worker".as_ptr(), request.workers as i32)
+    };
+    // SAFETY: a context that was just created, of which nothing is allocated yet.
+    let planned = (request.mode == Mode::Shared).then(|| unsafe {
+        parallel::estimate(context, &shared::config(request)).unwrap_or_else(|error| pgrx::error!("{error}"))
+    });
+    // SAFETY: as above; what is estimated is all that is allocated below.
+    let toc = unsafe {
+        for bytes in [json.len() + 1, size_of::<Shared>()] {
+            (*context).estimator.space_for_chunks += bytes.next_multiple_of(pg_sys::ALIGNOF_BUFFER as usize);
+            (*context).estimator.number_of_keys += 1;
+        }
+        parallel::initialize_dsm(context).unwrap_or_else(|error| pgrx::error!("{error}"));
+        (*context).toc
+    };
+    // SAFETY: each chunk is as long as what is written to it, aligned as PostgreSQL aligns buffers, and nobody else's until
+    // the workers are launched.
+    let shared = unsafe {
+        let place = pg_sys::shm_toc_allocate(toc, json.len() + 1).cast::<u8>();
+        place.copy_from_nonoverlapping(json.as_ptr(), json.len());
+        place.add(json.len()).write(0);
+        pg_sys::shm_toc_insert(toc, KEY_REQUEST, place.cast());
+        let shared = pg_sys::shm_toc_allocate(toc, size_of::<Shared>()).cast::<Shared>();
+        let counted = std::array::from_fn(|_| UnsafeCell::default());
+        shared.write(Shared { board: Board::default(), finished: AtomicU32::new(0), counted });
+        pg_sys::shm_toc_insert(toc, KEY_SHARED, shared.cast());
+        &*shared
+    };
+    // SAFETY: planned in this context, whose memory is there; the handle is dropped before the context is destroyed.
+    let cache = planned.map(|planned| unsafe { planned.create(context, KEY_CACHE, Cache::<DsmLocks>::type_tag()) });
     let cache = cache.map(|cache| Cache::over(cache.unwrap_or_else(|error| error.report())).expect("its own tag"));
 
-    pg_sys::LaunchParallelWorkers(context);
-    let launched = (*context).nworkers_launched as u32;
+    // SAFETY: all that the workers look up is in place.
+    let launched = unsafe {
+        pg_sys::LaunchParallelWorkers(context);
+        (*context).nworkers_launched as u32
+    };
     if launched != request.workers {
         pgrx::error!("{launched} of {} workers were launched; raise max_parallel_workers", request.workers);
     }
     // An error in a worker comes in as an interrupt, and ends this wait.
-    while (*shared).finished.load(Ordering::Acquire) < launched {
+    while shared.finished.load(Ordering::Acquire) < launched {
         pgrx::check_for_interrupts!();
-        report_progress(&(*shared).board);
+        report_progress(&shared.board);
         crate::sleep(PAUSE_MICROSECONDS);
     }
-    pg_sys::WaitForParallelWorkersToFinish(context);
+    // SAFETY: our own context.
+    unsafe { pg_sys::WaitForParallelWorkersToFinish(context) };
     let mut sum = Counters::default();
-    for counted in &(&(*shared).counted)[..launched as usize] {
-        sum.add(&*counted.get());
+    for counted in &shared.counted[..launched as usize] {
+        // SAFETY: the worker whose place this is has finished.
+        add(&mut sum, unsafe { &*counted.get() });
     }
     if let Some(cache) = cache {
-        sum.add(&shared::store_all(&cache, request));
+        add(&mut sum, &shared::store_all(&cache, request));
     }
-    pg_sys::DestroyParallelContext(context);
-    pg_sys::ExitParallelMode();
+    // SAFETY: nothing refers to the context's memory any more.
+    unsafe {
+        pg_sys::DestroyParallelContext(context);
+        pg_sys::ExitParallelMode();
+    }
     sum
+}
+
+/// Adds what another process counted.
+fn add(sum: &mut Counters, other: &Counters) {
+    let sums: &mut [u64] = bytemuck::cast_slice_mut(std::slice::from_mut(sum));
+    let others: &[u64] = bytemuck::cast_slice(std::slice::from_ref(other));
+    for (sum, other) in sums.iter_mut().zip(others) {
+        *sum = sum.wrapping_add(*other);
+    }
 }
 
 /// Where a parallel worker begins.

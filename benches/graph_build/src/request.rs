@@ -100,14 +100,3 @@ pub struct Counters {
     /// Time on a processor, in nanoseconds; without the leader's where there are workers.
     pub cpu_nanoseconds: u64,
 }
-
-impl Counters {
-    /// Adds what another process counted.
-    pub fn add(&mut self, other: &Counters) {
-        let sums: &mut [u64] = bytemuck::cast_slice_mut(std::slice::from_mut(self));
-        let others: &[u64] = bytemuck::cast_slice(std::slice::from_ref(other));
-        for (sum, other) in sums.iter_mut().zip(others) {
-            *sum = sum.wrapping_add(*other);
-        }
-    }
-}

@@ -22,7 +22,8 @@ const _: () = assert!(DIMENSIONS % LANES == 0);
 /// A mapped file of vectors, with a count of the distances computed.
 pub struct Vectors {
     map: memmap2::Mmap,
-    distances: Cell<u64>,
+    /// Distances computed so far.
+    pub distances: Cell<u64>,
 }
 
 impl Vectors {
@@ -58,11 +59,6 @@ impl Vectors {
     pub fn distance(&self, a: &Vector, b: &Vector) -> f32 {
         self.distances.set(self.distances.get() + 1);
         distance(a, b)
-    }
-
-    /// Distances computed so far.
-    pub fn distances(&self) -> u64 {
-        self.distances.get()
     }
 }
 

@@ -84,7 +84,7 @@ impl Part<'_> {
             }
         };
         let cpu_nanoseconds = processor_time().saturating_sub(started).as_nanos() as u64;
-        Counters { distances: vectors.distances(), cpu_nanoseconds, ..counters }
+        Counters { distances: vectors.distances.get(), cpu_nanoseconds, ..counters }
     }
 
     fn run_private<C: private::Cache>(&mut self, vectors: &Vectors, lists: Private<'_, C>) -> Counters {

@@ -9,10 +9,11 @@
 //!
 //! Cost: quadratic in the number of candidates, of which a slab of 16 KiB has about 150 and one of 64 KiB about 300.
 
-use crate::engine::slab::class::{Class, ClassTable, MAX_CLASSES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
+use crate::engine::limits::{MAX_CLASSES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
+use crate::engine::slab::class::{Class, ClassTable, largest_slot_bytes};
 
-/// Steps per doubling where nothing was seen; the default of the engine.
-const STEPS: u32 = 16;
+/// One part of a slot in so many may be wasted where nothing was seen.
+const WASTE_PARTS: u32 = 16;
 /// Entries a bucket that the table is made for at least; at most twice as many, and twelve find room in its line.
 const ENTRIES_PER_BUCKET: f64 = 16.0;
 const UNIT: usize = SLOT_ALIGN_BYTES as usize;
@@ -43,7 +44,7 @@ impl SizeHistogram {
     pub(super) fn slot_sizes(&self, growth: f64) -> Vec<u32> {
         let largest = largest_slot_bytes(self.slab_bytes);
         let mut sizes = self.best_sizes(growth);
-        for size in ClassTable::geometric_slot_bytes(STEPS, self.slab_bytes).into_iter().chain([largest]) {
+        for size in ClassTable::geometric_slot_bytes(WASTE_PARTS, self.slab_bytes) {
             let at = sizes.partition_point(|&chosen| chosen < size);
             let below = if at == 0 { 0 } else { sizes[at - 1] };
             let known = sizes.get(at) == Some(&size);
@@ -103,12 +104,6 @@ pub(super) fn buckets(entries: f64) -> u64 {
     (entries / ENTRIES_PER_BUCKET).ceil().max(1.0) as u64
 }
 
-/// The largest slot that a configuration takes: at least eight of them lie in a slab.
-fn largest_slot_bytes(slab_bytes: u32) -> u32 {
-    let bytes = slab_bytes / 8 - 32;
-    bytes - bytes % SLOT_ALIGN_BYTES
-}
-
 /// Slot sizes that are the largest with their number of slots in a slab, with each slot's share of the slab.
 fn candidates(slab_bytes: u32) -> Vec<(u32, f64)> {
     let largest = largest_slot_bytes(slab_bytes);
@@ -160,7 +155,7 @@ mod tests {
     #[test]
     fn fitted_sizes_lose_no_more_than_geometric_ones() {
         for sizes in samples() {
-            let geometric = ClassTable::geometric_slot_bytes(STEPS, sizes.slab_bytes);
+            let geometric = ClassTable::geometric_slot_bytes(WASTE_PARTS, sizes.slab_bytes);
             let (fitted, geometric) = (lost_bytes(&sizes, &sizes.slot_sizes(1.0)), lost_bytes(&sizes, &geometric));
             assert!(fitted <= geometric, "{fitted} against {geometric}");
         }
@@ -170,7 +165,7 @@ mod tests {
     fn fitted_sizes_are_a_configuration_that_takes_every_size() {
         for sizes in samples() {
             let slots = sizes.slot_sizes(3.0);
-            let geometric = ClassTable::geometric_slot_bytes(STEPS, sizes.slab_bytes);
+            let geometric = ClassTable::geometric_slot_bytes(WASTE_PARTS, sizes.slab_bytes);
             assert_eq!(slots.last(), Some(&largest_slot_bytes(sizes.slab_bytes)));
             assert!(slots[0] <= geometric[0].max(sizes.best_sizes(3.0)[0]));
             let config = Config::bytes(64 << 20).partitions(1).slab_bytes(sizes.slab_bytes);
@@ -190,7 +185,7 @@ mod tests {
     fn without_entries_the_classes_are_geometric() {
         let sizes = SizeHistogram::new(16 << 10);
         assert!(sizes.best_sizes(1.0).is_empty());
-        let geometric = ClassTable::geometric_slot_bytes(STEPS, 16 << 10);
+        let geometric = ClassTable::geometric_slot_bytes(WASTE_PARTS, 16 << 10);
         let common = sizes.slot_sizes(1.0).iter().filter(|size| geometric.contains(size)).count();
         assert!(common + 1 >= geometric.len());
     }

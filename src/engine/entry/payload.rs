@@ -24,9 +24,9 @@
 use super::record::{Flags, Records};
 use crate::engine::hash::Key;
 use crate::engine::ids::{EntryIndex, Location};
+use crate::engine::limits::SLOT_ALIGN_BYTES;
 use crate::engine::memory::words::Word32;
 use crate::engine::slab::area::SlabArea;
-use crate::engine::slab::class::SLOT_ALIGN_BYTES;
 
 /// Bytes before the key in the slot of a value that lies in one.
 pub const HEADER_BYTES: usize = 8;
@@ -67,6 +67,11 @@ impl PayloadShape {
         }
         let first_part = largest_slot - CHAINED_HEADER_BYTES - padded(key_len);
         PayloadShape::Chained { head_bytes: largest_slot, first_part, part: largest_slot - HEADER_BYTES }
+    }
+
+    /// The longest key, given the largest slot: the first slot of a chain holds all of it.
+    pub fn most_key_bytes(largest_slot: usize) -> usize {
+        largest_slot - CHAINED_HEADER_BYTES
     }
 
     /// The most slots that an entry of `entry_bytes` (key plus value) can take.

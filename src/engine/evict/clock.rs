@@ -5,8 +5,8 @@
 //! A search puts back at most [`MAX_LAP`] entries: then the next goes though it was used, so that a lap over a cache of
 //! which every entry was used is shared by many searches.
 
-use super::queues::Queues;
-use super::{Candidates, Eviction, HitNeeds, Search, Totals};
+use super::eviction::{Candidates, Eviction, HitNeeds, Search};
+use super::queues::{Queues, Totals};
 use crate::engine::entry::record::{Flags, Record, Records};
 use crate::engine::findings::Findings;
 use crate::engine::hash::KeyHash;

@@ -54,7 +54,7 @@ impl GhostTable {
     /// Bytes of the table in a partition that can hold about so many entries: a cell for each, rounded down to a power
     /// of two.
     pub fn region_bytes(expected_entries: u64) -> usize {
-        let lines = (expected_entries / GHOST_CELLS as u64).max(1).min(1 << 31);
+        let lines = (expected_entries / GHOST_CELLS as u64).clamp(1, 1 << 31);
         size_of::<GhostLine>() << lines.ilog2()
     }
 

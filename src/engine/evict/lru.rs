@@ -1,7 +1,7 @@
 //! Exact least recently used: one list; a hit moves the entry to the head, the victim is the tail.
 
-use super::queues::Queues;
-use super::{Candidates, Eviction, HitNeeds, Search, Totals};
+use super::eviction::{Candidates, Eviction, HitNeeds, Search};
+use super::queues::{Queues, Totals};
 use crate::engine::entry::record::{Record, Records};
 use crate::engine::findings::Findings;
 use crate::engine::hash::KeyHash;

@@ -21,9 +21,9 @@
 //! be put back again, and each that it moves to main was inserted. At most [`MAX_LAP`] in one search: then the next goes.
 
 use super::clock::MAX_LAP;
+use super::eviction::{Candidates, Eviction, HitNeeds, Search};
 use super::ghost::GhostTable;
-use super::queues::Queues;
-use super::{Candidates, Eviction, HitNeeds, Search, Totals};
+use super::queues::{Queues, Totals};
 use crate::engine::entry::ENTRY_METADATA_BYTES;
 use crate::engine::entry::record::{Flags, MAX_USES, Record, Records};
 use crate::engine::findings::Findings;
@@ -174,7 +174,10 @@ impl Eviction for S3Fifo {
         // Entries of the small queue not met yet; and what is enough for each entry to be met in main with three uses,
         // two, one and none.
         let mut small_left = self.queues.state().small_len.get();
-        let mut main_left = 4 * u64::from(candidates.totals.entries);
+        let all_of_main = 4 * u64::from(candidates.totals.entries);
+        let mut main_left = all_of_main;
+        // Met in main one after the other, and none of them may go: after a lap, main has nothing.
+        let mut stay_in_main = 0;
         let mut put_back = 0;
         while small_left > 0 || main_left > 0 {
             let from_small = small_left > 0 && (main_left == 0 || self.small_is_next(candidates.totals));
@@ -196,17 +199,29 @@ impl Eviction for S3Fifo {
             let is_free = (candidates.may_evict)(entry);
             if is_free {
                 work.meet();
+                stay_in_main = 0;
+            } else if !from_small {
+                stay_in_main += 1;
+                if stay_in_main >= candidates.totals.entries - self.queues.state().small_len.get() {
+                    main_left = 0;
+                }
             }
             if is_free && (put_back >= MAX_LAP || uses < if from_small { USES_FOR_MAIN } else { 1 }) {
                 return Search::Victim(entry);
             }
             if !is_free && !work.pass_over(candidates.totals.entries) {
-                break;
+                main_left = 0;
+                if from_small {
+                    break;
+                }
             }
             put_back += u32::from(is_free);
             work.spend(u32::from(is_free));
             match (from_small, is_free) {
-                (true, true) => self.move_to_main(entry, (candidates.bytes_of)(entry)),
+                (true, true) => {
+                    self.move_to_main(entry, (candidates.bytes_of)(entry));
+                    main_left = all_of_main;
+                }
                 (true, false) => self.queues.requeue(list, list, entry, uses),
                 (false, _) => self.queues.requeue(list, list, entry, uses.saturating_sub(1)),
             }
@@ -313,18 +328,28 @@ mod tests {
                 return None;
             }
             let (mut small_left, mut main_left) = (self.small.len(), 4 * self.entries.len());
+            let mut stay_in_main = 0;
             while small_left + main_left > 0 {
                 let from_small = small_left > 0 && (main_left == 0 || self.small_is_next());
                 let queue = if from_small { &mut self.small } else { &mut self.main };
                 *(if from_small { &mut small_left } else { &mut main_left }) -= 1;
                 let Some(key) = queue.pop_front() else { continue };
                 let passed_over = self.pinned.contains(&key);
+                if passed_over && !from_small {
+                    stay_in_main += 1;
+                    if stay_in_main > self.main.len() {
+                        main_left = 0;
+                    }
+                } else if !passed_over {
+                    stay_in_main = 0;
+                }
                 let uses = &mut self.entries.get_mut(&key).unwrap().uses;
                 match (from_small, *uses) {
                     (true, _) if passed_over => self.small.push_back(key),
                     (true, 2..) => {
                         *uses = 0;
                         self.main.push_back(key);
+                        main_left = 4 * self.entries.len();
                     }
                     (false, 0) if passed_over => self.main.push_back(key),
                     (false, 1..) => {
@@ -495,6 +520,21 @@ mod tests {
         use_all(&mut world, [1, 2, 3]);
         world.run(Op::Insert(105, 1));
         assert_eq!((world.model.entries.len(), world.order.queues.state().small_len.get()), (3, 1));
+    }
+
+    #[test]
+    fn a_heavy_main_queue_of_which_nothing_may_go_leaves_the_small_one_its_turn() {
+        let mut world = World::new(0, u64::MAX);
+        world.run(Op::Insert(100, 1_000_000));
+        (0..2).for_each(|_| world.run(Op::Use(100)));
+        let entry = EntryIndex(100);
+        world.order.move_to_main(entry, 1_000_000);
+        world.model.small.clear();
+        world.model.main.push_back(100);
+        world.model.entries.get_mut(&100).unwrap().uses = 0;
+        world.run(Op::Pin(100));
+        (101..107).for_each(|key| world.run(Op::Insert(key, 10)));
+        assert_eq!(world.victim(), Search::Victim(EntryIndex(101)));
     }
 
     #[test]

@@ -23,8 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::area::SlabArea;
 use super::bitmap::{FreeBitmap, word_count};
-use super::class::{Class, ClassTable, MAX_CLASSES};
+use super::class::{Class, ClassTable};
 use crate::engine::ids::{ClassIndex, Location, SlabIndex};
+use crate::engine::limits::MAX_CLASSES;
 use crate::engine::memory::list::{Links, List};
 use crate::engine::memory::region::{Region, region_struct};
 use crate::engine::memory::words::{Word32, Word64};

@@ -3,6 +3,7 @@
 //! ```text
 //! bitmap     free bitmaps as views over words
 //! class      slab classes: which slot sizes exist
+//! sizing     sizes of slabs and classes by the size of a partition
 //! area       where slabs and slots lie
 //! allocator  slots by class, slabs from a pool
 //! ```
@@ -11,3 +12,4 @@ pub mod allocator;
 pub mod area;
 pub mod bitmap;
 pub mod class;
+pub mod sizing;

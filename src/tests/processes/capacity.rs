@@ -201,7 +201,7 @@ fn one_small_entry_in_fourteen_does_not_keep_the_directory_s_memory() {
 }
 
 fn every_slab_size_works_at_its_smallest() {
-    for slab_bytes in (14..=22).map(|bits| 1u32 << bits) {
+    for slab_bytes in (11..=22).map(|bits| 1u32 << bits) {
         for (partitions, policy) in [(1, Policy::Lru), (2, Policy::Clock), (1, Policy::S3Fifo)] {
             let base = |bytes| {
                 let config = Config::bytes(bytes).slab_bytes(slab_bytes).partitions(partitions).buckets(64);

@@ -40,6 +40,8 @@ fn write_forever<L: Locks>(cache: &SharedCache<L>, seed: u64) {
     let mut out = Vec::new();
     loop {
         let number = random.below(1500) as u32;
+        // So that not nearly every kill meets a change.
+        (0..8).for_each(|_| _ = cache.peek(&key(random.below(1500) as u32), &mut out));
         match random.below(20) {
             0..=14 => _ = cache.put(&key(number), &value(number, random.next() as u32, random.value_len())),
             15 => _ = cache.remove(&key(number)),

@@ -144,11 +144,11 @@ fn wrong_values_are_refused_with_value_and_range() {
     let bytes = || Config::bytes(1 << 20);
     let explicit = |sizes: &[u32]| bytes().slab_bytes(16 << 10).classes(Classes::Explicit(sizes.to_vec()));
     let cases: Vec<(Config, &[&str])> = vec![
-        (bytes().slab_bytes(0), &["slab size of 0 bytes", "power of two", "16384", "4194304"]),
-        (bytes().slab_bytes(3000), &["3000", "power of two", "16384", "4194304"]),
-        (bytes().slab_bytes(12_345), &["12345", "16384", "4194304"]),
-        (bytes().slab_bytes(8 << 10), &["8192", "16384", "4194304"]),
-        (bytes().slab_bytes(8 << 20), &["8388608", "16384", "4194304"]),
+        (bytes().slab_bytes(0), &["slab size of 0 bytes", "power of two", "2048", "4194304"]),
+        (bytes().slab_bytes(3000), &["3000", "power of two", "2048", "4194304"]),
+        (bytes().slab_bytes(12_345), &["12345", "2048", "4194304"]),
+        (bytes().slab_bytes(1 << 10), &["1024", "2048", "4194304"]),
+        (bytes().slab_bytes(8 << 20), &["8388608", "2048", "4194304"]),
         (bytes().slab_bytes(u32::MAX), &["4294967295", "4194304"]),
         (bytes().partitions(0), &["0 partitions", "power of two", "1 to 64"]),
         (bytes().partitions(3), &["3 partitions", "power of two", "1 to 64"]),
@@ -157,8 +157,8 @@ fn wrong_values_are_refused_with_value_and_range() {
         (bytes().buckets(0), &["0 buckets", "1 to 1073741824"]),
         (bytes().buckets((1 << 30) + 1), &["1073741825 buckets", "1 to 1073741824"]),
         (bytes().buckets(u64::MAX), &["18446744073709551615", "1073741824"]),
-        (bytes().classes(Classes::Geometric(0)), &["0 slab classes", "4, 8 or 16"]),
-        (bytes().classes(Classes::Geometric(12)), &["12 slab classes", "4, 8 or 16"]),
+        (bytes().classes(Classes::Geometric(0)), &["one part in 0", "4, 8 or 16"]),
+        (bytes().classes(Classes::Geometric(12)), &["one part in 12", "4, 8 or 16"]),
         (explicit(&[]), &["0 slot sizes", "1 to 255"]),
         (explicit(&(1..=256).map(|index| 24 + 8 * index).collect::<Vec<_>>()), &["256 slot sizes", "1 to 255"]),
         (explicit(&[0]), &["slot size of 0", "multiple of 8", "24", "2048"]),
@@ -176,7 +176,8 @@ fn wrong_values_are_refused_with_value_and_range() {
         (Config::bytes(0), &["0 bytes", "too few", "at least"]),
         (Config::bytes(100_000).partitions(1).slab_bytes(16 << 10), &["100000 bytes", "too few", "16384"]),
         (Config::bytes(10 << 20).slab_bytes(4 << 20), &["10485760 bytes", "too few", "4194304"]),
-        (Config::bytes(1 << 20).partitions(64), &["1048576 bytes", "too few", "64 partition"]),
+        (Config::bytes(1 << 20).partitions(64), &["1048576 bytes", "too few", "64 partition", "fewer partitions"]),
+        (Config::bytes(1 << 20).partitions(4), &["1048576 bytes", "too few", "4 partition", "fewer partitions"]),
         (Config::bytes(MAX_REGION_BYTES + 1).partitions(64), &["137438953473", "at most 137438953472"]),
         (Config::bytes(usize::MAX), &["18446744073709551615", "at most 137438953472"]),
     ];
@@ -190,8 +191,10 @@ fn wrong_values_are_refused_with_value_and_range() {
 }
 
 fn the_memory_that_a_refusal_asks_for_is_enough() {
-    let configs: [fn(usize) -> Config; 6] = [
+    let configs: [fn(usize) -> Config; 8] = [
         Config::bytes,
+        |bytes| Config::bytes(bytes).slab_bytes(16 << 10),
+        |bytes| Config::bytes(bytes).partitions(2),
         |bytes| Config::bytes(bytes).partitions(1).buckets(100),
         |bytes| Config::bytes(bytes).partitions(8),
         |bytes| Config::bytes(bytes).partitions(64).slab_bytes(64 << 10),
@@ -199,7 +202,7 @@ fn the_memory_that_a_refusal_asks_for_is_enough() {
         |bytes| Config::bytes(bytes).policy(Policy::S3Fifo),
     ];
     for config in configs {
-        for given in [0, 1000, 100_000] {
+        for given in [0, 1000, 20_000] {
             let Err(ConfigError::TooSmall { needed, .. }) = config(given).region_bytes() else {
                 panic!("{given} is enough")
             };
@@ -249,7 +252,7 @@ fn the_smallest_slots_are_refused_or_work() {
 fn region_bytes_is_what_private_allocates() {
     let mut configs = Vec::new();
     for partitions in [1, 2, 8] {
-        for bytes in [2_000_000, 2_000_001, 3 << 20, (4 << 20) - 63] {
+        for bytes in [4_000_000, 4_000_001, 6 << 20, (8 << 20) - 63] {
             configs.push(Config::bytes(bytes).partitions(partitions));
         }
         for (count, max_entry_bytes) in [(8, 1), (100, 24), (1000, 2000), (20, 50_000)] {

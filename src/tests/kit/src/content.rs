@@ -22,7 +22,6 @@
 //! Limit: a value shorter than its mark has only that much of it to tell it from another.
 
 use std::fmt;
-use std::sync::LazyLock;
 
 const MARK_BYTES: usize = size_of::<u64>();
 /// Version and length.
@@ -33,18 +32,24 @@ const WINDOW_STARTS: usize = 1 << 14;
 /// The pattern's period behind that: a longer value repeats it.
 const WINDOW_BYTES: usize = 1 << 16;
 
-static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+/// Made when this is compiled, so that a process which lives for microseconds need not make it.
+static PATTERN: [u8; WINDOW_STARTS + WINDOW_BYTES] = {
+    let mut bytes = [0; WINDOW_STARTS + WINDOW_BYTES];
     let mut random = Random(0);
-    (0..(WINDOW_STARTS + WINDOW_BYTES) / 8).flat_map(|_| random.next().to_le_bytes()).collect()
-});
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = (random.next() >> 56) as u8;
+        at += 1;
+    }
+    bytes
+};
 
 /// A small random generator (SplitMix64, by Sebastiano Vigna): the same numbers for the same seed.
 pub struct Random(pub u64);
 
 impl Random {
     /// The next 64 bits.
-    #[expect(clippy::should_implement_trait, reason = "numbers without end are no iterator's to tell")]
-    pub fn next(&mut self) -> u64 {
+    pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
@@ -65,7 +70,7 @@ impl Random {
     }
 }
 
-fn mix(mut bits: u64) -> u64 {
+const fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ bits >> 31

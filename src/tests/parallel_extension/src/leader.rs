@@ -225,7 +225,7 @@ pub fn attach_refusals() -> Vec<String> {
         assert_eq!(attached.get(&1).expect("text"), Some("one".to_owned()));
         let wrong = [(NOBODYS_KEY, tag), (CONTROL_KEY, tag), (CACHE_KEY, 8)];
         let mut refusals =
-            wrong.map(|(key, tag)| attach(key, tag).err().expect("not the same cache").to_string()).to_vec();
+            wrong.map(|(key, tag)| attach(key, tag).expect_err("not the same cache").to_string()).to_vec();
         let of_other_types = TypedCache::<String, String, _>::over(attach(CACHE_KEY, tag).expect("the same cache"));
         refusals.push(of_other_types.expect_err("other types").to_string());
         drop((cache, attached));

@@ -1,0 +1,97 @@
+//! The door to a policy: what every one does.
+//!
+//! Every policy keeps each entry in one list, passes over entries that may not be evicted (many of them go to the head of
+//! their list: whoever holds them is using them), and bounds a search by the work of its operation.
+//!
+//! Locking: lists are changed under the exclusive lock; [`Eviction::mark`] runs under the shared one, and
+//! [`Eviction::hit`] without any.
+
+use super::queues::Totals;
+use crate::engine::entry::record::Record;
+use crate::engine::findings::Findings;
+use crate::engine::hash::KeyHash;
+use crate::engine::ids::EntryIndex;
+use crate::engine::work::Work;
+
+/// What a hit has to do for the order of eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HitNeeds {
+    /// Nothing: an optimistic read suffices.
+    Nothing,
+    /// [`Eviction::mark`], under the lock in any mode.
+    Mark,
+    /// [`Eviction::promote`], under the exclusive lock.
+    ExclusiveLock,
+}
+
+/// What a search for the next entry to evict found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// This one.
+    Victim(EntryIndex),
+    /// None of the entries may be evicted.
+    NothingToEvict,
+    /// Nothing yet: the lock has been held long enough.
+    OutOfWork,
+}
+
+/// Which entries a search may find: of a partition with these totals, those that the function accepts.
+pub struct Candidates<'a> {
+    /// What the partition holds.
+    pub totals: Totals,
+    /// Whether an entry may be evicted.
+    pub may_evict: &'a dyn Fn(EntryIndex) -> bool,
+    /// The bytes of an entry.
+    pub bytes_of: &'a dyn Fn(EntryIndex) -> u64,
+}
+
+/// A policy. An entry's `bytes` are those of its key and value.
+pub trait Eviction {
+    /// Whether every hit moves its entry, so that a read that counts as a use takes the exclusive lock at once.
+    fn promotes_on_hit(&self) -> bool {
+        false
+    }
+
+    /// Starts without entries.
+    fn format(&mut self);
+
+    /// A new entry. `totals` are those without it.
+    fn insert(&mut self, entry: EntryIndex, hash: KeyHash, bytes: u64, totals: Totals);
+
+    /// An entry goes, evicted or not.
+    fn remove(&mut self, entry: EntryIndex, bytes: u64);
+
+    /// An entry is about to be evicted: what is to be remembered of it.
+    fn note_eviction(&mut self, _entry: EntryIndex, _hash: KeyHash) {}
+
+    /// `new` takes the place of `old`, which goes.
+    fn replace(&mut self, old: EntryIndex, old_bytes: u64, new: EntryIndex, new_bytes: u64);
+
+    /// An entry's value was replaced.
+    fn resize(&mut self, _entry: EntryIndex, _bytes_before: u64, _bytes: u64) {}
+
+    /// What a hit needs. Safe beside writers; the answer may be of another entry then.
+    fn hit(&self, record: &Record) -> HitNeeds;
+
+    /// Notes a use under the lock in any mode, where [`HitNeeds::Mark`] asks for it.
+    fn mark(&self, _entry: EntryIndex) {}
+
+    /// Notes a use under the exclusive lock, whatever is needed.
+    fn promote(&mut self, entry: EntryIndex);
+
+    /// Whether a use is noted that the next search will honour.
+    fn is_marked(&self, record: &Record) -> bool;
+
+    /// The entry to evict next. It stays in its list.
+    fn victim(&mut self, candidates: &Candidates<'_>, work: &mut Work) -> Search;
+
+    /// The entry that a search looks at first.
+    fn oldest(&self, totals: Totals) -> Option<EntryIndex>;
+
+    /// Counts insertions and uses; ages are told by it.
+    fn tick(&self) -> u32;
+
+    /// Checks the lists: each entry is in one of them, once. `bytes_of` gives the bytes of a live entry, and `None` for
+    /// anything else.
+    fn validate(&self, totals: Totals, bytes_of: &dyn Fn(EntryIndex) -> Option<u64>, findings: &mut Findings);
+}
