@@ -17,6 +17,8 @@ use testkit as support;
 mod builder_crash;
 #[path = "exhaustive/crash.rs"]
 mod crash;
+#[path = "exhaustive/damage.rs"]
+mod damage;
 #[path = "exhaustive/layout.rs"]
 mod layout;
 #[path = "exhaustive/operations.rs"]
@@ -35,5 +37,11 @@ mod world;
 fn main() -> std::process::ExitCode {
     let arguments = runner::Arguments::parse();
     let extent = arguments.extent();
-    runner::run(&arguments, vec![crash::part(extent), builder_crash::part(extent), reads::part(extent)])
+    let parts = vec![
+        crash::part(extent),
+        builder_crash::part(extent),
+        reads::part(extent),
+        damage::part(extent, arguments.region()),
+    ];
+    runner::run(&arguments, parts)
 }

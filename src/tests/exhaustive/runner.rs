@@ -1,8 +1,8 @@
 //! Runs the parts case by case, each case in a process of its own and as many at a time as there are processors, and
 //! closes each part with one line that says how much was seen.
 //!
-//! The command line: `--all` for everything instead of the part that `make test` runs; `--list`; words that a case's
-//! name must contain one of. A case that does not end is killed after [`TIME_LIMIT`] and has failed.
+//! The command line: `--all` for everything instead of the part that `make test` runs; `--region NUMBER` for one
+//! damaged region of each shape; `--list`; words that a case's name must contain one of. A case that does not end is killed after [`TIME_LIMIT`] and has failed.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +62,7 @@ pub struct Part {
 /// The command line.
 pub struct Arguments {
     extent: Extent,
+    region: Option<u64>,
     list: bool,
     filters: Vec<String>,
 }
@@ -69,9 +70,11 @@ pub struct Arguments {
 impl Arguments {
     /// Those that this process was started with.
     pub fn parse() -> Arguments {
-        let mut arguments = Arguments { extent: Extent::Sample, list: false, filters: Vec::new() };
-        for argument in std::env::args().skip(1) {
+        let mut arguments = Arguments { extent: Extent::Sample, region: None, list: false, filters: Vec::new() };
+        let mut given = std::env::args().skip(1);
+        while let Some(argument) = given.next() {
             match argument.as_str() {
+                "--region" => arguments.region = given.next().and_then(|number| number.parse().ok()),
                 "--all" => arguments.extent = Extent::All,
                 "--list" => arguments.list = true,
                 other if other.starts_with('-') => (),
@@ -84,6 +87,11 @@ impl Arguments {
     /// How much to run.
     pub fn extent(&self) -> Extent {
         self.extent
+    }
+
+    /// The damaged region to run alone.
+    pub fn region(&self) -> Option<u64> {
+        self.region
     }
 
     fn wants(&self, part: &Part, case: &Case) -> bool {
