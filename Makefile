@@ -38,7 +38,7 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup packages build install demo test bench bench-postgres bench-build lint clean
+.PHONY: help setup packages build install demo test exhaustive bench bench-postgres bench-build lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ demo: install ## replay a recorded index build through one shared cache
 
 test: install ## run every test, and count them
 	@bash src/tests/run.sh
+
+exhaustive: setup ## every crash, every interleaving of a read, 120,000 damaged regions: some ten minutes
+	cargo test --release --no-default-features --test exhaustive -- --all
 
 bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; TRACES=folder, SIZES=file.json)
 	cargo run --release -p report -- $(if $(FULL),--full) $(if $(TRACES),--traces '$(TRACES)') $(if $(SIZES),--sizes '$(SIZES)')

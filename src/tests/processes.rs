@@ -16,6 +16,7 @@
 //! - `builder`   Workers over one cache in front of one store lose no update, never wait for each other in a circle
 //!   (`builder_waits`), and leave nothing behind when they fail (`builder_faults`).
 //! - `resources`  What a process holds is given back once, by that process: forks and exit callbacks change nothing.
+//! - `bounded`   Work under one hold of a lock, what a pin keeps, rounds of compaction and generations are bounded.
 //! - `edge_cases`      Lengths of 0 and the longest, many pins, panics, odd numbers.
 //!
 //! Each scenario runs in a process of its own, forked from one without threads (see `testkit::runner`); numbers are
@@ -26,6 +27,8 @@ use testkit as support;
 
 #[path = "processes/accounting.rs"]
 mod accounting;
+#[path = "processes/bounded.rs"]
+mod bounded;
 #[path = "processes/builder.rs"]
 mod builder;
 #[path = "processes/builder_faults.rs"]
@@ -61,6 +64,7 @@ fn main() -> std::process::ExitCode {
         rejected_input::SCENARIOS,
         capacity::SCENARIOS,
         compact::SCENARIOS,
+        bounded::SCENARIOS,
         edge_cases::SCENARIOS,
         resources::SCENARIOS,
         builder::SCENARIOS,

@@ -26,6 +26,7 @@ run() {
 
 run cargo test --no-default-features --no-fail-fast
 run cargo test --package pg_shared_lru --no-default-features --features pg15 --lib pg::
+run cargo test --release --no-default-features --test exhaustive
 run cargo test --package report
 run cargo test --no-default-features --features cluster_tests --test postgres
 run cargo test --package graph_build

@@ -133,6 +133,7 @@ pub fn check(operation: &Operation, policy: Policy, states: usize, tally: &Tally
     });
     let mut findings = Findings::default();
     let (mut recovered, mut marked) = (0, 0);
+    let states = if operation.in_full { usize::MAX } else { states };
     recording.visit(states, |instruction, image| {
         let is_marked = World::is_marked_damaged(image);
         recovered += 1;

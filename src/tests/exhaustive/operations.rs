@@ -27,11 +27,13 @@ pub struct Operation {
     pub run: Deed,
     /// Pins that the operation itself may leave when its process dies.
     pub own_pins: u64,
+    /// Whether a sample has all of its states: where few of them are the ones that matter.
+    pub in_full: bool,
 }
 
 impl Operation {
     fn new(name: &'static str, prepare: Deed, run: Deed) -> Operation {
-        Operation { name, buckets: 16, prepare, pins: &[], arrange: |_, _| (), run, own_pins: 0 }
+        Operation { name, buckets: 16, prepare, pins: &[], arrange: |_, _| (), run, own_pins: 0, in_full: false }
     }
 
     fn pinned(self, pins: &'static [u32]) -> Operation {
@@ -48,6 +50,10 @@ impl Operation {
 
     fn leaves_pins(self, own_pins: u64) -> Operation {
         Operation { own_pins, ..self }
+    }
+
+    fn in_full(self) -> Operation {
+        Operation { in_full: true, ..self }
     }
 
     /// The configuration of its cache.
@@ -166,7 +172,7 @@ pub fn operations() -> Vec<Operation> {
         Operation::new("the first put", |_, _| (), |_, c| put(c, NEW, 100)),
         Operation::new("a new key", |_, c| fill(c, 0..50, 300), |_, c| put(c, NEW, 100)),
         Operation::new("a new key with a chained value", |_, c| fill(c, 0..20, 300), |_, c| put(c, NEW, 6000)),
-        Operation::new("the directory grows into a slab that had values", recycled, |_, c| put(c, NEW, 8)),
+        Operation::new("the directory grows into a slab that had values", recycled, |_, c| put(c, NEW, 8)).in_full(),
         Operation::new("a value is replaced in place", |_, c| fill(c, 0..20, 300), |_, c| put(c, 3, 301)),
         Operation::new("a value is replaced by another class", |_, c| fill(c, 0..20, 300), |_, c| put(c, 3, 900)),
         Operation::new("a value is replaced by a chained one", |_, c| fill(c, 0..20, 300), |_, c| put(c, 3, 5900)),
