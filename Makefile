@@ -82,6 +82,7 @@ lint: setup ## formatting, and clippy with and without PostgreSQL, and with the 
 	cargo clippy --no-default-features --features cluster_tests --all-targets -- -D warnings
 	cargo clippy --no-default-features --features pg15,cluster_tests --all-targets -- -D warnings
 	cargo clippy --features cluster_tests --all-targets -- -D warnings
+	cargo clippy --no-default-features --test exhaustive -- -D warnings
 	cargo clippy --package parallel_extension -- -D warnings
 	cargo clippy --package graph_build --package report --all-targets -- -D warnings
 	cargo fmt --manifest-path $(PGRX_0_16) --check
