@@ -62,7 +62,7 @@ pub(super) fn define() {
     GucRegistry::define_int_guc(
         c"pg_shared_lru.slab_size",
         c"Default slab size of new caches.",
-        c"A power of two from 16 kB to 4 MB; 0 chooses it from the cache's size.",
+        c"A power of two from 2 kB to 4 MB; 0 chooses it from the cache's size.",
         &SLAB_SIZE_KB,
         0,
         (Config::MAX_SLAB_BYTES >> 10) as i32,

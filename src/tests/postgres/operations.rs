@@ -304,7 +304,8 @@ fn the_views_add_up() {
     );
     assert_eq!(stats, "800 900 300 0.75 900 100 0 100 0 0");
     let memory: String = backend.one(
-        "SELECT concat_ws(' ', region_bytes, fixed_bytes + directory_bytes + data_bytes + free_bytes <= region_bytes,
+        "SELECT concat_ws(' ', region_bytes,
+                          fixed_bytes + directory_bytes + data_bytes + bucket_bytes + free_bytes = region_bytes,
                           payload_bytes = live_bytes, utilisation > payload_ratio, utilisation < 1, slabs_free < slabs_total,
                           bucket_load > 0, longest_chain < 10)
            FROM shared_lru.memory JOIN shared_lru.stats USING (cache)",
