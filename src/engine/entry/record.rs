@@ -80,12 +80,6 @@ impl Flags {
         Flags(self.0 | others.0)
     }
 
-    /// Whether all of those are among these.
-    #[inline]
-    pub const fn contain(self, others: Flags) -> bool {
-        self.0 & others.0 == others.0
-    }
-
     /// Whether these have nothing that is not among those.
     #[inline]
     pub const fn are_within(self, others: Flags) -> bool {

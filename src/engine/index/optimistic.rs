@@ -328,12 +328,6 @@ impl UnlockedPartition {
         self.order.hit(self.records.get(version.entry)) == HitNeeds::Nothing
     }
 
-    /// Asks the processor to fetch the record of a version.
-    #[inline]
-    pub fn prefetch_version(&self, version: &Version) {
-        self.records.prefetch(version.entry);
-    }
-
     /// Fetches a key's bucket. The waits of many lookups for their bucket, record and slot overlap if each step is
     /// taken for all of them together. Hints only: what is read to find the next step may be anything, and leads to a
     /// prefetch of something in the partition or to none.

@@ -152,19 +152,6 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), len_bytes) }
     }
 
-    /// The bytes of a pinned value, free of the borrow of the partition.
-    ///
-    /// # Safety
-    ///
-    /// - The entry that owns the bytes stays pinned while the slice is used.
-    /// - The region stays mapped while the slice is used.
-    #[inline]
-    pub unsafe fn pinned_bytes<'a>(&self, offset: usize, len_bytes: usize) -> &'a [u8] {
-        self.check(offset, len_bytes);
-        // SAFETY: in bounds (checked); a pinned slot is neither written, moved nor freed.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), len_bytes) }
-    }
-
     /// Writes plain bytes, as words: the last one whole, with zeros behind the bytes. `offset` is a multiple of 8. The
     /// place is the caller's own: by the exclusive lock, or because nothing leads to it yet.
     #[inline]
