@@ -25,6 +25,9 @@ super::scenarios![bounded:
 /// Entries that one hold of a lock may touch: what takes a millisecond if none is in the processor's caches.
 const BATCH: u64 = 1024;
 
+/// A figure of the cache of which a hold of a lock may change only so much.
+type Measure = fn(&SharedCache<FreeLocks>) -> u64;
+
 /// Locks of one process that count what happens under each hold.
 #[derive(Clone, Default)]
 struct CountedLocks(Rc<Counted>);
@@ -32,7 +35,7 @@ struct CountedLocks(Rc<Counted>);
 #[derive(Default)]
 struct Counted {
     observer: OnceCell<SharedCache<FreeLocks>>,
-    measure: Cell<Option<fn(&SharedCache<FreeLocks>) -> u64>>,
+    measure: Cell<Option<Measure>>,
     before: Cell<u64>,
     most: Cell<u64>,
 }
@@ -43,7 +46,7 @@ impl CountedLocks {
     }
 
     /// The most that one hold has changed of what `measure` says, while `body` ran.
-    fn most_under_a_hold(&self, measure: fn(&SharedCache<FreeLocks>) -> u64, body: impl FnOnce()) -> u64 {
+    fn most_under_a_hold(&self, measure: Measure, body: impl FnOnce()) -> u64 {
         self.0.most.set(0);
         self.0.measure.set(Some(measure));
         body();
