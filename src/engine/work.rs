@@ -21,7 +21,7 @@ impl Default for Work {
 
 impl Work {
     /// Units of one hold.
-    pub const UNITS_A_HOLD: u32 = 512;
+    pub const UNITS_A_HOLD: u32 = 256;
     /// What it costs to evict an entry: its own lines, its neighbours', its bucket's.
     pub const EVICTION: u32 = 2;
     /// Bytes that may be copied for a unit.
