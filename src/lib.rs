@@ -45,9 +45,11 @@
 //! it. With the policies `clock` and `s3-fifo` a hit takes none. A process that dies in the middle of a change costs the
 //! entries of one partition; entries may be lost, never wrong.
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, missing_debug_implementations, clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 pub mod adapters;
+/// What one partition is made of. Not part of the interface: it is public for the project's own tests and programs.
+#[doc(hidden)]
 pub mod engine;
 #[cfg(feature = "pg15")]
 pub mod pg;

@@ -99,6 +99,7 @@ impl Evicted {
 }
 
 /// What becomes of evicted entries.
+#[derive(Debug)]
 pub enum OnEvict<'a> {
     /// They are dropped.
     Discard,

@@ -109,6 +109,7 @@ pub enum Unfinished {
 }
 
 /// Where an entry goes that is taken out.
+#[derive(Debug)]
 pub enum Collect<'a> {
     /// Nowhere.
     Nothing,
@@ -147,6 +148,7 @@ pub enum Expected {
 }
 
 /// What becomes of entries that must make way in front of a store.
+#[derive(Debug)]
 pub struct WriteBack<'a> {
     /// The process to which a dirty one is leased.
     pub owner: u32,

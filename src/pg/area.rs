@@ -50,6 +50,10 @@ static PREVIOUS_REQUEST_HOOK: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS_STARTUP_HOOK: AtomicUsize = AtomicUsize::new(0);
 
 /// Asks for an area. Only while the postmaster loads `shared_preload_libraries`, once per library.
+///
+/// # Panics
+///
+/// If an area was requested before.
 pub fn request(area: AreaRequest) {
     assert!(REQUEST.set(area).is_ok(), "an area was requested before");
     // SAFETY: runs in the postmaster's only thread while it loads libraries; the hooks have the right types, and those
@@ -160,6 +164,7 @@ impl Offsets {
 }
 
 /// The parts of the area in this process.
+#[derive(Debug)]
 struct Places {
     slots: &'static [CacheSlot],
     /// `MAX_PARTITIONS` for each slot.
@@ -172,7 +177,7 @@ struct Places {
 }
 
 /// The area, seen from this process.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Area(&'static Places);
 
 impl Area {

@@ -36,7 +36,7 @@ pub struct Listing {
 }
 
 /// Which caches there are.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Catalog(Area);
 
 /// Marks a slot until it is told how that ended.
@@ -206,7 +206,7 @@ impl Catalog {
         let locks = LwLocks::new(self.0, listing.slot, listing.life).by_dropper();
         locks.wait_for_users();
         // From here on nothing can be taken in hand. What is so damaged that it cannot be attached is in nobody's.
-        let used = self.over(listing, locks).map_or(0, |cache| cache.under_way().total());
+        let used = self.over(listing, locks).map_or(0, |cache| cache.in_flight().total());
         if used > 0 {
             return Err(CacheError::InUse(listing.name.clone(), used));
         }

@@ -34,7 +34,7 @@ struct PartitionLock {
 const _: () = assert!(size_of::<PartitionLock>() == 128);
 
 /// The locks of a cache that was made by [`parallel`](super::parallel). Copies are the same locks.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct DsmLocks {
     first: NonNull<PartitionLock>,
     count: usize,

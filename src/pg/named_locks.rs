@@ -30,6 +30,7 @@ use crate::shared::lock::{LockMode, Locks, Tenancy};
 const SLEEP_MS: std::ffi::c_long = 1;
 
 /// The locks of one cache's partitions, valid for one life of its slot in the catalog.
+#[derive(Debug)]
 pub struct LwLocks {
     slot: &'static CacheSlot,
     life: Life,

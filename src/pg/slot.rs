@@ -74,6 +74,7 @@ impl From<Name> for String {
 
 /// One named cache, or room for one.
 #[repr(C)]
+#[derive(Debug)]
 pub(super) struct CacheSlot {
     /// Number of the life and phase.
     life: Word64,

@@ -12,6 +12,7 @@ use crate::engine::hash::KeyHash;
 /// counters.
 ///
 /// A table (`hashbrown`) over one buffer: lookups by key and iteration in order need no second copy.
+#[derive(Debug)]
 pub struct Parts {
     entries: Evicted,
     /// Positions in the order of draining.
@@ -50,7 +51,12 @@ impl<L: Locks> SharedCache<L> {
     ///
     /// The order is that of eviction, as if one entry after the other had to make way: exact with one partition; with
     /// several, each partition's order is kept and the partitions are merged by age. With policy `s3-fifo` that is: the
-    /// small queue's entries until less than a tenth of what is left is theirs, then main's and theirs in turn. Memory: keys and values once, and about 30 bytes an entry.
+    /// small queue's entries until less than a tenth of what is left is theirs, then main's and theirs in turn. Memory:
+    /// keys and values once, and about 30 bytes an entry.
+    ///
+    /// # Panics
+    ///
+    /// If there is no memory for them.
     pub fn into_parts(self) -> Parts {
         let stats = self.stats();
         let mut entries = Evicted::default();

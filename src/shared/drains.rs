@@ -168,6 +168,10 @@ impl<L: Locks> SharedCache<L> {
 
     /// Removes at most `limit` entries of a partition, in the order of eviction, and appends them to `drained` as long as
     /// that has room without growing (see [`Evicted::try_reserve`]). One step of a drain: a thousand entries at most.
+    ///
+    /// # Panics
+    ///
+    /// If the partition does not exist.
     pub fn drain_within(&self, partition: usize, limit: usize, drained: &mut Evicted) -> Drained {
         let limit = limit.min(BATCH_ENTRIES);
         let before = drained.len();

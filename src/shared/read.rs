@@ -149,6 +149,7 @@ impl<L: Locks> SharedCache<L> {
     ///
     /// There is no memory for the value; `out` is empty.
     #[inline]
+    #[allow(clippy::missing_panics_doc, reason = "a vector has no room for want of memory, and says so")]
     pub fn try_get(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool, TryReserveError> {
         out.clear();
         let mut buffer = Appended::to(out);
@@ -160,6 +161,10 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// As [`SharedCache::get`], with the value's version, by which it can be recognised later.
+    ///
+    /// # Panics
+    ///
+    /// As there.
     pub fn get_versioned(&self, key: &[u8], out: &mut Vec<u8>) -> Option<Version> {
         out.clear();
         match self.look_up(self.key(key), Use::Counted, &mut Appended::to(out)) {

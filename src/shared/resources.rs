@@ -131,8 +131,8 @@ impl<L: Locks> Drop for PinGuard<'_, L> {
 }
 
 impl<L: Locks> SharedCache<L> {
-    /// Gives back every pin, ticket and load that this handle holds in this process: for exit callbacks, where
-    /// destructors do not run. The guards of what was given back do nothing from here on: a ticket that is finished says
+    /// Gives back every pin, write-back and load that this handle holds in this process: for exit callbacks, where
+    /// destructors do not run. The guards of what was given back do nothing from here on: a write-back that is finished says
     /// `false`, a load that is stored is stale. The handle can be used on.
     ///
     /// Takes the lock of each resource's partition, where there is need to, one after the other.

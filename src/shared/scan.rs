@@ -68,6 +68,7 @@ pub struct EntrySnapshot {
 /// Iterates over all entries; see [`SharedCache::iter`].
 ///
 /// `C` is any way to hold on to a cache: a reference, or an `Rc`.
+#[derive(Debug)]
 pub struct Entries<C> {
     cache: C,
     cursor: Option<Cursor>,

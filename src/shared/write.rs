@@ -85,6 +85,7 @@ impl<L: Locks> SharedCache<L> {
     /// # Errors
     ///
     /// As there.
+    #[allow(clippy::missing_panics_doc, reason = "the key was stored under the lock that is held")]
     pub fn put_versioned(&self, key: &[u8], value: &[u8]) -> Result<(Put, Option<Version>), PushError> {
         let (index, hashed) = self.key(key);
         let mut work = Work::new();

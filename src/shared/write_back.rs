@@ -1,13 +1,14 @@
 //! A cache in front of a store that many workers share: loads that happen once, stores that lose no update, write-backs
-//! without a lock. The engine's part is in `engine::write_back` and `engine::claims`; `adapters::builder` puts types on top.
+//! without a lock. The engine's part is `engine::flight`; `adapters::builder` puts types on top.
 //!
-//! Who waits for whom: a thread that holds nothing (no pin, no claim, of any cache) may wait for those that do. One that
-//! holds something does not wait: it is told [`Step::Blocked`] or [`LoadStep::Taken`] and finds another way. So whoever is
+//! Who waits for whom: a thread that holds nothing (no pin, no lease, of any cache) may wait for those that do. One that
+//! holds something does not wait: it is told [`StoreStep::Blocked`] or [`LoadStep::Taken`] and finds another way. So whoever is
 //! waited for goes on, and no circle of waiting workers can close.
 //!
-//! Locking: one partition at a time, as everywhere; nothing of the caller's runs under it. Tickets and loads are guards:
+//! Locking: one partition at a time, as everywhere; nothing of the caller's runs under it. Write-backs and loads are guards:
 //! dropped without having been finished, as by an error that unwinds, they are undone.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,8 @@ use super::lock::Locks;
 use super::process::is_alive;
 use super::resources::{HeldResource, Registration, thread_holds_something};
 use crate::engine::evicted::{Evicted, OnEvict};
-use crate::engine::flight::inflight::{Concurrency, LeaseId};
+pub use crate::engine::flight::inflight::Concurrency;
+use crate::engine::flight::inflight::LeaseId;
 use crate::engine::flight::version::Version;
 use crate::engine::hash::KeyHash;
 use crate::engine::ids::{EntryId, EntryIndex};
@@ -26,7 +28,7 @@ use crate::engine::work::Work;
 /// How long to wait before looking again, whatever is known of the others.
 const WAIT_SLICE: Duration = Duration::from_millis(20);
 
-/// A claim that is given back when this drops. Belongs to the thread that made it.
+/// A lease that is given back when this drops. Belongs to the thread that made it.
 struct LeaseGuard<'a, L: Locks> {
     cache: &'a SharedCache<L>,
     partition: usize,
@@ -42,12 +44,12 @@ impl<'a, L: Locks> LeaseGuard<'a, L> {
         LeaseGuard { cache, partition, lease, registration, has_ended: false, thread: PhantomData }
     }
 
-    /// Whether the claim is still this process's: not given back by `release_all`, not inherited over `fork`.
+    /// Whether the lease is still this process's: not given back by `release_all`, not inherited over `fork`.
     fn is_held(&self) -> bool {
         self.cache.resources.is_held(self.registration)
     }
 
-    /// Notes that the claim was ended, under the lock that its end belongs to.
+    /// Notes that the lease was ended, under the lock that its end belongs to.
     fn set_ended(&mut self) {
         self.has_ended = true;
     }
@@ -66,14 +68,23 @@ impl<L: Locks> Drop for LeaseGuard<'_, L> {
 
 /// The right, and the duty, to write an entry back that has to make way.
 ///
-/// The entry stays in the cache meanwhile. Dropped without [`Ticket::finish`] it stays for good, dirty as it was.
-pub struct Ticket<'a, L: Locks> {
+/// The entry stays in the cache meanwhile. Dropped without [`WriteBackGuard::finish`] it stays for good, dirty as it was.
+pub struct WriteBackGuard<'a, L: Locks> {
     guard: LeaseGuard<'a, L>,
     version: Version,
     entry: Evicted,
 }
 
-impl<L: Locks> Ticket<'_, L> {
+impl<L: Locks> fmt::Debug for WriteBackGuard<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteBackGuard")
+            .field("key", &self.key())
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L: Locks> WriteBackGuard<'_, L> {
     /// The key.
     pub fn key(&self) -> &[u8] {
         self.entry.get(0).0
@@ -85,7 +96,7 @@ impl<L: Locks> Ticket<'_, L> {
     }
 
     /// Says that the value is written. `true` if the entry has gone; `false` if its value was changed meanwhile, so that
-    /// it stays, dirty; or if the ticket is none any more: given back by [`SharedCache::release_all`], or inherited over
+    /// it stays, dirty; or if the guard is none any more: given back by [`SharedCache::release_all`], or inherited over
     /// `fork`.
     pub fn finish(mut self) -> bool {
         let guard = &mut self.guard;
@@ -100,14 +111,20 @@ impl<L: Locks> Ticket<'_, L> {
 }
 
 /// The right to load an absent key while others wait for it. Dropped, it is the others' turn.
-pub struct Load<'a, L: Locks> {
+pub struct LoadGuard<'a, L: Locks> {
     guard: LeaseGuard<'a, L>,
     absent: Version,
     /// Of the key that is loaded.
     hash: KeyHash,
 }
 
-impl<L: Locks> Load<'_, L> {
+impl<L: Locks> fmt::Debug for LoadGuard<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadGuard").field("hash", &self.hash).field("absent", &self.absent).finish_non_exhaustive()
+    }
+}
+
+impl<L: Locks> LoadGuard<'_, L> {
     /// The version of what is loaded, as long as it is not in the cache; or of the key's absence.
     pub fn version(&self) -> Version {
         self.absent
@@ -115,23 +132,25 @@ impl<L: Locks> Load<'_, L> {
 }
 
 /// What must hold for a value to be stored.
+#[derive(Debug)]
 pub enum Condition<'c, 'a, L: Locks> {
     /// Nothing.
     None,
     /// The key has this value, or is absent as it was.
     Version(Version),
     /// The key was not stored since this load began. The value is what the store has, so the entry is clean.
-    Loaded(&'c mut Load<'a, L>),
+    Loaded(&'c mut LoadGuard<'a, L>),
 }
 
 /// What a conditional store did.
-pub enum Step<'a, L: Locks> {
+#[derive(Debug)]
+pub enum StoreStep<'a, L: Locks> {
     /// The value is in; a load that brought it is over.
     Done(Put, Version),
     /// The condition does not hold; a load that brought the value is over.
     Stale,
-    /// A dirty entry must make way. Write it back, finish the ticket, and try again.
-    WriteBack(Ticket<'a, L>),
+    /// A dirty entry must make way. Write it back, finish the guard, and try again.
+    WriteBack(WriteBackGuard<'a, L>),
     /// Every entry that could make way is pinned, or in some worker's hands.
     Blocked(Blocked),
     /// A worker died in the middle of a change, and the partition's entries are lost: so is what was built from them.
@@ -146,9 +165,10 @@ pub struct Blocked {
 }
 
 /// What became of the wish to load a key.
+#[derive(Debug)]
 pub enum LoadStep<'a, L: Locks> {
     /// The caller loads it.
-    Yours(Load<'a, L>),
+    Yours(LoadGuard<'a, L>),
     /// Another worker has it in its hands.
     Taken,
     /// It is in the cache by now.
@@ -175,13 +195,13 @@ impl<L: Locks> SharedCache<L> {
         condition: &mut Condition<'_, '_, L>,
         resets: &[u64],
         dropped: &mut u32,
-    ) -> Result<Step<'_, L>, PushError> {
+    ) -> Result<StoreStep<'_, L>, PushError> {
         let (index, key) = self.key(key);
         let expected = match condition {
             Condition::None => Expected::Anything,
             Condition::Version(version) => Expected::Version(*version),
             Condition::Loaded(load) if load.hash != key.hash => panic!("a load stores the key that it was granted for"),
-            Condition::Loaded(load) if !load.guard.is_held() => return Ok(Step::Stale),
+            Condition::Loaded(load) if !load.guard.is_held() => return Ok(StoreStep::Stale),
             Condition::Loaded(load) => Expected::Load(load.guard.lease),
         };
         let mut entry = Evicted::default();
@@ -204,31 +224,30 @@ impl<L: Locks> SharedCache<L> {
                 Err(unfinished) => self.go_on(index, unfinished, &mut OnEvict::Discard, &mut work)?,
             }
         };
-        let Some(stored) = stored else { return Ok(Step::Lost) };
+        let Some(stored) = stored else { return Ok(StoreStep::Lost) };
         if let (Condition::Loaded(load), StoreOutcome::Stored(..) | StoreOutcome::Stale) = (condition, stored) {
             load.guard.set_ended();
             self.locks.wake(index);
         }
         Ok(match stored {
-            StoreOutcome::Stored(put, version) => Step::Done(put, version),
-            StoreOutcome::Stale => Step::Stale,
+            StoreOutcome::Stored(put, version) => StoreStep::Done(put, version),
+            StoreOutcome::Stale => StoreStep::Stale,
             StoreOutcome::WriteBack(lease, version) => {
-                Step::WriteBack(Ticket { guard: LeaseGuard::new(self, index, lease), version, entry })
+                StoreStep::WriteBack(WriteBackGuard { guard: LeaseGuard::new(self, index, lease), version, entry })
             }
-            StoreOutcome::Blocked { completed } => Step::Blocked(Blocked { partition: index, completed }),
+            StoreOutcome::Blocked { completed } => StoreStep::Blocked(Blocked { partition: index, completed }),
         })
     }
 
-    /// Asks for the right to load an absent key; beside another worker that loads it only if that is said to do.
-    pub fn claim_load(&self, key: &[u8], beside_another: bool) -> LoadStep<'_, L> {
+    /// Asks for the right to load an absent key; `concurrency` says whether beside another worker that loads it.
+    pub fn lease_load(&self, key: &[u8], concurrency: Concurrency) -> LoadStep<'_, L> {
         let (index, key) = self.key(key);
-        let concurrency = if beside_another { Concurrency::AllowDuplicate } else { Concurrency::Single };
         let (outcome, completed) = self.exclusive(index, |partition| {
             (partition.lease_load(key, std::process::id(), concurrency), partition.completed_leases())
         });
         match outcome {
             LoadOutcome::Leased(lease, absent) => {
-                LoadStep::Yours(Load { guard: LeaseGuard::new(self, index, lease), absent, hash: key.hash })
+                LoadStep::Yours(LoadGuard { guard: LeaseGuard::new(self, index, lease), absent, hash: key.hash })
             }
             LoadOutcome::Taken => LoadStep::Taken,
             LoadOutcome::Present => LoadStep::Present,
@@ -255,16 +274,16 @@ impl<L: Locks> SharedCache<L> {
             is_slow || self.shared(index, &is_over)
         });
         if is_slow {
-            self.end_claims_of_the_dead(index);
+            self.release_leases_of_the_dead(index);
         }
     }
 
     /// Ends what processes had in hand that died without giving it back.
-    pub fn end_claims_of_all_dead(&self) {
-        (0..self.partition_count()).for_each(|index| self.end_claims_of_the_dead(index));
+    pub fn release_leases_of_all_dead(&self) {
+        (0..self.partition_count()).for_each(|index| self.release_leases_of_the_dead(index));
     }
 
-    fn end_claims_of_the_dead(&self, index: usize) {
+    fn release_leases_of_the_dead(&self, index: usize) {
         let mut owners = self.shared(index, |partition| partition.lease_owners());
         owners.dedup();
         for owner in owners {
@@ -276,8 +295,8 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// What is under way in the whole cache. Costs a walk over it.
-    pub fn under_way(&self) -> UnderWay {
-        let mut sum = UnderWay::default();
+    pub fn in_flight(&self) -> InFlight {
+        let mut sum = InFlight::default();
         for index in 0..self.partition_count() {
             let (loads, writes) = self.shared(index, |partition| partition.lease_counts());
             sum.loads += u64::from(loads);
@@ -314,14 +333,14 @@ impl<L: Locks> SharedCache<L> {
     }
 }
 
-/// Whether the calling thread holds a pin, a ticket or a load of any cache: then it must not wait for others.
+/// Whether the calling thread may wait for others: it holds no pin, load or write-back of any cache.
 pub fn may_wait() -> bool {
     !thread_holds_something()
 }
 
 /// What workers have under way in a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UnderWay {
+pub struct InFlight {
     /// Entries being written back.
     pub writes: u64,
     /// Keys being loaded.
@@ -330,7 +349,7 @@ pub struct UnderWay {
     pub pins: u64,
 }
 
-impl UnderWay {
+impl InFlight {
     /// All together.
     pub fn total(self) -> u64 {
         self.writes + self.loads + self.pins

@@ -10,7 +10,7 @@ use super::error::DrainError;
 use crate::adapters::codec::Codec;
 use crate::adapters::stored::{CacheKey, CacheValue};
 use crate::shared::lock::Locks;
-use crate::shared::write_back::UnderWay;
+use crate::shared::write_back::InFlight;
 
 impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     /// Takes every entry out and hands it to `take`, in the order of keys, with whether it is dirty: one that is not, the
@@ -29,8 +29,8 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     where
         K: Ord,
     {
-        self.cache.end_claims_of_all_dead();
-        let UnderWay { writes, loads, .. } = self.cache.under_way();
+        self.cache.release_leases_of_all_dead();
+        let InFlight { writes, loads, .. } = self.cache.in_flight();
         if writes + loads > 0 {
             return Err(DrainError::InUse { writes, loads });
         }

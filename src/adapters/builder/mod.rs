@@ -15,7 +15,7 @@
 //! - One worker spills a key at a time, and none loads it meanwhile: a write of the store never meets a read or another
 //!   write of its key.
 //! - Memory is that of the region and one entry in each worker's hands.
-//! - A worker that holds a ticket, a load or a pin of any cache never waits for another's: it gets a value that is not
+//! - A worker that holds a write-back, a load or a pin of any cache never waits for another's: it gets a value that is not
 //!   cached, or [`BuilderError::Backlog`].
 //!
 //! - Nothing that was lost reads as absent: whoever is told that a key has no value may act on it. So each answer "there
@@ -44,7 +44,9 @@ use crate::engine::partition::{PushError, Put};
 use crate::shared::cache::SharedCache;
 use crate::shared::lock::{Locks, NoLocks};
 use crate::shared::open::CreateError;
-use crate::shared::write_back::{Blocked, Condition, Load, LoadStep, Step, Ticket, UnderWay, may_wait};
+use crate::shared::write_back::{
+    Blocked, Concurrency, Condition, InFlight, LoadGuard, LoadStep, StoreStep, WriteBackGuard, may_wait,
+};
 
 pub use error::{BuilderError, DrainError};
 pub use store::SpillStore;
@@ -313,15 +315,20 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
             if let Some((value, version)) = found {
                 return Ok((Some(value), version));
             }
-            let beside_another = !may_wait() || budget.waited() > self.wait_timeout;
-            match self.cache.claim_load(&key_bytes, beside_another) {
+            let concurrency = match may_wait() && budget.waited() <= self.wait_timeout {
+                true => Concurrency::Single,
+                false => Concurrency::AllowDuplicate,
+            };
+            match self.cache.lease_load(&key_bytes, concurrency) {
                 LoadStep::Present => {}
                 LoadStep::Yours(load) => {
                     if let Loaded::Done(value, version) = self.load(load, key, &key_bytes, store)? {
                         return Ok((value, version));
                     }
                 }
-                LoadStep::Taken if beside_another => return Err(self.backlog(key_bytes.len())),
+                LoadStep::Taken if concurrency == Concurrency::AllowDuplicate => {
+                    return Err(self.backlog(key_bytes.len()));
+                }
                 LoadStep::Taken => {
                     self.count(|stats| stats.waits += 1);
                     budget.start();
@@ -335,7 +342,7 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     /// Loads a key that others wait for.
     fn load<S: SpillStore<K, V>>(
         &self,
-        mut load: Load<'_, L>,
+        mut load: LoadGuard<'_, L>,
         key: &K,
         key_bytes: &[u8],
         store: &mut S,
@@ -352,13 +359,13 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         let value_bytes = encoded_value(key, &value);
         loop {
             match self.store_if(key_bytes, &value_bytes, &mut Condition::Loaded(&mut load)) {
-                Ok(Step::Done(_, version)) => return Ok(Loaded::Done(Some(value), version)),
-                Ok(Step::Stale) => return Ok(Loaded::Again),
-                Ok(Step::WriteBack(ticket)) => self.write_back(ticket, store)?,
-                Ok(Step::Blocked(_)) | Err(PushError::TooLarge { .. } | PushError::KeyTooLong { .. }) => {
+                Ok(StoreStep::Done(_, version)) => return Ok(Loaded::Done(Some(value), version)),
+                Ok(StoreStep::Stale) => return Ok(Loaded::Again),
+                Ok(StoreStep::WriteBack(guard)) => self.write_back(guard, store)?,
+                Ok(StoreStep::Blocked(_)) | Err(PushError::TooLarge { .. } | PushError::KeyTooLong { .. }) => {
                     return Ok(Loaded::Done(Some(value), uncached));
                 }
-                Ok(Step::Lost) => return Err(BuilderError::Lost),
+                Ok(StoreStep::Lost) => return Err(BuilderError::Lost),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -370,6 +377,7 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     ///
     /// The entry is too large; what the store says of another entry that had to make way; [`BuilderError::Backlog`] when
     /// the timeout ends and nobody has made room, or at once if this worker holds something; [`BuilderError::Lost`].
+    #[allow(clippy::missing_panics_doc, reason = "a store without a condition is never stale")]
     pub fn push<S: SpillStore<K, V>>(&self, key: &K, value: &V, store: &mut S) -> Result<Put, BuilderError<S::Error>> {
         let done = self.push_if(key, value, Condition::None, store)?;
         Ok(done.expect("a store without a condition is never stale"))
@@ -444,16 +452,16 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         let mut budget = WaitBudget::default();
         loop {
             match self.store_if(&key_bytes, &value_bytes, &mut condition)? {
-                Step::Done(put, _) => return Ok(Some(put)),
-                Step::Stale => {
+                StoreStep::Done(put, _) => return Ok(Some(put)),
+                StoreStep::Stale => {
                     self.count(|stats| stats.conflicts += 1);
                     return Ok(None);
                 }
-                Step::WriteBack(ticket) => self.write_back(ticket, store)?,
-                Step::Blocked(blocked) => {
+                StoreStep::WriteBack(guard) => self.write_back(guard, store)?,
+                StoreStep::Blocked(blocked) => {
                     self.wait_for_room(blocked, &mut budget, key_bytes.len() + value_bytes.len())?;
                 }
-                Step::Lost => return Err(BuilderError::Lost),
+                StoreStep::Lost => return Err(BuilderError::Lost),
             }
         }
     }
@@ -463,7 +471,7 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
         key: &[u8],
         value: &[u8],
         condition: &mut Condition<'_, '_, L>,
-    ) -> Result<Step<'_, L>, PushError> {
+    ) -> Result<StoreStep<'_, L>, PushError> {
         let mut dropped = 0;
         let step = self.cache.store_if(key, value, condition, &self.resets, &mut dropped);
         self.count(|stats| stats.clean_evictions += u64::from(dropped));
@@ -472,13 +480,13 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
 
     fn write_back<S: SpillStore<K, V>>(
         &self,
-        ticket: Ticket<'_, L>,
+        guard: WriteBackGuard<'_, L>,
         store: &mut S,
     ) -> Result<(), BuilderError<S::Error>> {
-        let key = K::Codec::decode(ticket.key())?;
-        let value = V::decode(&key, ticket.value())?;
+        let key = K::Codec::decode(guard.key())?;
+        let value = V::decode(&key, guard.value())?;
         store.spill(&key, value).map_err(BuilderError::Store)?;
-        let gone = ticket.finish();
+        let gone = guard.finish();
         self.count(|stats| {
             stats.spills += 1;
             stats.survived += u64::from(!gone);
@@ -497,7 +505,7 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     }
 
     fn backlog<E>(&self, bytes: usize) -> BuilderError<E> {
-        let UnderWay { writes, loads, pins } = self.cache.under_way();
+        let InFlight { writes, loads, pins } = self.cache.in_flight();
         BuilderError::Backlog { bytes, writes, loads, pins }
     }
 }

@@ -272,6 +272,7 @@ impl<'a> EncodedList<'a> {
 
     /// The neighbours, in order. Allocates for labels only.
     #[inline]
+    #[allow(clippy::missing_panics_doc, reason = "the chunks have the size of a row")]
     pub fn neighbors(&self) -> impl ExactSizeIterator<Item = Neighbor> + 'a {
         let EncodedList { node, flags, ends, mut other_ends, mut neighbor_labels, .. } = *self;
         let alike = flags & ENDS_MASK;

@@ -36,6 +36,7 @@ pub enum Search {
 }
 
 /// Which entries a search may find: of a partition with these totals, those that the function accepts.
+#[allow(missing_debug_implementations, reason = "functions have no text")]
 pub struct Candidates<'a> {
     /// What the partition holds.
     pub totals: Totals,

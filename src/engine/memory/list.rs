@@ -16,7 +16,7 @@ pub trait Links {
 }
 
 /// One list.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct List<'a> {
     head: &'a Word32,
     tail: Option<&'a Word32>,

@@ -48,6 +48,7 @@ macro_rules! region_struct {
         }
     ) => {
         $(#[$doc])*
+        #[derive(Debug)]
         #[repr(C, align($align))]
         $visibility struct $name {
             $($(#[$field_doc])* $field_visibility $field: $type,)*

@@ -14,6 +14,7 @@ pub const fn word_count(slot_count: u32) -> usize {
 }
 
 /// A view of one slab's free bitmap.
+#[derive(Debug)]
 pub struct FreeBitmap<'a> {
     words: &'a [AtomicU64],
     slot_count: u32,

@@ -22,7 +22,7 @@ use super::stepper::Halt;
 use super::world::World;
 
 const KEYS: u32 = 64;
-/// Longer than any wait that ends: a dead worker's claims are found to be so after a moment.
+/// Longer than any wait that ends: a dead worker's leases are found to be so after a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type Worker = BuilderCache<u32, Vec<u32>, RobustLocks>;
@@ -255,10 +255,10 @@ fn check_lost(worker: &Worker, world: &World, mut store: Store, truth: &Truth<'_
 /// Nothing is in anybody's hands, but for so many pins that a dead reader may have left.
 fn check_hands(worker: &Worker, dead_pins: u64) -> Result<(), String> {
     let cache = worker.encoded();
-    cache.end_claims_of_all_dead();
-    let under_way = cache.under_way();
-    if under_way.loads + under_way.writes > 0 || under_way.pins > dead_pins {
-        return Err(format!("in the hands of the dead: {under_way:?}"));
+    cache.release_leases_of_all_dead();
+    let in_flight = cache.in_flight();
+    if in_flight.loads + in_flight.writes > 0 || in_flight.pins > dead_pins {
+        return Err(format!("in the hands of the dead: {in_flight:?}"));
     }
     cache.validate().map_err(|error| format!("validate: {error}"))
 }

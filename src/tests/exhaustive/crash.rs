@@ -266,9 +266,9 @@ fn check_contents(cache: &Cache, expected: &Expected<'_>, is_marked: bool) -> Re
 
 /// How many pins the dead process has left, which are as many as it could have had.
 fn check_pins(cache: &Cache, expected: &Expected<'_>) -> Result<u64, String> {
-    cache.end_claims_of_all_dead();
-    let under_way = cache.under_way();
-    expect("loads and write-backs of the dead", (under_way.loads, under_way.writes), (0, 0))?;
+    cache.release_leases_of_all_dead();
+    let in_flight = cache.in_flight();
+    expect("loads and write-backs of the dead", (in_flight.loads, in_flight.writes), (0, 0))?;
     let of_the_living = expected.operation.pins.len() as u64;
     let pinned = cache.pinned();
     let possible = of_the_living..=of_the_living + expected.operation.own_pins;

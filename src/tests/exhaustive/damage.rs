@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pg_shared_lru::shared::write_back::{Condition, LoadStep};
+use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadStep};
 use pg_shared_lru::{CompactBudget, Config, Cursor, EntryId, Evicted, Found, Policy, PushError};
 
 use super::layout;
@@ -128,7 +128,7 @@ const DEEDS: &[(&str, Deed)] = &[
     }),
     ("memory_report", |cache, _| _ = cache.memory_report_with_chains()),
     ("counters", |cache, _| _ = (cache.stats(), cache.len(), cache.bytes(), cache.resets())),
-    ("pinned", |cache, _| _ = (cache.pinned(), cache.under_way())),
+    ("pinned", |cache, _| _ = (cache.pinned(), cache.in_flight())),
     ("compact", |cache, _| _ = cache.compact(CompactBudget::unlimited())),
     ("store_if", |cache, random| {
         let key = some_key(random);
@@ -137,15 +137,15 @@ const DEEDS: &[(&str, Deed)] = &[
         let mut condition = version.map_or(Condition::None, Condition::Version);
         let _ = cache.store_if(&key, &some_value(random), &mut condition, &resets, &mut 0);
     }),
-    ("claim_load", |cache, random| {
+    ("lease_load", |cache, random| {
         for number in 0..4 {
             let key = key(2000 + number);
-            if let LoadStep::Yours(mut load) = cache.claim_load(&key, false) {
+            if let LoadStep::Yours(mut load) = cache.lease_load(&key, Concurrency::Single) {
                 let mut condition = Condition::Loaded(&mut load);
                 let _ = cache.store_if(&key, &some_value(random), &mut condition, &cache.resets(), &mut 0);
             }
         }
-        cache.end_claims_of_all_dead();
+        cache.release_leases_of_all_dead();
     }),
     (VALIDATE, |cache, _| _ = cache.validate()),
 ];
@@ -164,7 +164,7 @@ fn filled(world: &World, cache: &Cache, seed: u64) -> Vec<u8> {
     }
     let pinned = [key(KEYS), key(KEYS + 1)];
     pinned.iter().for_each(|key| _ = cache.put(key, &[9; 200]));
-    let _load = cache.claim_load(&key(KEYS + 2), true);
+    let _load = cache.lease_load(&key(KEYS + 2), Concurrency::AllowDuplicate);
     let copy = cache.with(&pinned[0], |_| {
         cache.with(&pinned[1], |_| {
             cache.remove(&pinned[1]);

@@ -3,7 +3,7 @@
 //! Caches are small, of one partition and twenty-odd slabs, so that every way through the engine is a short one. An
 //! operation leaves each key with the value of before or of after at every moment.
 
-use pg_shared_lru::shared::write_back::{Condition, LoadStep, Step, Ticket};
+use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadStep, StoreStep, WriteBackGuard};
 use pg_shared_lru::{CompactBudget, Config, Evicted, Found, PlacementHint, Policy, RobustLocks};
 
 use super::layout;
@@ -127,35 +127,37 @@ fn store<'c>(
     number: u32,
     len: usize,
     condition: &mut Condition<'_, 'c, RobustLocks>,
-) -> Step<'c, RobustLocks> {
+) -> StoreStep<'c, RobustLocks> {
     let value = vec![number as u8 ^ len as u8; len];
     cache.store_if(&key(number), &value, condition, &cache.resets(), &mut 0).expect("an entry of a right size")
 }
 
-fn store_dirty<'c>(cache: &'c Cache, number: u32, len: usize) -> Step<'c, RobustLocks> {
+fn store_dirty<'c>(cache: &'c Cache, number: u32, len: usize) -> StoreStep<'c, RobustLocks> {
     store(cache, number, len, &mut Condition::None)
 }
 
 /// Nothing but dirty entries, and no room for another.
 fn all_dirty(_: &World, cache: &Cache) {
     for number in 0.. {
-        if !matches!(store_dirty(cache, number, 700), Step::Done(..)) {
+        if !matches!(store_dirty(cache, number, 700), StoreStep::Done(..)) {
             break;
         }
     }
 }
 
-fn write_back(cache: &Cache) -> Ticket<'_, RobustLocks> {
-    let Step::WriteBack(ticket) = store_dirty(cache, NEW, 700) else { panic!("a dirty entry must make way") };
-    ticket
+fn write_back(cache: &Cache) -> WriteBackGuard<'_, RobustLocks> {
+    let StoreStep::WriteBack(guard) = store_dirty(cache, NEW, 700) else { panic!("a dirty entry must make way") };
+    guard
 }
 
-fn load(cache: &Cache, number: u32) -> pg_shared_lru::shared::write_back::Load<'_, RobustLocks> {
-    let LoadStep::Yours(load) = cache.claim_load(&key(number), false) else { panic!("the key is absent") };
+fn load(cache: &Cache, number: u32) -> pg_shared_lru::shared::write_back::LoadGuard<'_, RobustLocks> {
+    let LoadStep::Yours(load) = cache.lease_load(&key(number), Concurrency::Single) else {
+        panic!("the key is absent")
+    };
     load
 }
 
-fn claims_of_a_dead_process(world: &World, cache: &Cache) {
+fn leases_of_a_dead_process(world: &World, cache: &Cache) {
     all_dirty(world, cache);
     let mut child = Child::spawn("a worker", || {
         let _load = load(cache, NEW + 1);
@@ -274,14 +276,14 @@ pub fn operations() -> Vec<Operation> {
         Operation::new(
             "a store without a condition",
             |_, c| fill(c, 0..40, 300),
-            |_, c| assert!(matches!(store_dirty(c, NEW, 500), Step::Done(..))),
+            |_, c| assert!(matches!(store_dirty(c, NEW, 500), StoreStep::Done(..))),
         ),
         Operation::new(
             "a store over the version that was read",
             |_, c| fill(c, 0..40, 300),
             |_, c| {
                 let version = c.get_versioned(&key(3), &mut Vec::new()).expect("it is there");
-                assert!(matches!(store(c, 3, 500, &mut Condition::Version(version)), Step::Done(..)));
+                assert!(matches!(store(c, 3, 500, &mut Condition::Version(version)), StoreStep::Done(..)));
             },
         ),
         Operation::new(
@@ -289,7 +291,7 @@ pub fn operations() -> Vec<Operation> {
             |_, c| fill(c, 0..40, 300),
             |_, c| {
                 let version = c.get_versioned(&key(3), &mut Vec::new()).expect("it is there");
-                assert!(matches!(store(c, 3, 500, &mut Condition::Version(version)), Step::Done(..)));
+                assert!(matches!(store(c, 3, 500, &mut Condition::Version(version)), StoreStep::Done(..)));
             },
         )
         .pinned(&[3]),
@@ -299,28 +301,28 @@ pub fn operations() -> Vec<Operation> {
             |_, c| {
                 let version = c.get_versioned(&key(3), &mut Vec::new()).expect("it is there");
                 put(c, 3, 320);
-                assert!(matches!(store(c, 3, 500, &mut Condition::Version(version)), Step::Stale));
+                assert!(matches!(store(c, 3, 500, &mut Condition::Version(version)), StoreStep::Stale));
             },
         ),
         Operation::new(
-            "a key is claimed, loaded and stored",
+            "a key is leased, loaded and stored",
             |_, c| fill(c, 0..40, 300),
             |_, c| {
                 let mut load = load(c, NEW);
-                assert!(matches!(store(c, NEW, 500, &mut Condition::Loaded(&mut load)), Step::Done(..)));
+                assert!(matches!(store(c, NEW, 500, &mut Condition::Loaded(&mut load)), StoreStep::Done(..)));
             },
         ),
-        Operation::new("a key is claimed and its load fails", |_, c| fill(c, 0..40, 300), |_, c| drop(load(c, NEW))),
+        Operation::new("a key is leased and its load fails", |_, c| fill(c, 0..40, 300), |_, c| drop(load(c, NEW))),
         Operation::new("a dirty entry is written back and makes way", all_dirty, |_, c| {
             assert!(write_back(c).finish(), "nobody changed it");
-            assert!(matches!(store_dirty(c, NEW, 700), Step::Done(..)));
+            assert!(matches!(store_dirty(c, NEW, 700), StoreStep::Done(..)));
         }),
         Operation::new("a dirty entry cannot be written back", all_dirty, |_, c| drop(write_back(c))),
         Operation::new("a dirty entry is changed while it is written back", all_dirty, |_, c| {
-            let ticket = write_back(c);
-            let number = u32::from_be_bytes(ticket.key().try_into().expect("a key of four bytes"));
-            assert!(matches!(store_dirty(c, number, 690), Step::Done(..)));
-            assert!(!ticket.finish(), "it stays");
+            let guard = write_back(c);
+            let number = u32::from_be_bytes(guard.key().try_into().expect("a key of four bytes"));
+            assert!(matches!(store_dirty(c, number, 690), StoreStep::Done(..)));
+            assert!(!guard.finish(), "it stays");
         }),
         Operation::new(
             "an entry is taken out by its id",
@@ -331,8 +333,8 @@ pub fn operations() -> Vec<Operation> {
                 assert!(c.take_out(id, version));
             },
         ),
-        Operation::new("what the dead had in hand is given back", claims_of_a_dead_process, |_, c| {
-            c.end_claims_of_all_dead();
+        Operation::new("what the dead had in hand is given back", leases_of_a_dead_process, |_, c| {
+            c.release_leases_of_all_dead();
         }),
         // Recovery itself.
         Operation::new("a reset", |_, c| fill(c, 0..300, 500), |_, c| assert_eq!(c.len(), 0)).arranged(mark_damaged),

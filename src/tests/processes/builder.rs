@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pg_shared_lru::adapters::builder::{BuilderError, DrainError};
-use pg_shared_lru::shared::write_back::LoadStep;
+use pg_shared_lru::shared::write_back::{Concurrency, LoadStep};
 use pg_shared_lru::{Config, Locks, Policy, Put};
 
 use crate::support::content::Random;
@@ -183,16 +183,16 @@ fn an_entry_replaced_under_a_reader_while_it_is_spilled_survives() {
     let mut disk = Disk::new(table);
     disk.on_spill = Box::new(|key| {
         if key == 1 {
-            // The reader's pin makes the replacement an entry of its own, with the ticket.
+            // The reader's pin makes the replacement an entry of its own, with the lease.
             second.with(&1, |_| second.push(&1, &History(vec![1, 10]), &mut Disk::new(table)).unwrap()).unwrap();
-            assert_eq!(second.encoded().under_way().writes, 1);
+            assert_eq!(second.encoded().in_flight().writes, 1);
             second.encoded().validate().unwrap();
         }
         Ok(())
     });
     first.push(&3, &History(vec![3]), &mut disk).unwrap();
     drop(disk);
-    assert_eq!(first.encoded().under_way(), Default::default());
+    assert_eq!(first.encoded().in_flight(), Default::default());
     assert_eq!(drained(&first, table), BTreeMap::from([(1, History(vec![1, 10])), (3, History(vec![3]))]));
 }
 
@@ -215,7 +215,7 @@ fn a_load_that_was_overtaken_is_not_cached() {
     assert_eq!(first.get_or_load(&5, &mut disk).unwrap().unwrap().0, History(vec![5, 50]), "the newer value");
     drop(disk);
     assert_eq!(loads, 1);
-    assert_eq!(first.encoded().under_way(), Default::default());
+    assert_eq!(first.encoded().in_flight(), Default::default());
     assert_eq!(drained(&first, table).into_keys().collect::<Vec<_>>(), [5, 9]);
 }
 
@@ -227,7 +227,9 @@ fn a_load_beside_another_is_not_met_by_a_write() {
     let table = Table::new(300, 4);
     table.write(5, &History(vec![5]));
     first.push(&1, &History(vec![1]), &mut Disk::new(table)).unwrap();
-    let LoadStep::Yours(load) = second.encoded().claim_load(&5u32.to_le_bytes(), false) else { panic!("absent") };
+    let LoadStep::Yours(load) = second.encoded().lease_load(&5u32.to_le_bytes(), Concurrency::Single) else {
+        panic!("absent")
+    };
     let mut load = Some(load);
     let mut disk = Disk::new(table);
     disk.on_load = Box::new(|_| {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use pg_shared_lru::adapters::builder::BuilderError;
-use pg_shared_lru::shared::write_back::{Condition, LoadStep, Step, may_wait};
+use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadStep, StoreStep, may_wait};
 use pg_shared_lru::{Config, Policy, RobustLocks, SharedCache};
 
 use crate::support::fork::{Child, catch_quietly, kill_myself};
@@ -35,7 +35,7 @@ fn a_failed_load_or_spill_leaves_nothing_behind() {
     assert_eq!(error.to_string(), "the store behind the cache: no such page");
     let error = first.push(&3, &History(vec![3]), &mut disk).unwrap_err();
     assert!(matches!(&error, BuilderError::Store(reason) if reason == "disk full"), "{error}");
-    assert_eq!(first.encoded().under_way(), Default::default());
+    assert_eq!(first.encoded().in_flight(), Default::default());
     first.encoded().validate().unwrap();
     // Others go on, and what was to be spilled is still dirty.
     let mut disk = Disk::new(table);
@@ -52,7 +52,7 @@ fn a_panic_in_the_store_leaves_nothing_behind() {
     disk.on_spill = Box::new(|_| panic!("an ERROR"));
     assert!(catch_quietly(std::panic::AssertUnwindSafe(|| first.get_or_load(&5, &mut disk))).is_err());
     assert!(catch_quietly(std::panic::AssertUnwindSafe(|| first.push(&3, &History(vec![3]), &mut disk))).is_err());
-    assert_eq!(second.encoded().under_way(), Default::default());
+    assert_eq!(second.encoded().in_flight(), Default::default());
     assert!(may_wait());
     second.encoded().validate().unwrap();
     assert_eq!(second.get(&1).unwrap().unwrap().0, History(vec![1]));
@@ -64,18 +64,18 @@ fn what_an_exit_callback_finds_is_undone() {
     let mut disk = Disk::new(table);
     let holder: &SharedCache<RobustLocks> = first.encoded();
     disk.on_spill = Box::new(|_| {
-        assert_eq!(second.encoded().under_way().writes, 1);
+        assert_eq!(second.encoded().in_flight().writes, 1);
         // SAFETY: no closure of this handle has pinned bytes in its hands.
         unsafe { holder.release_all() };
-        assert_eq!(second.encoded().under_way(), Default::default());
+        assert_eq!(second.encoded().in_flight(), Default::default());
         second.encoded().validate().unwrap();
         Err("the process ends".to_owned())
     });
     disk.on_load = Box::new(|_| {
-        assert_eq!(second.encoded().under_way().loads, 1);
+        assert_eq!(second.encoded().in_flight().loads, 1);
         // SAFETY: as above.
         unsafe { holder.release_all() };
-        assert_eq!(second.encoded().under_way(), Default::default());
+        assert_eq!(second.encoded().in_flight(), Default::default());
         Err("the process ends".to_owned())
     });
     first.push(&3, &History(vec![3]), &mut disk).unwrap_err();
@@ -101,10 +101,10 @@ fn a_load_of_a_process_that_died_is_taken_over() {
         let _ = cache.get_or_load(&1, &mut disk);
     });
     victim.wait();
-    assert_eq!(leader.encoded().under_way().loads, 1);
+    assert_eq!(leader.encoded().in_flight().loads, 1);
     table.row(1)[0].store(0, Ordering::SeqCst);
     assert_eq!(leader.get_or_load(&1, &mut Disk::new(table)).unwrap().unwrap().0, History(vec![1]));
-    assert_eq!(leader.encoded().under_way().loads, 0);
+    assert_eq!(leader.encoded().in_flight().loads, 0);
     leader.encoded().validate().unwrap();
 }
 
@@ -123,15 +123,15 @@ fn a_ticket_whose_end_is_refused_is_given_back() {
         Ok(())
     });
     assert!(catch_quietly(std::panic::AssertUnwindSafe(|| first.push(&3, &History(vec![3]), &mut disk))).is_err());
-    assert_eq!(second.encoded().under_way(), Default::default());
+    assert_eq!(second.encoded().in_flight(), Default::default());
     assert!(may_wait());
 }
 
 fn a_load_that_has_ended_takes_nothing_else_with_it() {
     let cache = SharedCache::private(&Config::entries(4, 256)).unwrap();
-    let LoadStep::Yours(mut load) = cache.claim_load(b"a", false) else { panic!("the key is absent") };
+    let LoadStep::Yours(mut load) = cache.lease_load(b"a", Concurrency::Single) else { panic!("the key is absent") };
     let step = cache.store_if(b"a", b"1111", &mut Condition::Loaded(&mut load), &[0], &mut 0).unwrap();
-    assert!(matches!(step, Step::Done(..)));
+    assert!(matches!(step, StoreStep::Done(..)));
     cache.put(b"b", b"old!").unwrap();
     cache.with(b"b", |bytes| {
         drop(load);
@@ -143,16 +143,16 @@ fn a_load_that_has_ended_takes_nothing_else_with_it() {
 
 fn a_load_stores_no_other_key() {
     let cache = SharedCache::private(&Config::entries(4, 256)).unwrap();
-    let claimed = cache.claim_load(b"a", false);
-    let LoadStep::Yours(mut load) = claimed else { panic!("the key is absent") };
+    let leased = cache.lease_load(b"a", Concurrency::Single);
+    let LoadStep::Yours(mut load) = leased else { panic!("the key is absent") };
     let stored = catch_quietly(std::panic::AssertUnwindSafe(|| {
         let step = cache.store_if(b"b", b"2222", &mut Condition::Loaded(&mut load), &[0], &mut 0);
-        assert!(matches!(step, Ok(Step::Done(..))));
+        assert!(matches!(step, Ok(StoreStep::Done(..))));
     }));
     assert!(stored.is_err() && !cache.contains(b"b"), "it would be clean, and its store does not have it");
     assert!(matches!(
         cache.store_if(b"a", b"1111", &mut Condition::Loaded(&mut load), &[0], &mut 0),
-        Ok(Step::Done(..))
+        Ok(StoreStep::Done(..))
     ));
 }
 
@@ -171,7 +171,7 @@ fn what_a_killed_worker_had_in_hand_is_given_back() {
         (0..3).for_each(|key| drop(cache.push(&key, &History(vec![1]), &mut disk)));
     });
     victim.wait();
-    assert_eq!(leader.encoded().under_way().writes, 1);
+    assert_eq!(leader.encoded().in_flight().writes, 1);
     assert_eq!(drained(&leader, table).into_keys().collect::<Vec<_>>(), [0, 1]);
 }
 
@@ -197,7 +197,7 @@ fn a_key_is_not_written_by_two_though_its_entry_was_lost() {
     let error = first.push(&3, &History(vec![3]), &mut disk).unwrap_err();
     assert!(matches!(error, BuilderError::Lost), "{error}");
     drop(disk);
-    assert_eq!(second.encoded().under_way(), Default::default());
+    assert_eq!(second.encoded().in_flight(), Default::default());
     assert!(matches!(second.push(&3, &History(vec![3]), &mut Disk::new(table)), Err(BuilderError::Lost)));
 }
 
@@ -227,7 +227,7 @@ fn what_was_lost_is_not_taken_for_absent() {
             assert!(matches!(upsert, Err(BuilderError::Lost)), "upsert: {what}");
             assert_eq!(table.loads(key), 0, "the store is not asked: {what}");
         }
-        assert_eq!(cache.encoded().under_way(), Default::default());
+        assert_eq!(cache.encoded().in_flight(), Default::default());
     }
 }
 

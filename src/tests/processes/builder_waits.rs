@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pg_shared_lru::adapters::builder::BuilderError;
-use pg_shared_lru::shared::write_back::{Condition, LoadStep, Step, may_wait};
+use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadStep, StoreStep, may_wait};
 use pg_shared_lru::{Config, LockMode, Locks, Policy, RobustLocks, Tenancy};
 
 use crate::support::fork::{Child, join, shared_words};
@@ -51,7 +51,7 @@ fn a_worker_that_holds_a_ticket_never_waits() {
     first.push(&3, &History(vec![3]), &mut disk).unwrap();
     drop(disk);
     assert!(may_wait());
-    assert_eq!(first.encoded().under_way(), Default::default());
+    assert_eq!(first.encoded().in_flight(), Default::default());
     assert_eq!(drained(&first, table).into_keys().collect::<Vec<_>>(), [3, 4]);
 }
 
@@ -122,7 +122,7 @@ fn patience_ends() {
     assert!(first.stats().waits > 0);
     held[1].store(2, Ordering::SeqCst);
     join(vec![reader, loader]);
-    assert_eq!(first.encoded().under_way(), Default::default());
+    assert_eq!(first.encoded().in_flight(), Default::default());
 }
 
 fn many_loads_at_once_wait_for_each_other() {
@@ -138,12 +138,12 @@ fn many_loads_at_once_wait_for_each_other() {
         cache.get_or_load(&200, &mut Disk::new(table)).unwrap().unwrap();
         assert_eq!(cache.stats().misses, 1, "a read is counted once");
     });
-    let claim = |key: u32| match leader.encoded().claim_load(&key.to_le_bytes(), false) {
+    let lease = |key: u32| match leader.encoded().lease_load(&key.to_le_bytes(), Concurrency::Single) {
         LoadStep::Yours(load) => Some(load),
         _ => None,
     };
-    let loads: Vec<_> = (0..31).map(|key| claim(key).expect("room for so many")).collect();
-    assert!(claim(31).is_none());
+    let loads: Vec<_> = (0..31).map(|key| lease(key).expect("room for so many")).collect();
+    assert!(lease(31).is_none());
     let error = leader.get_or_load(&200, &mut Disk::new(table)).unwrap_err();
     assert!(matches!(error, BuilderError::Backlog { loads: 31, .. }), "{error}");
     go[0].store(1, Ordering::SeqCst);
@@ -160,7 +160,7 @@ fn what_is_being_loaded_does_not_keep_others_from_making_way() {
     let first = Cache::over(arena.create(&config).unwrap()).unwrap();
     let second: Cache<_> = Cache::over(arena.attach().unwrap()).unwrap();
     let table = Table::new(300, 4);
-    let load = second.encoded().claim_load(&5u32.to_le_bytes(), false);
+    let load = second.encoded().lease_load(&5u32.to_le_bytes(), Concurrency::Single);
     let mut disk = Disk::new(table);
     for key in 5..105 {
         first.push(&key, &History(vec![1]), &mut disk).unwrap();
@@ -209,17 +209,17 @@ fn room_that_was_made_a_moment_ago_is_found() {
     let table = Table::new(10, 4);
     second.push(&1, &History(vec![1]), &mut Disk::new(table)).unwrap();
     let step = second.encoded().store_if(&2u32.to_le_bytes(), b"", &mut Condition::None, &[0], &mut 0).unwrap();
-    let Step::WriteBack(ticket) = step else { panic!("a dirty entry must make way") };
-    // Acquisitions of the first worker: resets; store, blocked; then the ticket ends; store.
+    let StoreStep::WriteBack(guard) = step else { panic!("a dirty entry must make way") };
+    // Acquisitions of the first worker: resets; store, blocked; then the write-back ends; store.
     let locks = ScriptedLocks {
         inner: arena.locks(),
         left: Cell::new(3),
-        hook: Cell::new(Some(Box::new(|| assert!(ticket.finish())))),
+        hook: Cell::new(Some(Box::new(|| assert!(guard.finish())))),
     };
     let first = Cache::over(arena.attach_bytes(config.region_bytes().unwrap(), locks).unwrap()).unwrap();
-    // This thread holds the second worker's ticket: it is told at once, and then finds the room.
+    // This thread holds the second worker's write-back: it is told at once, and then finds the room.
     let error = first.push(&3, &History(vec![3]), &mut Disk::new(table)).unwrap_err();
     assert!(matches!(error, BuilderError::Backlog { .. }), "{error}");
-    assert!(may_wait(), "the ticket has ended");
+    assert!(may_wait(), "the write-back has ended");
     first.push(&3, &History(vec![3]), &mut Disk::new(table)).unwrap();
 }

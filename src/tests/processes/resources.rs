@@ -1,6 +1,6 @@
 //! Pins, tickets and loads are given back once, by the process and the handle that took them.
 
-use pg_shared_lru::shared::write_back::{Condition, Load, LoadStep, Step, Ticket};
+use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadGuard, LoadStep, StoreStep, WriteBackGuard};
 use pg_shared_lru::{Config, Policy, RobustLocks, SharedCache};
 
 use crate::support::fork::{exit_now, fork_here};
@@ -26,19 +26,21 @@ fn full(policy: Policy) -> Cache {
 }
 
 /// The right to write back the one entry of a cache that has room for one.
-fn ticket(cache: &Cache) -> Ticket<'_, RobustLocks> {
+fn write_back_of(cache: &Cache) -> WriteBackGuard<'_, RobustLocks> {
     let store = |key: &[u8]| cache.store_if(key, b"value", &mut Condition::None, &cache.resets(), &mut 0).unwrap();
-    assert!(matches!(store(b"old"), Step::Done(..)));
-    let Step::WriteBack(ticket) = store(b"new") else { panic!("a dirty entry must make way") };
-    ticket
+    assert!(matches!(store(b"old"), StoreStep::Done(..)));
+    let StoreStep::WriteBack(guard) = store(b"new") else { panic!("a dirty entry must make way") };
+    guard
 }
 
 fn room_for_one() -> Cache {
     SharedCache::shared_mapping(&Config::entries(1, 64)).unwrap()
 }
 
-fn load<'a>(cache: &'a Cache, key: &[u8]) -> Load<'a, RobustLocks> {
-    let LoadStep::Yours(load) = cache.claim_load(key, false) else { panic!("an absent key that nobody loads") };
+fn load<'a>(cache: &'a Cache, key: &[u8]) -> LoadGuard<'a, RobustLocks> {
+    let LoadStep::Yours(load) = cache.lease_load(key, Concurrency::Single) else {
+        panic!("an absent key that nobody loads")
+    };
     load
 }
 
@@ -59,14 +61,14 @@ fn a_closure_that_forks_has_one_pin_to_drop() {
 
 fn a_ticket_is_its_own_processes() {
     let cache = room_for_one();
-    let ticket = ticket(&cache);
+    let guard = write_back_of(&cache);
     if !fork_here() {
-        assert!(!ticket.finish(), "the entry is its parent's to write back");
+        assert!(!guard.finish(), "the entry is its parent's to write back");
         exit_now();
     }
-    assert_eq!(cache.under_way().writes, 1);
-    assert!(ticket.finish());
-    assert_eq!((cache.under_way().writes, cache.len()), (0, 0));
+    assert_eq!(cache.in_flight().writes, 1);
+    assert!(guard.finish());
+    assert_eq!((cache.in_flight().writes, cache.len()), (0, 0));
     cache.validate().unwrap();
 }
 
@@ -76,13 +78,13 @@ fn a_load_is_its_own_processes() {
     if !fork_here() {
         let step =
             cache.store_if(b"key", b"other", &mut Condition::Loaded(&mut load), &cache.resets(), &mut 0).unwrap();
-        assert!(matches!(step, Step::Stale), "its parent loads the key");
+        assert!(matches!(step, StoreStep::Stale), "its parent loads the key");
         exit_now();
     }
-    assert_eq!(cache.under_way().loads, 1);
+    assert_eq!(cache.in_flight().loads, 1);
     let step = cache.store_if(b"key", b"value", &mut Condition::Loaded(&mut load), &cache.resets(), &mut 0).unwrap();
-    assert!(matches!(step, Step::Done(..)));
-    assert_eq!(cache.under_way().loads, 0);
+    assert!(matches!(step, StoreStep::Done(..)));
+    assert_eq!(cache.in_flight().loads, 0);
 }
 
 fn a_child_can_take_and_give_back_what_is_its_own() {
@@ -93,10 +95,10 @@ fn a_child_can_take_and_give_back_what_is_its_own() {
         if !is_parent {
             let own = self::load(&cache, b"child");
             cache.with(&4u32.to_be_bytes(), |_| assert_eq!(cache.pinned(), 2)).unwrap();
-            assert_eq!((cache.pinned(), cache.under_way().loads), (1, 2));
+            assert_eq!((cache.pinned(), cache.in_flight().loads), (1, 2));
             std::mem::forget(own);
             release_all(&cache);
-            assert_eq!((cache.pinned(), cache.under_way().loads), (1, 1), "its parent's are none of its business");
+            assert_eq!((cache.pinned(), cache.in_flight().loads), (1, 1), "its parent's are none of its business");
         }
         is_parent
     });
@@ -104,9 +106,9 @@ fn a_child_can_take_and_give_back_what_is_its_own() {
         drop(load);
         exit_now();
     }
-    assert_eq!((cache.pinned(), cache.under_way().loads), (0, 1));
+    assert_eq!((cache.pinned(), cache.in_flight().loads), (0, 1));
     drop(load);
-    assert_eq!(cache.under_way().loads, 0);
+    assert_eq!(cache.in_flight().loads, 0);
     cache.validate().unwrap();
 }
 
@@ -120,21 +122,21 @@ fn what_outlives_release_all_gives_nothing_back() {
     let cache = full(Policy::Lru);
     let first = load(&cache, b"a");
     release_all(&cache);
-    assert_eq!(cache.under_way().loads, 0);
+    assert_eq!(cache.in_flight().loads, 0);
     let second = load(&cache, b"b");
     drop(first);
-    assert_eq!(cache.under_way().loads, 1, "the second is there");
+    assert_eq!(cache.in_flight().loads, 1, "the second is there");
     drop(second);
-    assert_eq!(cache.under_way().loads, 0);
+    assert_eq!(cache.in_flight().loads, 0);
 }
 
 fn an_old_ticket_does_not_take_a_new_pin() {
     let cache = room_for_one();
-    let ticket = ticket(&cache);
+    let guard = write_back_of(&cache);
     release_all(&cache);
-    assert_eq!(cache.under_way().writes, 0);
+    assert_eq!(cache.in_flight().writes, 0);
     cache.with(b"old", |_| {
-        drop(ticket);
+        drop(guard);
         assert_eq!(cache.pinned(), 1);
     });
     assert_eq!(cache.pinned(), 0);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pg_shared_lru::pg::dsm_locks::DsmLocks;
 use pg_shared_lru::pg::parallel::{self, ParallelCache};
-use pg_shared_lru::shared::write_back::{Load, LoadStep};
+use pg_shared_lru::shared::write_back::{Concurrency, LoadGuard, LoadStep};
 use pg_shared_lru::{Config, Locks, SharedCache, TypedCache, type_tag};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -133,7 +133,7 @@ pub fn exercise(request: &Request) -> Outcome {
     let load = make_trouble(request.trouble, &cache, control, &mut outcome);
     outcome.errors = operation.wait_for_exit();
     drop(load);
-    outcome.held_after = cache.under_way().total();
+    outcome.held_after = cache.in_flight().total();
     // The leader goes on, whatever became of the workers.
     outcome.wrong += work(&cache, 9, request.keys, request.rounds) + control.wrong.load(SeqCst);
     judge(cache, &mut outcome);
@@ -141,8 +141,8 @@ pub fn exercise(request: &Request) -> Outcome {
     outcome
 }
 
-fn claim_awaited(cache: &ParallelCache) -> Load<'_, DsmLocks> {
-    match cache.claim_load(AWAITED, false) {
+fn lease_awaited(cache: &ParallelCache) -> LoadGuard<'_, DsmLocks> {
+    match cache.lease_load(AWAITED, Concurrency::Single) {
         LoadStep::Yours(load) => load,
         _ => unreachable!("nobody else loads this key"),
     }
@@ -155,17 +155,17 @@ fn make_trouble<'a>(
     cache: &'a ParallelCache,
     control: &Control,
     outcome: &mut Outcome,
-) -> Option<Load<'a, DsmLocks>> {
+) -> Option<LoadGuard<'a, DsmLocks>> {
     if trouble == Trouble::None {
         return None;
     }
-    let load = claim_awaited(cache);
+    let load = lease_awaited(cache);
     while (control.in_place.load(SeqCst) as i32) < outcome.workers_launched {
         pgrx::check_for_interrupts!();
         std::thread::sleep(Duration::from_millis(1));
     }
     // But for the leader's own load.
-    outcome.held_in_place = cache.under_way().total() - 1;
+    outcome.held_in_place = cache.in_flight().total() - 1;
     match trouble {
         Trouble::None => (),
         Trouble::TerminatedWhileHolding | Trouble::TerminatedWhileWaiting => {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use pg_shared_lru::pg::parallel::{self, ParallelCache};
-use pg_shared_lru::shared::write_back::LoadStep;
+use pg_shared_lru::shared::write_back::{Concurrency, LoadStep};
 use pgrx::prelude::*;
 
 use crate::exchange::Trouble;
@@ -72,7 +72,8 @@ fn trouble(cache: &ParallelCache, control: &Control, number: u32) {
             let key = format!("pinned by worker {number}");
             cache.put(key.as_bytes(), b"value").expect("there is room");
             cache.with(key.as_bytes(), |_| {
-                let LoadStep::Yours(_load) = cache.claim_load(format!("loaded by worker {number}").as_bytes(), false)
+                let LoadStep::Yours(_load) =
+                    cache.lease_load(format!("loaded by worker {number}").as_bytes(), Concurrency::Single)
                 else {
                     unreachable!("nobody else has this key");
                 };
