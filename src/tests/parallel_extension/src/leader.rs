@@ -73,10 +73,10 @@ impl Operation {
         // SAFETY: the context has a handle for each worker launched.
         let launched = unsafe { (*self.context).nworkers_launched };
         for worker in 0..launched as usize {
+            // SAFETY: as above.
             let handle = unsafe { (*(*self.context).worker.add(worker)).bgwhandle };
-            while let Some(error) = caught(|| unsafe {
-                pg_sys::WaitForBackgroundWorkerShutdown(handle);
-            }) {
+            // SAFETY: the handle of a worker that was launched.
+            while let Some(error) = caught(|| _ = unsafe { pg_sys::WaitForBackgroundWorkerShutdown(handle) }) {
                 errors.push(error);
             }
         }
