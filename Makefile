@@ -62,7 +62,7 @@ demo: install ## replay a recorded index build through one shared cache
 test: install ## run every test, and count them
 	@bash src/tests/run.sh
 
-exhaustive: setup ## every crash, every interleaving of a read, 120,000 damaged regions: some ten minutes
+exhaustive: setup ## every crash, 100,000 interleavings of reads, 120,000 damaged regions: half an hour
 	cargo test --release --no-default-features --test exhaustive -- --all
 
 bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; TRACES=folder, SIZES=file.json)
