@@ -13,7 +13,7 @@
 //! Locking: everything here is part of a change under the partition's exclusive lock.
 
 use super::entry::payload::{HEADER_BYTES, PayloadShape};
-use super::entry::record::{Flags, Pin};
+use super::entry::record::{Flags, Pin, Record};
 use super::evict::{Candidates, Eviction, Search};
 use super::evicted::OnEvict;
 use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
@@ -316,6 +316,9 @@ impl Partition {
     /// The next entry to evict.
     pub(super) fn search(&mut self, spared: Option<EntryIndex>, work: &mut Work) -> Search {
         let (records, payload, totals) = (*self.directory.records(), self.payload, self.totals());
+        // By this the search is bounded.
+        let most = self.slabs.area().region().len_bytes() / size_of::<Record>();
+        assert!(totals.entries as usize <= most, "{} entries where there is room for {most}", totals.entries);
         let may_evict = |entry| Some(entry) != spared && records.get(entry).is_evictable();
         let bytes_of = |entry| payload.entry_bytes(entry);
         self.order.victim(&Candidates { totals, may_evict: &may_evict, bytes_of: &bytes_of }, work)

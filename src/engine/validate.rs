@@ -29,6 +29,7 @@ impl Partition {
             return findings.into_result();
         }
         self.slabs.validate(&mut findings);
+        self.directory.validate(&mut findings);
         let sound = self.check_records(&mut findings);
         let bytes_of = |entry: EntryIndex| sound.contains(&entry).then(|| self.payload.entry_bytes(entry));
         let hash_of = |entry: EntryIndex| sound.contains(&entry).then(|| self.hash_of(entry));
@@ -55,6 +56,7 @@ impl Partition {
         let mut stored = HashMap::<ClassIndex, u64>::new();
         let mut leased = Vec::new();
         let (mut owned, mut in_chains) = (0u64, 0u32);
+        let mut live_doomed = 0;
         let (mut entries, mut zombies, mut continuations, mut reserved, mut live_bytes) = (0, 0, 0, 0, 0);
         for entry in self.directory.live_records(&self.slabs) {
             let record = self.record(entry);
@@ -77,6 +79,7 @@ impl Partition {
             if record.has(Flags::CONTINUATION) {
                 continuations += 1;
             } else if doomed.contains(&entry) {
+                live_doomed += 1;
                 findings.expect(
                     || format!("record {} is doomed and removed", entry.0),
                     record.has(Flags::ZOMBIE),
@@ -101,6 +104,7 @@ impl Partition {
             }
         }
         findings.expect(|| "entries".into(), state.len.get(), entries);
+        findings.expect(|| "large entries to be freed, in use".into(), live_doomed, doomed.len());
         findings.expect(|| "zombies".into(), state.zombies.get(), zombies);
         findings.expect(|| "records of values that are not complete".into(), state.reserved.get(), reserved);
         findings.expect(|| "continuations".into(), state.continuations.get(), continuations);

@@ -164,6 +164,22 @@ impl<L: Locks> SharedCache<L> {
         result
     }
 
+    /// Reads what is pinned, without a lock. A check that fails marks the damage, under the lock.
+    pub(super) fn read_pinned<'a, R>(&'a self, partition: usize, read: impl FnOnce(&'a UnlockedPartition) -> R) -> R {
+        struct Failed<'a, L: Locks>(&'a SharedCache<L>, usize);
+        impl<L: Locks> Drop for Failed<'_, L> {
+            #[cold]
+            fn drop(&mut self) {
+                let Failed(cache, partition) = self;
+                cache.clean_up(*partition, |_| cache.unlocked(*partition).mark_damaged());
+            }
+        }
+        let failed = Failed(self, partition);
+        let result = read(self.unlocked(partition));
+        std::mem::forget(failed);
+        result
+    }
+
     /// A partition for what needs no lock.
     #[inline(always)]
     pub(super) fn unlocked(&self, partition: usize) -> &UnlockedPartition {

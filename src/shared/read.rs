@@ -281,11 +281,11 @@ impl<L: Locks> SharedCache<L> {
             Locked::NoRoom(len) => Lookup::NoRoom(len),
             Locked::Large(pin, version) => {
                 let guard = PinGuard::new(self, index, pin);
-                let len = self.unlocked(index).value_len(pin.entry);
+                let len = self.read_pinned(index, |unlocked| unlocked.value_len(pin.entry));
                 if !buffer.make_room(len) {
                     return Lookup::NoRoom(len);
                 }
-                self.unlocked(index).copy_parts(pin.entry, |part| buffer.take_part(part));
+                self.read_pinned(index, |unlocked| unlocked.copy_parts(pin.entry, |part| buffer.take_part(part)));
                 drop(guard);
                 Lookup::Hit(version)
             }
@@ -368,12 +368,12 @@ impl<L: Locks> SharedCache<L> {
         }?;
         let Some(pin) = found else { return Some(read(&copied)) };
         let guard = PinGuard::new(self, index, pin);
-        if let Some(value) = self.unlocked(index).value_in_place(pin.entry) {
+        if let Some(value) = self.read_pinned(index, |unlocked| unlocked.value_in_place(pin.entry)) {
             return Some(read(value));
         }
-        let unlocked = self.unlocked(index);
-        copied.try_reserve_exact(unlocked.value_len(pin.entry)).expect("memory for a value");
-        unlocked.copy_parts(pin.entry, |part| copied.extend_from_slice(part));
+        let len = self.read_pinned(index, |unlocked| unlocked.value_len(pin.entry));
+        copied.try_reserve_exact(len).expect("memory for a value");
+        self.read_pinned(index, |unlocked| unlocked.copy_parts(pin.entry, |part| copied.extend_from_slice(part)));
         drop(guard);
         Some(read(&copied))
     }

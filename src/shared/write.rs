@@ -154,10 +154,11 @@ impl<L: Locks> SharedCache<L> {
 
     /// Appends key and value of a pinned entry.
     pub(super) fn copy_out(&self, index: usize, pin: Pin, evicted: &mut Evicted) -> Result<(), PushError> {
-        let unlocked = self.unlocked(index);
-        let append = |out: &mut Vec<u8>| unlocked.copy_parts(pin.entry, |part| out.extend_from_slice(part));
-        let pushed = evicted.try_push(unlocked.key(pin.entry), unlocked.value_len(pin.entry), append);
-        pushed.map_err(|_| PushError::OutOfMemory)
+        self.read_pinned(index, |unlocked| {
+            let append = |out: &mut Vec<u8>| unlocked.copy_parts(pin.entry, |part| out.extend_from_slice(part));
+            let pushed = evicted.try_push(unlocked.key(pin.entry), unlocked.value_len(pin.entry), append);
+            pushed.map_err(|_| PushError::OutOfMemory)
+        })
     }
 
     #[cold]
@@ -238,9 +239,9 @@ impl<L: Locks> SharedCache<L> {
         })?;
         if let Some(pin) = large {
             let guard = PinGuard::new(self, index, pin);
-            let unlocked = self.unlocked(index);
-            value.try_reserve_exact(unlocked.value_len(pin.entry)).expect("memory for a value");
-            unlocked.copy_parts(pin.entry, |part| value.extend_from_slice(part));
+            let len = self.read_pinned(index, |unlocked| unlocked.value_len(pin.entry));
+            value.try_reserve_exact(len).expect("memory for a value");
+            self.read_pinned(index, |unlocked| unlocked.copy_parts(pin.entry, |part| value.extend_from_slice(part)));
             drop(guard);
             self.free_large(index);
         }

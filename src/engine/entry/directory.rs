@@ -18,6 +18,7 @@
 //! Not here: taking and freeing the slots (`reclaim`), what a record means (`record`).
 
 use super::record::{Flags, LAST_GENERATION, Record, Records};
+use crate::engine::findings::Findings;
 use crate::engine::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
 use crate::engine::memory::region::Region;
 use crate::engine::memory::words::Word32;
@@ -87,6 +88,11 @@ impl Directory {
         (record.generation() != LAST_GENERATION).then(|| entry.slot())
     }
 
+    /// The generation that records of a slab start from, of nobody's life: even, also where the region is damaged.
+    fn first_generation(&self, slab: SlabIndex) -> u32 {
+        self.generation_base(slab).get().next_multiple_of(2)
+    }
+
     /// Whether records in this slab can still be given a new generation.
     pub fn can_serve(&self, slab: SlabIndex) -> bool {
         self.generation_base(slab).get() < LAST_GENERATION
@@ -94,7 +100,7 @@ impl Directory {
 
     /// Prepares the records of a slab that joins the directory; before it is given class 0.
     pub fn prepare_slab(&mut self, slab: SlabIndex) {
-        let base = self.generation_base(slab).get();
+        let base = self.first_generation(slab);
         self.records_of(slab).for_each(|entry| self.record(entry).prepare(base));
     }
 
@@ -144,6 +150,16 @@ impl Directory {
                 && within >= self.class.first_slot_bytes
                 && (within - self.class.first_slot_bytes) / self.class.slot_bytes < self.class.slots_per_slab
         })
+    }
+
+    /// Checks the generations that slabs remember.
+    pub fn validate(&self, findings: &mut Findings) {
+        for slab in self.area.slabs() {
+            let base = self.generation_base(slab).get();
+            if base % 2 != 0 || base > LAST_GENERATION {
+                findings.add(|| format!("slab {} remembers generation {base}, which no record has ended with", slab.0));
+            }
+        }
     }
 
     /// The live records of all slabs that serve the directory, entries or not.
@@ -216,6 +232,22 @@ mod tests {
         let slab = grow(&mut slabs, &mut directory);
         assert!(directory.records_of(slab).all(|entry| directory.record(entry).pins() == 0));
         assert!(directory.records_of(slab).all(|entry| !directory.record(entry).is_live()));
+    }
+
+    #[test]
+    fn a_damaged_generation_is_reported_and_makes_no_record_that_is_in_use() {
+        let (mut slabs, mut directory) = directory();
+        let report = |directory: &Directory| {
+            let mut findings = Findings::default();
+            directory.validate(&mut findings);
+            findings.into_result().is_err()
+        };
+        assert!(!report(&directory));
+        slabs.area().slabs().for_each(|slab| directory.generation_base(slab).set(0x5555_5555));
+        assert!(report(&directory));
+        let slab = grow(&mut slabs, &mut directory);
+        assert!(directory.records_of(slab).all(|entry| !directory.record(entry).is_live()));
+        assert!(directory.record(open(&mut slabs, &mut directory, Flags::NONE)).is_live());
     }
 
     #[test]

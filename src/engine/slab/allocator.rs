@@ -557,7 +557,7 @@ impl SlabAllocator {
         for slab in self.area.slabs().filter(|&slab| self.slab_use(slab).is_none()) {
             findings.add(|| format!("slab {} serves nothing that there is", slab.0));
         }
-        let pool = self.listed(&self.state().pool_head);
+        let pool = self.listed(&self.state().pool_head, findings);
         for &slab in &pool {
             findings.expect(|| format!("use of slab {} in the pool", slab.0), self.slab_use(slab), Some(SlabUse::Pool));
         }
@@ -569,13 +569,17 @@ impl SlabAllocator {
     }
 
     /// The slabs of a list, those whose number makes no sense left out; ends where the list comes back on itself.
-    fn listed(&self, head: &Word32) -> Vec<SlabIndex> {
+    fn listed(&self, head: &Word32, findings: &mut crate::engine::findings::Findings) -> Vec<SlabIndex> {
         let mut slabs = Vec::new();
-        let mut node = head.get();
+        let (mut previous, mut node) = (0, head.get());
         while node != 0 && node <= self.area.slab_count() && slabs.len() < self.area.slab_count() as usize {
-            slabs.push(SlabIndex(node - 1));
-            node = self.descriptor(SlabIndex(node - 1)).next.get();
+            let slab = SlabIndex(node - 1);
+            slabs.push(slab);
+            let descriptor = self.descriptor(slab);
+            findings.expect(|| format!("node before slab {} in its list", slab.0), descriptor.previous.get(), previous);
+            (previous, node) = (node, descriptor.next.get());
         }
+        findings.expect(|| "end of a list of slabs".into(), node, 0);
         slabs
     }
 
@@ -604,9 +608,14 @@ impl SlabAllocator {
             findings.expect(|| format!("bin of slab {}", slab.0), descriptor.bin.get(), bin);
         }
         findings.expect(|| format!("used slots of class {}", class.0), state.used.get(), used_total);
+        findings.expect(
+            || format!("bins of class {} that there are not", class.0),
+            state.bin_mask.get() >> BIN_COUNT,
+            0,
+        );
         let mut listed = 0;
         for bin in 0..BIN_COUNT {
-            let slabs = self.listed(&state.bins[bin]);
+            let slabs = self.listed(&state.bins[bin], findings);
             let is_noted = state.bin_mask.get() >> bin & 1 == 1;
             findings.expect(|| format!("bin {bin} of class {} noted as filled", class.0), is_noted, !slabs.is_empty());
             for slab in &slabs {
@@ -653,6 +662,23 @@ mod tests {
         let mut findings = Findings::default();
         slabs.validate(&mut findings);
         findings.into_result().unwrap();
+    }
+
+    #[test]
+    fn a_link_that_leads_back_to_another_slab_is_reported() {
+        for is_used in [false, true] {
+            let mut slabs = allocator();
+            if is_used {
+                take(&mut slabs, ClassIndex(1), 1).unwrap();
+            }
+            let state = slabs.class_state(ClassIndex(1));
+            let head = if is_used { state.bins[0].get() } else { slabs.state().pool_head.get() };
+            validate(&slabs);
+            slabs.descriptor(SlabIndex(head - 1)).previous.set(3);
+            let mut findings = Findings::default();
+            slabs.validate(&mut findings);
+            assert!(findings.into_result().is_err());
+        }
     }
 
     /// Takes a slot, and a slab for it if it must.
