@@ -52,6 +52,7 @@ impl Partition {
                 self.directory.retire_slab(slab);
             }
         }
+        self.directory.mend_generations();
         self.table.format();
         self.slabs.reset();
         self.order.format();

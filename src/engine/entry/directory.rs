@@ -152,6 +152,19 @@ impl Directory {
         })
     }
 
+    /// Makes generations of what is damaged: even, and one that no record has ended with far beyond those that one can
+    /// have ended with, so that no old id comes to life and the slab still serves.
+    pub fn mend_generations(&mut self) {
+        const FAR_BEYOND: u32 = LAST_GENERATION / 4 * 2;
+        for slab in self.area.slabs() {
+            let word = self.generation_base(slab);
+            match word.get() {
+                base if base > LAST_GENERATION => word.set(FAR_BEYOND),
+                base => word.set(base.next_multiple_of(2)),
+            }
+        }
+    }
+
     /// Checks the generations that slabs remember.
     pub fn validate(&self, findings: &mut Findings) {
         for slab in self.area.slabs() {
@@ -247,6 +260,10 @@ mod tests {
         assert!(report(&directory));
         let slab = grow(&mut slabs, &mut directory);
         assert!(directory.records_of(slab).all(|entry| !directory.record(entry).is_live()));
+        directory.generation_base(slab).set(u32::MAX);
+        assert!(report(&directory) && !directory.can_serve(slab));
+        directory.mend_generations();
+        assert!(!report(&directory) && directory.can_serve(slab));
         assert!(directory.record(open(&mut slabs, &mut directory, Flags::NONE)).is_live());
     }
 
