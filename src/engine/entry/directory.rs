@@ -264,7 +264,8 @@ mod tests {
         assert!(report(&directory) && !directory.can_serve(slab));
         directory.mend_generations();
         assert!(!report(&directory) && directory.can_serve(slab));
-        assert!(directory.record(open(&mut slabs, &mut directory, Flags::NONE)).is_live());
+        let entry = open(&mut slabs, &mut directory, Flags::NONE);
+        assert!(directory.record(entry).is_live());
     }
 
     #[test]
