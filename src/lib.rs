@@ -36,7 +36,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | none (`default-features = false`) | the library without PostgreSQL |
-//! | `pg15` | `pg`: main shared memory, LWLocks, caches in parallel operations; for other extensions |
+//! | `pg14` … `pg18` | `pg`, for this PostgreSQL: shared memory, LWLocks, caches in parallel operations; for other extensions |
 //! | `extension`, on by default with `pg15` | the SQL functions, and the module's entry point |
 //!
 //! # Locking and faults
@@ -51,7 +51,7 @@ pub mod adapters;
 /// What one partition is made of. Not part of the interface: it is public for the project's own tests and programs.
 #[doc(hidden)]
 pub mod engine;
-#[cfg(feature = "pg15")]
+#[cfg(feature = "postgres")]
 pub mod pg;
 pub mod shared;
 

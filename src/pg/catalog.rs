@@ -54,13 +54,27 @@ impl Drop for Marked<'_> {
 }
 
 impl Catalog {
-    /// The catalog of the area.
+    /// The catalog of the area, which is made if this is its first use.
     ///
     /// # Errors
     ///
-    /// No area was requested at server start: [`CacheError::NotPreloaded`] says what to do.
+    /// As [`Area::open`].
     pub fn open() -> Result<Catalog, CacheError> {
-        Area::get().map(Catalog).ok_or(CacheError::NotPreloaded)
+        Area::open().map(Catalog)
+    }
+
+    /// The catalog of the area, if that was made: where there is none, there are no caches.
+    ///
+    /// # Errors
+    ///
+    /// As [`Area::open`].
+    pub fn existing() -> Result<Option<Catalog>, CacheError> {
+        Area::existing().map(|area| area.map(Catalog))
+    }
+
+    /// The catalog of the area, if this process has used it. Raises nothing.
+    pub(super) fn mapped() -> Option<Catalog> {
+        Area::mapped().map(Catalog)
     }
 
     /// Every cache of the area, of all databases.

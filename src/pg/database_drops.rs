@@ -5,8 +5,8 @@
 //! its lock on the database, which a backend needs that wants to connect to a new one of the same OID. So no new database
 //! ever finds a cache of an old one.
 //!
-//! Not on a hot standby, where databases go by recovery, which calls no hook: there `create_cache` clears up
-//! (`Catalog::drop_orphans`).
+//! Not on a hot standby, where databases go by recovery, which calls no hook, and not where the backend that drops the
+//! database has not loaded the library: then `create_cache` clears up (`Catalog::drop_orphans`).
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -25,9 +25,9 @@ thread_local! {
     static WATCHES_TRANSACTIONS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Installs the hook. Only while the postmaster loads its libraries, once per library.
+/// Installs the hook, once per library: for all processes while the postmaster loads its libraries, else for this one.
 pub(super) fn watch() {
-    // SAFETY: runs in the postmaster's only thread while it loads libraries; the hook has the right type, and the one
+    // SAFETY: runs in the process's only thread while it loads libraries; the hook has the right type, and the one
     // installed before is kept to be called first.
     unsafe {
         let previous = pg_sys::object_access_hook.map_or(0, |hook| hook as usize);
@@ -58,7 +58,10 @@ unsafe extern "C-unwind" fn on_object_access(
             // SAFETY: the callback has the right type and lives as long as the library.
             unsafe { pg_sys::RegisterXactCallback(Some(on_transaction_end), std::ptr::null_mut()) };
         }
-        DROPPED.with_borrow_mut(|dropped| dropped.push(object.to_u32()));
+        // Mapped now, where an error may be raised. Where there is no area, there is nothing to drop.
+        if let Ok(Some(_)) = Catalog::existing() {
+            DROPPED.with_borrow_mut(|dropped| dropped.push(object.to_u32()));
+        }
     }
 }
 
@@ -71,7 +74,7 @@ unsafe extern "C-unwind" fn on_transaction_end(event: pg_sys::XactEvent::Type, _
         if event != pg_sys::XactEvent::XACT_EVENT_COMMIT {
             return;
         }
-        if let Ok(catalog) = Catalog::open() {
+        if let Some(catalog) = Catalog::mapped() {
             dropped.into_iter().for_each(|database| catalog.drop_of_database(database));
         }
     }

@@ -20,10 +20,12 @@ use pgrx::pg_sys;
 
 use super::error::ParallelError;
 use super::lwlock::{self, LwLockGuard};
+use super::versions::WaitEvent;
 use crate::shared::lock::{LockMode, Locks, Tenancy};
 
 /// How long a waiter sleeps before it looks again, if nobody wakes it.
 const LONGEST_SLEEP_MS: c_long = 10;
+static WAIT: WaitEvent = WaitEvent::new(c"SharedLruWorker");
 
 /// One partition's lock. A cache line pair of its own, as PostgreSQL pads its own LWLocks.
 #[repr(C, align(128))]
@@ -155,7 +157,7 @@ unsafe impl Locks for DsmLocks {
         while !done() {
             self.check_attached();
             // SAFETY: as above. Handles interrupts, so it may unwind.
-            unsafe { pg_sys::ConditionVariableTimedSleep(changed, LONGEST_SLEEP_MS, pg_sys::PG_WAIT_EXTENSION) };
+            unsafe { pg_sys::ConditionVariableTimedSleep(changed, LONGEST_SLEEP_MS, WAIT.number()) };
         }
     }
 

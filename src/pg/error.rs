@@ -1,6 +1,6 @@
 //! Errors as PostgreSQL reports them: SQLSTATE, message, and a hint that says what to do.
 
-use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportWithLevel};
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use super::encoding;
@@ -54,6 +54,19 @@ pub fn report(error: &impl SqlError) -> ! {
     unreachable!("an ERROR does not return")
 }
 
+/// Whether PostgreSQL may raise this where the system refuses memory: the SQLSTATE follows from the system's error
+/// number, of which PostgreSQL knows some; the others become an internal error.
+pub(super) fn is_want_of_memory(report: &ErrorReportWithLevel) -> bool {
+    const CLASS_MASK: i32 = (1 << 12) - 1;
+    use PgSqlErrorCode::{
+        ERRCODE_INSUFFICIENT_PRIVILEGE, ERRCODE_INSUFFICIENT_RESOURCES, ERRCODE_INTERNAL_ERROR, ERRCODE_SYSTEM_ERROR,
+    };
+    let code = report.sql_error_code();
+    let class = code as i32 & CLASS_MASK;
+    let classes = [ERRCODE_INSUFFICIENT_RESOURCES, ERRCODE_SYSTEM_ERROR].map(|code| code as i32 & CLASS_MASK);
+    classes.contains(&class) || [ERRCODE_INTERNAL_ERROR, ERRCODE_INSUFFICIENT_PRIVILEGE].contains(&code)
+}
+
 /// Whatever can go wrong with a named cache.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -96,6 +109,14 @@ pub enum CacheError {
     /// All slots of the catalog are in use.
     #[error("there are {0} caches already, as many as the server was configured for")]
     TooMany(usize),
+    /// The system refuses the memory for all caches.
+    #[error("the system refuses {bytes} bytes of shared memory for caches: {reason}")]
+    NoSegment {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What it says.
+        reason: String,
+    },
     /// No piece of the area is large enough.
     #[error("the cache needs {needed} bytes of shared memory; {free} bytes are free, {largest} of them in one piece")]
     NoMemory {
@@ -152,7 +173,9 @@ impl SqlError for CacheError {
             CacheError::Parameter(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             CacheError::Config(error) => error.code(),
             CacheError::TooMany(_) => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            CacheError::NoMemory { .. } | CacheError::OutOfMemory(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            CacheError::NoMemory { .. } | CacheError::NoSegment { .. } | CacheError::OutOfMemory(_) => {
+                PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
+            }
             CacheError::InUse(..) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             CacheError::TooLargeForSql { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             CacheError::Push(error) => error.code(),
@@ -174,6 +197,9 @@ impl SqlError for CacheError {
             CacheError::TooMany(_) => "Drop a cache, or raise pg_shared_lru.max_caches and restart the server.",
             CacheError::NoMemory { .. } => {
                 "Ask for less, drop a cache, or raise pg_shared_lru.memory and restart the server."
+            }
+            CacheError::NoSegment { .. } => {
+                "Lower pg_shared_lru.memory, or give the server more: dynamic_shared_memory_type says where the memory is."
             }
             CacheError::OutOfMemory(_) => {
                 "The cache is as it was. Give the server more memory, or keep smaller values."

@@ -58,12 +58,13 @@ pub fn my_database() -> u32 {
 ///
 /// There is none, it was dropped meanwhile, or the library was not preloaded.
 pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
-    let catalog = Catalog::open()?;
+    let unknown = || CacheError::Unknown(name.to_owned());
+    let catalog = Catalog::existing()?.ok_or_else(unknown)?;
     // Without the catalog's lock, where this backend has the cache already.
     if let Some(cache) = REGISTRY.with_borrow(|registry| registry.find(catalog, my_database(), name)) {
         return Ok(cache);
     }
-    let listing = catalog.find(my_database(), name).ok_or_else(|| CacheError::Unknown(name.to_owned()))?;
+    let listing = catalog.find(my_database(), name).ok_or_else(unknown)?;
     attach(catalog, listing)
 }
 

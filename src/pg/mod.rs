@@ -5,7 +5,8 @@
 //! error           errors with SQLSTATE, message and hint
 //! lwlock          PostgreSQL's locks, taken and released
 //! slot            a named cache's place in the catalog, and its life
-//! area            one piece of main shared memory: requested, initialised once, found by every backend
+//! versions        what differs between the versions of PostgreSQL
+//! area            one piece of shared memory for all named caches: preloaded, or made at its first use
 //! named_locks     the locks of a named cache
 //! catalog         the named caches in the area: created, looked up, dropped
 //! database_drops  a cache goes with its database
@@ -34,6 +35,7 @@ pub mod parallel;
 #[cfg(feature = "extension")]
 mod settings;
 mod slot;
+mod versions;
 
 /// The pgrx that the library was built with. A consumer's has to be the same: `docs/library.md` says how.
 pub use pgrx;

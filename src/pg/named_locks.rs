@@ -23,11 +23,13 @@ use super::area::Area;
 use super::error::CacheError;
 use super::lwlock::{acquire, release};
 use super::slot::{CacheSlot, Life, Phase};
+use super::versions::WaitEvent;
 use crate::engine::limits::MAX_PARTITIONS;
 use crate::shared::lock::{LockMode, Locks, Tenancy};
 
 /// How long a backend sleeps before it looks again.
 const SLEEP_MS: std::ffi::c_long = 1;
+static WAIT: WaitEvent = WaitEvent::new(c"SharedLruCache");
 
 /// The locks of one cache's partitions, valid for one life of its slot in the catalog.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ pub(super) fn sleep_a_moment() {
     let events = (WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH) as i32;
     // SAFETY: this process's own latch, from its one thread.
     unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events, SLEEP_MS, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatch(pg_sys::MyLatch, events, SLEEP_MS, WAIT.number());
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
     pgrx::check_for_interrupts!();

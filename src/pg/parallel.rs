@@ -51,10 +51,11 @@
 use std::panic::AssertUnwindSafe;
 use std::ptr::NonNull;
 
-use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
-use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 
 use super::dsm_locks::{self, DsmLocks};
+use super::error::is_want_of_memory;
 pub use super::error::{NoSegment, ParallelError};
 use crate::engine::config::Config;
 use crate::engine::config_error::ConfigError;
@@ -201,19 +202,6 @@ pub unsafe fn initialize_dsm(context: *mut pg_sys::ParallelContext) -> Result<()
         pg_sys::ResourceOwnerDelete(trial);
         result
     }
-}
-
-/// Whether PostgreSQL may raise this where the system refuses memory: the SQLSTATE follows from the system's error
-/// number, of which PostgreSQL knows some; the others become an internal error.
-fn is_want_of_memory(report: &ErrorReportWithLevel) -> bool {
-    const CLASS_MASK: i32 = (1 << 12) - 1;
-    use PgSqlErrorCode::{
-        ERRCODE_INSUFFICIENT_PRIVILEGE, ERRCODE_INSUFFICIENT_RESOURCES, ERRCODE_INTERNAL_ERROR, ERRCODE_SYSTEM_ERROR,
-    };
-    let code = report.sql_error_code();
-    let class = code as i32 & CLASS_MASK;
-    let classes = [ERRCODE_INSUFFICIENT_RESOURCES, ERRCODE_SYSTEM_ERROR].map(|code| code as i32 & CLASS_MASK);
-    classes.contains(&class) || [ERRCODE_INTERNAL_ERROR, ERRCODE_INSUFFICIENT_PRIVILEGE].contains(&code)
 }
 
 impl Planned {

@@ -1,10 +1,13 @@
 //! The settings `pg_shared_lru.*`.
 //!
-//! Memory and the number of caches are fixed at server start. The others are defaults for `create_cache`, which a
-//! superuser may change at any time; 0 means "chosen from the cache's size".
+//! Memory and the number of caches are fixed at server start, or, where the library is not preloaded, when the first cache
+//! is created. The others are defaults for `create_cache`, which a superuser may change at any time; 0 means "chosen from
+//! the cache's size".
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use super::area::{self, AreaSize};
+use super::versions;
 use crate::engine::config::Config;
 use crate::engine::limits::MAX_PARTITIONS;
 use crate::engine::policy::Policy;
@@ -26,17 +29,18 @@ enum PolicySetting {
     S3Fifo,
 }
 
-/// Defines the settings that are fixed at server start, and reserves the prefix. After [`define`], and only while the
-/// postmaster loads its libraries.
-pub(super) fn define_at_server_start() {
+/// Defines the settings of the area. Without a preload the configuration file may change them until the area is made.
+fn define_for_area() {
+    let context = || if area::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup };
     GucRegistry::define_int_guc(
         c"pg_shared_lru.memory",
         c"Shared memory for caches.",
-        c"All caches together have this much. Allocated at server start.",
+        c"All caches together have this much. Allocated at server start, or with the first cache if the library is not \
+          preloaded.",
         &MEMORY_MB,
         1,
         1 << 20,
-        GucContext::Postmaster,
+        context(),
         GucFlags::UNIT_MB,
     );
     GucRegistry::define_int_guc(
@@ -46,19 +50,22 @@ pub(super) fn define_at_server_start() {
         &MAX_CACHES,
         1,
         1024,
-        GucContext::Postmaster,
+        context(),
         GucFlags::default(),
     );
-    // Only here, where all settings are defined: reserving the prefix removes those that are not.
-    #[allow(unsafe_code)]
-    // SAFETY: a NUL-terminated name, called from the process's only thread.
-    unsafe {
-        pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_shared_lru".as_ptr());
+}
+
+/// Defines the settings that have a meaning here.
+pub(super) fn define() {
+    define_defaults();
+    if area::is_preloading() || versions::HAS_DSM_REGISTRY {
+        define_for_area();
+        // Only where all settings are defined.
+        versions::reserve_settings_prefix(c"pg_shared_lru");
     }
 }
 
-/// Defines the other settings.
-pub(super) fn define() {
+fn define_defaults() {
     GucRegistry::define_int_guc(
         c"pg_shared_lru.slab_size",
         c"Default slab size of new caches.",
@@ -100,12 +107,8 @@ pub(super) fn define() {
     );
 }
 
-pub(super) fn memory_bytes() -> usize {
-    MEMORY_MB.get() as usize * (1 << 20)
-}
-
-pub(super) fn max_caches() -> usize {
-    MAX_CACHES.get() as usize
+pub(super) fn area_size() -> AreaSize {
+    AreaSize { bytes: MEMORY_MB.get() as usize * (1 << 20), max_caches: MAX_CACHES.get() as usize }
 }
 
 /// The default, unless it is 0.

@@ -215,7 +215,7 @@ impl<L: Locks> SharedCache<L> {
 
     /// A second handle of this process on the same memory, with the same registry: whoever has it can undo all that
     /// this handle holds. Keeps no memory mapped.
-    #[cfg(feature = "pg15")]
+    #[cfg(feature = "postgres")]
     pub(crate) fn clone_handle(&self) -> Self
     where
         L: Clone,

@@ -2,6 +2,7 @@
 //!
 //! What must hold, and which file holds it to that:
 //!
+//! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
 //! - `settings`    Wrong settings are refused; right ones become the defaults of new caches.
 //! - `privileges`  Nobody may do anything before the administrator says so; no search path changes what a view means.
@@ -48,6 +49,8 @@ mod operations;
 mod parallel;
 #[path = "postgres/privileges.rs"]
 mod privileges;
+#[path = "postgres/registry.rs"]
+mod registry;
 #[path = "postgres/settings.rs"]
 mod settings;
 #[path = "postgres/sharing.rs"]

@@ -1,5 +1,11 @@
 #!/usr/bin/env bash
-# Runs every test and closes with one line that counts them all. `make test` calls it once the extension is installed.
+# Runs tests and closes with one line that counts them all; the Makefile calls it once the extension is installed.
+#
+#   run.sh all        every test
+#   run.sh postgres   those that need PostgreSQL
+#   run.sh smoke      a few of them
+#
+# PG_CONFIG, PG_FEATURE and PGRX_HOME say which PostgreSQL, as in the Makefile.
 #
 # Fails if a test failed, if a test program crashed or did not build, or if one of the runs ran no test.
 set -uo pipefail
@@ -24,12 +30,23 @@ run() {
     failed=$((failed + run_failed))
 }
 
-run cargo test --no-default-features --no-fail-fast
-run cargo test --package pg_shared_lru --no-default-features --features pg15 --lib pg::
-run cargo test --release --no-default-features --test exhaustive
-run cargo test --package report
-run cargo test --no-default-features --features cluster_tests --test postgres
-run cargo test --package graph_build
+case $1 in
+    all)
+        run cargo test --no-default-features --no-fail-fast
+        run cargo test --release --no-default-features --test exhaustive
+        run cargo test --package report
+        ;;&
+    all | postgres)
+        run cargo test --package pg_shared_lru --no-default-features --features "$PG_FEATURE" --lib pg::
+        run cargo test --no-default-features --features cluster_tests --test postgres
+        run cargo test --package graph_build --no-default-features --features "$PG_FEATURE"
+        run bash src/tests/regress.sh
+        ;;
+    smoke)
+        run bash src/tests/regress.sh
+        run cargo test --no-default-features --features cluster_tests --test postgres -- operations lifecycle
+        ;;
+esac
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

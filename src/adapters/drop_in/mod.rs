@@ -491,12 +491,12 @@ fn expect_decoded<T>(decoded: Result<T, DecodeError>) -> T {
     decoded.unwrap_or_else(|error| panic!("a codec does not decode what it encoded: {error}"))
 }
 
-#[cfg(not(feature = "pg15"))]
+#[cfg(not(feature = "postgres"))]
 fn warn(text: &str) {
     eprintln!("WARNING:  {text}");
 }
 
-#[cfg(feature = "pg15")]
+#[cfg(feature = "postgres")]
 fn warn(text: &str) {
     pgrx::warning!("{text}");
 }

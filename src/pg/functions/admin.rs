@@ -81,7 +81,7 @@ fn database_exists(database: u32) -> bool {
 
 #[pg_extern(volatile, parallel_restricted)]
 fn drop_cache(cache: ServerText<'_>) -> bool {
-    let catalog = or_report(Catalog::open());
+    let Some(catalog) = or_report(Catalog::existing()) else { return false };
     let listing = cache.as_cache_name().and_then(|name| catalog.find(handles::my_database(), name));
     listing.is_some_and(|listing| or_report(catalog.drop_cache(&listing)))
 }

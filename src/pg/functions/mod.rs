@@ -35,15 +35,8 @@ use super::settings;
 #[allow(non_snake_case)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    #[allow(unsafe_code)]
-    // SAFETY: a flag of the process's own, read from its only thread.
-    let preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
     settings::define();
-    if preloading {
-        settings::define_at_server_start();
-        let (bytes, max_caches) = (settings::memory_bytes(), settings::max_caches());
-        area::request(AreaRequest { name: c"pg_shared_lru", bytes, max_caches });
-    }
+    area::request(AreaRequest { name: c"pg_shared_lru", size: settings::area_size });
 }
 
 extension_sql_file!("../../../sql/extension.sql", name = "extension", finalize);

@@ -22,11 +22,11 @@ use crate::shared::cache::SharedCache;
 /// What `read` says of every cache of the current database, with the cache's name as the database has it. One that is
 /// dropped before its turn, or during it, is left out.
 fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item = (Vec<u8>, R)> {
-    let catalog = or_report(Catalog::open());
-    let mine = catalog.list().into_iter().filter(|cache| cache.database == handles::my_database());
+    let catalog = or_report(Catalog::existing());
+    let mine = listings(catalog).filter(|cache| cache.database == handles::my_database());
     mine.filter_map(move |listing| {
         let name = names::name_for_database(&listing.name, true);
-        let cache = match handles::of_listing(catalog, listing) {
+        let cache = match handles::of_listing(catalog?, listing) {
             Ok(cache) => cache,
             Err(CacheError::Dropped) => return None,
             Err(error) => error.report(),
@@ -37,6 +37,10 @@ fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item
             .execute();
         found.map(|found| (name, found))
     })
+}
+
+fn listings(catalog: Option<Catalog>) -> impl Iterator<Item = Listing> {
+    catalog.map(Catalog::list).unwrap_or_default().into_iter()
 }
 
 #[pg_extern(volatile, parallel_restricted)]
@@ -52,7 +56,7 @@ fn list_caches() -> TableIterator<
         name!(owner_name, ShownText),
     ),
 > {
-    TableIterator::new(or_report(Catalog::open()).list().into_iter().map(|cache| {
+    TableIterator::new(listings(or_report(Catalog::existing())).map(|cache| {
         let own = cache.database == handles::my_database();
         (
             ShownText(names::name_for_database(&cache.name, own)),

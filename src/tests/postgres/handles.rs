@@ -35,7 +35,7 @@ fn cluster() -> Cluster {
 fn backend(cluster: &Cluster) -> Backend {
     let mut backend = Backend { client: cluster.connect("postgres").expect("the server accepts a connection") };
     // Whoever hangs is found out.
-    backend.run("SET statement_timeout = '60s'");
+    backend.run("SET statement_timeout = '600s'");
     backend
 }
 

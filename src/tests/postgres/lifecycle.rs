@@ -1,6 +1,6 @@
 //! Preloaded or not, restarted, dropped and made again.
 
-use crate::cluster::{Cluster, StopMode};
+use crate::cluster::{self, Cluster, StopMode};
 use crate::world::{Backend, World};
 
 /// What a user may call first.
@@ -17,7 +17,10 @@ const FIRST_CALLS: &[&str] = &[
 ];
 
 #[test]
-fn without_preloading_every_call_says_what_to_set() {
+fn before_17_every_call_without_preloading_says_what_to_set() {
+    if cluster::major_version().expect("there is a PostgreSQL") >= 17 {
+        return; // `registry`
+    }
     let cluster = Cluster::start(&[]).expect("a server starts");
     let mut backend = Backend { client: cluster.connect("postgres").expect("the server accepts a connection") };
     backend.run("CREATE EXTENSION pg_shared_lru");
@@ -31,7 +34,10 @@ fn without_preloading_every_call_says_what_to_set() {
 }
 
 #[test]
-fn loading_the_library_by_hand_is_no_substitute_and_no_harm() {
+fn before_17_loading_the_library_by_hand_is_no_substitute_and_no_harm() {
+    if cluster::major_version().expect("there is a PostgreSQL") >= 17 {
+        return; // `registry`
+    }
     let cluster = Cluster::start(&[]).expect("a server starts");
     let mut backend = Backend { client: cluster.connect("postgres").expect("the server accepts a connection") };
     backend.run("LOAD 'pg_shared_lru'; CREATE EXTENSION pg_shared_lru");

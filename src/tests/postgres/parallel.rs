@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use exchange::{Outcome, Request, Trouble};
 
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::world::Backend;
 
 #[path = "../parallel_extension/src/exchange.rs"]
@@ -43,8 +43,10 @@ pub fn built() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let feature = format!("pg{}", cluster::major_version().expect("there is a PostgreSQL"));
         let build = Command::new(cargo)
             .args(["build", "--package", "parallel_extension", "--message-format", "json"])
+            .args(["--no-default-features", "--features", &feature])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .expect("cargo runs");

@@ -27,7 +27,6 @@ use postgres::{Client, NoTls};
 const SERVER_USER: &str = "postgres";
 /// Where clusters live. Not `TMPDIR`: a socket's path has 107 bytes at most, and the server's user must get there.
 const PARENT_FOLDER: &str = "/tmp";
-const DEBIAN_PG_CONFIG: &str = "/usr/lib/postgresql/15/bin/pg_config";
 /// Names the socket in the cluster's folder; it never meets another cluster's.
 const PORT: u16 = 5432;
 const LOG_TAIL_LINES: usize = 30;
@@ -312,16 +311,32 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The folder of PostgreSQL's programs: of `PG_CONFIG`, else Debian's, else of the `pg_config` on `PATH`.
+/// The folder of PostgreSQL's programs.
 fn programs() -> Result<PathBuf> {
+    Ok(PathBuf::from(ask_pg_config("--bindir")?))
+}
+
+/// The major version of PostgreSQL.
+///
+/// # Errors
+///
+/// There is no PostgreSQL.
+pub fn major_version() -> Result<u32> {
+    let version = ask_pg_config("--version")?;
+    let digits = version.trim_start_matches("PostgreSQL ").split(|c: char| !c.is_ascii_digit()).next();
+    digits.and_then(|digits| digits.parse().ok()).with_context(|| format!("{version}: no version of PostgreSQL"))
+}
+
+/// What `pg_config` says: `PG_CONFIG`, else Debian's newest, else that on `PATH`.
+fn ask_pg_config(option: &str) -> Result<String> {
+    let debian = (14..=18).rev().map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/pg_config")));
     let pg_config = match env::var_os("PG_CONFIG") {
         Some(path) => PathBuf::from(path),
-        None if Path::new(DEBIAN_PG_CONFIG).exists() => PathBuf::from(DEBIAN_PG_CONFIG),
-        None => PathBuf::from("pg_config"),
+        None => debian.into_iter().find(|path| path.exists()).unwrap_or_else(|| PathBuf::from("pg_config")),
     };
-    let output = Command::new(&pg_config).arg("--bindir").output();
+    let output = Command::new(&pg_config).arg(option).output();
     let output = output.with_context(|| format!("cannot run {}: is PostgreSQL installed?", pg_config.display()))?;
-    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 /// User and group for the server's programs; none if we may run them ourselves.

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use pg_shared_lru::Config;
-use pg_shared_lru::pg::area::{self, AreaRequest};
+use pg_shared_lru::pg::area::{self, AreaRequest, AreaSize};
 use pg_shared_lru::pg::catalog::Catalog;
 use pg_shared_lru::pg::error::or_report;
 use pg_shared_lru::pg::handles;
@@ -18,7 +18,7 @@ use pgrx::prelude::*;
 const OWNER: u32 = 10;
 
 pub fn request() {
-    area::request(AreaRequest { name: c"parallel_extension", bytes: 8 << 20, max_caches: 2 });
+    area::request(AreaRequest { name: c"parallel_extension", size: || AreaSize { bytes: 8 << 20, max_caches: 2 } });
 }
 
 #[pg_extern]

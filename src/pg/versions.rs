@@ -1,0 +1,116 @@
+//! What differs between the versions of PostgreSQL, each difference as one function.
+//!
+//! Not here: the DSM registry, which versions before 17 have not (`area::registry`).
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pgrx::pg_sys;
+
+/// Whether PostgreSQL has a DSM registry, so that an area can be made without a preload.
+pub(super) const HAS_DSM_REGISTRY: bool = cfg!(any(feature = "pg17", feature = "pg18"));
+
+type Hook = Option<unsafe extern "C-unwind" fn()>;
+
+/// Calls a hook that was installed before ours, if there was one.
+///
+/// # Safety
+///
+/// - `previous` holds the address of a hook without arguments, or 0.
+/// - PostgreSQL would call it at this moment.
+pub(super) unsafe fn call_previous_hook(previous: &AtomicUsize) {
+    // SAFETY: a hook's address (caller), 0 standing for none, which is `None`'s representation.
+    let hook: Hook = unsafe { std::mem::transmute::<usize, Hook>(previous.load(Ordering::Relaxed)) };
+    if let Some(hook) = hook {
+        // SAFETY: PostgreSQL would have called it so (caller). It may raise an error.
+        unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| hook()) };
+    }
+}
+
+/// Calls `request` when shared memory may be asked for: at once in version 14, by a hook later on. Only while the
+/// postmaster loads its libraries, once per library.
+#[cfg(feature = "pg14")]
+pub(super) fn at_shmem_request(request: fn()) {
+    request();
+}
+
+/// Calls `request` when shared memory may be asked for: at once in version 14, by a hook later on. Only while the
+/// postmaster loads its libraries, once per library.
+#[cfg(not(feature = "pg14"))]
+pub(super) fn at_shmem_request(request: fn()) {
+    use std::sync::OnceLock;
+
+    use pgrx::pg_guard;
+
+    static REQUEST: OnceLock<fn()> = OnceLock::new();
+    static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
+
+    #[pg_guard]
+    unsafe extern "C-unwind" fn hook() {
+        // SAFETY: set below; PostgreSQL calls the hook at the moment that it is for.
+        unsafe { call_previous_hook(&PREVIOUS) };
+        REQUEST.get().expect("set with the hook")();
+    }
+
+    assert!(REQUEST.set(request).is_ok(), "once per library");
+    // SAFETY: runs in the postmaster's only thread while it loads libraries; the hook has the right type, and the one
+    // installed before is kept to be called first.
+    unsafe {
+        PREVIOUS.store(pg_sys::shmem_request_hook.map_or(0, |hook| hook as usize), Ordering::Relaxed);
+        pg_sys::shmem_request_hook = Some(hook);
+    }
+}
+
+/// Says that settings with this prefix are all defined: version 14 warns of others, later ones remove them too.
+pub(super) fn reserve_settings_prefix(prefix: &CStr) {
+    // SAFETY: a NUL-terminated name, called from the process's only thread.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+}
+
+/// A wait that `pg_stat_activity` shows: under its own name from version 17 on, as `Extension` before.
+#[derive(Debug)]
+pub(super) struct WaitEvent {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    name: &'static CStr,
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    number: std::sync::atomic::AtomicU32,
+}
+
+impl WaitEvent {
+    /// A wait of this name.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    pub(super) const fn new(name: &'static CStr) -> Self {
+        WaitEvent { name, number: std::sync::atomic::AtomicU32::new(0) }
+    }
+
+    /// A wait of this name.
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    pub(super) const fn new(_name: &'static CStr) -> Self {
+        WaitEvent {}
+    }
+
+    /// Its number, for the functions that wait. Holding no lock: the first call registers the name.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    pub(super) fn number(&self) -> u32 {
+        let known = self.number.load(Ordering::Relaxed);
+        if known != 0 {
+            return known;
+        }
+        // SAFETY: a NUL-terminated name; called from the process's only thread.
+        let number = unsafe { pg_sys::WaitEventExtensionNew(self.name.as_ptr()) };
+        self.number.store(number, Ordering::Relaxed);
+        number
+    }
+
+    /// Its number, for the functions that wait.
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    pub(super) fn number(&self) -> u32 {
+        pg_sys::PG_WAIT_EXTENSION
+    }
+}
