@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pgrx::pg_sys;
 
 /// Whether PostgreSQL has a DSM registry, so that an area can be made without a preload.
+#[cfg(feature = "extension")]
 pub(super) const HAS_DSM_REGISTRY: bool = cfg!(any(feature = "pg17", feature = "pg18"));
 
 type Hook = Option<unsafe extern "C-unwind" fn()>;
@@ -63,6 +64,7 @@ pub(super) fn at_shmem_request(request: fn()) {
 }
 
 /// Says that settings with this prefix are all defined: version 14 warns of others, later ones remove them too.
+#[cfg(feature = "extension")]
 pub(super) fn reserve_settings_prefix(prefix: &CStr) {
     // SAFETY: a NUL-terminated name, called from the process's only thread.
     unsafe {
