@@ -113,13 +113,14 @@ lint: setup ## formatting, and clippy with and without PostgreSQL, and with the 
 	cargo fmt --manifest-path $(PGRX_0_16) --check
 	$(WITH_PG) cargo clippy --manifest-path $(PGRX_0_16) --no-default-features --features $(PG_FEATURE) -- -D warnings
 
-# With the bindings that pgrx brings for docs.rs, so that no server is needed. In a folder of its own, for all is built with
-# other flags.
+# With the bindings that pgrx brings for docs.rs, so that no server is needed. In a folder of its own, for cargo does not
+# know the difference.
 VERSIONS ?= 14 15 16 17 18
 check-versions: packages ## compile for every version of PostgreSQL, or for VERSIONS
 	@for version in $(VERSIONS); do \
 		printf '\033[1m==> PostgreSQL %s\033[0m\n' $$version; \
-		DOCS_RS=1 RUSTFLAGS='--cfg docsrs' cargo clippy --target-dir $(CARGO_TARGET_DIR)/versions \
+		DOCS_RS=1 RUSTC_BOOTSTRAP=1 RUSTC_WRAPPER=$(CURDIR)/src/tests/docsrs.sh \
+			cargo clippy --target-dir $(CARGO_TARGET_DIR)/versions \
 			--no-default-features --features pg$$version,extension -- -D warnings || exit 1; \
 	done
 

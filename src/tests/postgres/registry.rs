@@ -18,6 +18,8 @@ fn world() -> Option<World> {
 }
 
 fn set_memory(backend: &mut Backend, memory: &str) {
+    // Without it the session knows no such setting.
+    backend.run("LOAD 'pg_shared_lru'");
     backend.run(&format!("ALTER SYSTEM SET pg_shared_lru.memory = '{memory}'"));
     backend.run("SELECT pg_reload_conf()");
     let shown = format!("SELECT current_setting('pg_shared_lru.memory') = '{memory}'");

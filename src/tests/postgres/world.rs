@@ -9,7 +9,7 @@ use postgres::types::{FromSqlOwned, ToSql};
 use crate::cluster::Cluster;
 
 /// Long enough that only a hang exceeds it, on a busy machine too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A server that has the library preloaded and the extension made in database `postgres`.
 pub struct World {

@@ -30,7 +30,7 @@ const PARENT_FOLDER: &str = "/tmp";
 /// Names the socket in the cluster's folder; it never meets another cluster's.
 const PORT: u16 = 5432;
 const LOG_TAIL_LINES: usize = 30;
-const CRASH_RESTART_TIMEOUT: Duration = Duration::from_secs(60);
+const CRASH_RESTART_TIMEOUT: Duration = Duration::from_secs(300);
 /// What a signal leaves as exit status; ctrlc does not tell which signal it was.
 const INTERRUPTED_EXIT_STATUS: i32 = 130;
 

@@ -15,7 +15,7 @@ use super::fork::{Child, Exit, lead_group};
 /// A name and what to run.
 pub type Scenario = (&'static str, fn());
 
-const TIME_LIMIT: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
 struct Arguments {
