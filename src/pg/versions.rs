@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use pgrx::pg_sys;
 
@@ -78,41 +78,36 @@ pub(super) fn reserve_settings_prefix(prefix: &CStr) {
 /// A wait that `pg_stat_activity` shows: under its own name from version 17 on, as `Extension` before.
 #[derive(Debug)]
 pub(super) struct WaitEvent {
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
     name: &'static CStr,
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    number: std::sync::atomic::AtomicU32,
+    /// 0 before it is asked for.
+    number: AtomicU32,
 }
 
 impl WaitEvent {
     /// A wait of this name.
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
     pub(super) const fn new(name: &'static CStr) -> Self {
-        WaitEvent { name, number: std::sync::atomic::AtomicU32::new(0) }
-    }
-
-    /// A wait of this name.
-    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
-    pub(super) const fn new(_name: &'static CStr) -> Self {
-        WaitEvent {}
+        WaitEvent { name, number: AtomicU32::new(0) }
     }
 
     /// Its number, for the functions that wait. Holding no lock: the first call registers the name.
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
     pub(super) fn number(&self) -> u32 {
         let known = self.number.load(Ordering::Relaxed);
         if known != 0 {
             return known;
         }
-        // SAFETY: a NUL-terminated name; called from the process's only thread.
-        let number = unsafe { pg_sys::WaitEventExtensionNew(self.name.as_ptr()) };
+        let number = wait_event_number(self.name);
         self.number.store(number, Ordering::Relaxed);
         number
     }
+}
 
-    /// Its number, for the functions that wait.
-    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
-    pub(super) fn number(&self) -> u32 {
-        pg_sys::PG_WAIT_EXTENSION
-    }
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn wait_event_number(name: &CStr) -> u32 {
+    // SAFETY: a NUL-terminated name; called from the process's only thread.
+    unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
+}
+
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+fn wait_event_number(_name: &CStr) -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
 }

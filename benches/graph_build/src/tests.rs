@@ -48,7 +48,7 @@ fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let feature = format!("pg{}", testkit::cluster::major_version().expect("there is a PostgreSQL"));
+        let feature = testkit::cluster::pg_feature().expect("there is a PostgreSQL");
         let build = ["build", "--package", "graph_build", "--lib", "--no-default-features", "--features", &feature];
         let status = Command::new(cargo).args(build).current_dir(env!("CARGO_MANIFEST_DIR")).status();
         assert!(status.expect("cargo runs").success());

@@ -152,15 +152,15 @@ impl Directory {
         })
     }
 
-    /// Makes generations of what is damaged: even, and one that no record has ended with far beyond those that one can
-    /// have ended with, so that no old id comes to life and the slab still serves.
+    /// Makes what slabs remember of a damaged region generations again. One that no record can have ended with becomes one
+    /// far beyond those that records do end with, so that no old id comes to life and the slab still serves.
     pub fn mend_generations(&mut self) {
         const FAR_BEYOND: u32 = LAST_GENERATION / 4 * 2;
         for slab in self.area.slabs() {
             let word = self.generation_base(slab);
             match word.get() {
                 base if base > LAST_GENERATION => word.set(FAR_BEYOND),
-                base => word.set(base.next_multiple_of(2)),
+                _ => word.set(self.first_generation(slab)),
             }
         }
     }

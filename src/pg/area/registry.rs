@@ -67,8 +67,17 @@ fn control(request: AreaRequest) -> *mut Control {
 
 /// The area, if it was made.
 pub(super) fn existing(request: AreaRequest) -> Result<Option<Area>, CacheError> {
-    let control = control(request);
-    // SAFETY: an initialised lock; the fields are read under it.
+    // SAFETY: the control is the registry's.
+    unsafe { attach_if_made(control(request)) }
+}
+
+/// Maps the area, if it was made.
+///
+/// # Safety
+///
+/// - `control` is the registry's.
+unsafe fn attach_if_made(control: *mut Control) -> Result<Option<Area>, CacheError> {
+    // SAFETY: an initialised lock; the handle is read under it.
     unsafe {
         let held = LwLockGuard::acquire(&raw mut (*control).lock, LockMode::Shared);
         let handle = (*control).handle;
@@ -80,11 +89,12 @@ pub(super) fn existing(request: AreaRequest) -> Result<Option<Area>, CacheError>
 
 /// The area; made, if it was not.
 pub(super) fn open(request: AreaRequest) -> Result<Area, CacheError> {
-    if let Some(area) = existing(request)? {
+    let control = control(request);
+    // SAFETY: the control is the registry's.
+    if let Some(area) = unsafe { attach_if_made(control)? } {
         return Ok(area);
     }
     let size = (request.size)();
-    let control = control(request);
     let made = PgTryBuilder::new(AssertUnwindSafe(|| {
         // SAFETY: `control` is initialised and mapped.
         unsafe { make(control, size) };

@@ -1,7 +1,7 @@
 //! Preloaded or not, restarted, dropped and made again.
 
-use crate::cluster::{self, Cluster, StopMode};
-use crate::world::{Backend, World};
+use crate::cluster::{Cluster, StopMode};
+use crate::world::{Backend, World, has_dsm_registry};
 
 /// What a user may call first.
 const FIRST_CALLS: &[&str] = &[
@@ -18,7 +18,7 @@ const FIRST_CALLS: &[&str] = &[
 
 #[test]
 fn before_17_every_call_without_preloading_says_what_to_set() {
-    if cluster::major_version().expect("there is a PostgreSQL") >= 17 {
+    if has_dsm_registry() {
         return; // `registry`
     }
     let cluster = Cluster::start(&[]).expect("a server starts");
@@ -35,7 +35,7 @@ fn before_17_every_call_without_preloading_says_what_to_set() {
 
 #[test]
 fn before_17_loading_the_library_by_hand_is_no_substitute_and_no_harm() {
-    if cluster::major_version().expect("there is a PostgreSQL") >= 17 {
+    if has_dsm_registry() {
         return; // `registry`
     }
     let cluster = Cluster::start(&[]).expect("a server starts");

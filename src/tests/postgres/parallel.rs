@@ -43,7 +43,7 @@ pub fn built() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let feature = format!("pg{}", cluster::major_version().expect("there is a PostgreSQL"));
+        let feature = cluster::pg_feature().expect("there is a PostgreSQL");
         let build = Command::new(cargo)
             .args(["build", "--package", "parallel_extension", "--message-format", "json"])
             .args(["--no-default-features", "--features", &feature])

@@ -5,12 +5,12 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
-use crate::cluster::{self, Cluster};
-use crate::world::{Backend, World, wait_until};
+use crate::cluster::Cluster;
+use crate::world::{Backend, World, has_dsm_registry, wait_until};
 
 /// A server without a preload and with the extension; `None` where that is not enough.
 fn world() -> Option<World> {
-    (cluster::major_version().expect("there is a PostgreSQL") >= 17).then(|| {
+    has_dsm_registry().then(|| {
         let world = World { cluster: Cluster::start(&[]).expect("a server starts") };
         world.backend().run("CREATE EXTENSION pg_shared_lru");
         world

@@ -6,10 +6,15 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 use postgres::types::{FromSqlOwned, ToSql};
 
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 
 /// Long enough that only a hang exceeds it, on a busy machine too.
 pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Whether PostgreSQL has a DSM registry, so that the library need not be preloaded.
+pub fn has_dsm_registry() -> bool {
+    cluster::major_version().expect("there is a PostgreSQL") >= 17
+}
 
 /// A server that has the library preloaded and the extension made in database `postgres`.
 pub struct World {

@@ -327,12 +327,21 @@ pub fn major_version() -> Result<u32> {
     digits.and_then(|digits| digits.parse().ok()).with_context(|| format!("{version}: no version of PostgreSQL"))
 }
 
+/// The feature that builds an extension for this PostgreSQL.
+///
+/// # Errors
+///
+/// There is no PostgreSQL.
+pub fn pg_feature() -> Result<String> {
+    Ok(format!("pg{}", major_version()?))
+}
+
 /// What `pg_config` says: `PG_CONFIG`, else Debian's newest, else that on `PATH`.
 fn ask_pg_config(option: &str) -> Result<String> {
-    let debian = (14..=18).rev().map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/pg_config")));
+    let mut debian = (14..=18).rev().map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/pg_config")));
     let pg_config = match env::var_os("PG_CONFIG") {
         Some(path) => PathBuf::from(path),
-        None => debian.into_iter().find(|path| path.exists()).unwrap_or_else(|| PathBuf::from("pg_config")),
+        None => debian.find(|path| path.exists()).unwrap_or_else(|| PathBuf::from("pg_config")),
     };
     let output = Command::new(&pg_config).arg(option).output();
     let output = output.with_context(|| format!("cannot run {}: is PostgreSQL installed?", pg_config.display()))?;

@@ -26,8 +26,7 @@ const CACHE_KEY: u64 = 2;
 #[allow(non_snake_case)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    // SAFETY: a flag of the process's own, read from its only thread.
-    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+    if pg_shared_lru::pg::area::is_preloading() {
         named::request();
     }
 }
