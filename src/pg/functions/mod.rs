@@ -1,4 +1,5 @@
-//! What SQL calls. The views on top, comments and privileges are in `sql/`.
+//! What SQL calls. `sql/` declares each of them, by the name `…_wrapper`, with views on top, comments and privileges.
+//! The scripts of older releases name these functions too, so one stays as long as a script declares it.
 //!
 //! ```text
 //! names   names that cross the borders of databases, whose encodings may differ
@@ -8,6 +9,7 @@
 //! walks   all entries: looked at, or taken out
 //! admin   caches created, dropped, cleared, compacted, checked
 //! views   what the views show
+//! release which library this is
 //! ```
 //!
 //! Each function finds its cache and works in steps of the library's, none of them long, and asks for interrupts between
@@ -18,6 +20,7 @@ mod access;
 mod admin;
 mod bytea;
 mod names;
+mod release;
 mod text;
 mod views;
 mod walks;
@@ -38,8 +41,6 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     area::request(AreaRequest { name: c"pg_shared_lru", size: settings::area_size });
 }
-
-extension_sql_file!("../../../sql/extension.sql", name = "extension", finalize);
 
 fn find(cache: ServerText<'_>) -> AttachedCache {
     let unknown = || CacheError::Unknown(cache.shown());

@@ -1,6 +1,138 @@
--- Functions in SQL, views, comments and privileges of pg_shared_lru. Runs at the end of CREATE EXTENSION, after the functions.
+-- pg_shared_lru 0.1.0: functions, views, comments and privileges.
 --
 -- Every name is qualified: by @extschema@ (shared_lru) or pg_catalog, so that no search_path can change what is meant.
+
+\echo Use "CREATE EXTENSION pg_shared_lru" to load this file. \quit
+
+CREATE FUNCTION @extschema@.create_cache(
+    cache text,
+    bytes bigint,
+    max_entries bigint DEFAULT NULL,
+    max_entry_bytes integer DEFAULT NULL,
+    policy text DEFAULT NULL,
+    partitions integer DEFAULT NULL,
+    buckets bigint DEFAULT NULL,
+    slab_bytes integer DEFAULT NULL
+) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'create_cache_wrapper';
+
+CREATE FUNCTION @extschema@.drop_cache(cache text) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'drop_cache_wrapper';
+
+CREATE FUNCTION @extschema@.put(cache text, key bytea, value bytea) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_wrapper';
+
+CREATE FUNCTION @extschema@.get(cache text, key bytea) RETURNS bytea
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_wrapper';
+
+CREATE FUNCTION @extschema@.get_many(cache text, keys bytea[]) RETURNS TABLE (
+    key bytea,
+    value bytea
+) LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_many_wrapper';
+
+CREATE FUNCTION @extschema@.contains(cache text, key bytea) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_wrapper';
+
+CREATE FUNCTION @extschema@.remove(cache text, key bytea) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'remove_wrapper';
+
+CREATE FUNCTION @extschema@.clear(cache text) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'clear_wrapper';
+
+CREATE FUNCTION @extschema@.entries(cache text) RETURNS TABLE (
+    entry_id bigint,
+    key bytea,
+    key_bytes integer,
+    value_bytes bigint,
+    generation bigint,
+    version bigint,
+    age bigint,
+    referenced boolean,
+    pinned boolean
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'entries_wrapper';
+
+CREATE FUNCTION @extschema@.drain(cache text, max_entries bigint DEFAULT NULL) RETURNS TABLE (
+    key bytea,
+    value bytea
+) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'drain_wrapper';
+
+CREATE FUNCTION @extschema@.compact(cache text, max_bytes bigint DEFAULT NULL) RETURNS TABLE (
+    entries_moved bigint,
+    bytes_moved bigint,
+    slabs_released bigint,
+    bytes_gained bigint,
+    skipped_pinned bigint
+) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'compact_wrapper';
+
+CREATE FUNCTION @extschema@.validate(cache text) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'validate_wrapper';
+
+CREATE FUNCTION @extschema@.list_caches() RETURNS TABLE (
+    cache text,
+    database oid,
+    owner oid,
+    bytes bigint,
+    database_name text,
+    owner_name text
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_caches_wrapper';
+
+CREATE FUNCTION @extschema@.list_configurations() RETURNS TABLE (
+    cache text,
+    database oid,
+    policy text,
+    partitions integer,
+    buckets bigint,
+    slab_bytes integer,
+    max_entries bigint,
+    max_entry_bytes bigint,
+    max_key_bytes integer
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_configurations_wrapper';
+
+CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
+    cache text,
+    entries bigint,
+    live_bytes bigint,
+    hits bigint,
+    misses bigint,
+    inserts bigint,
+    updates bigint,
+    evictions bigint,
+    removals bigint,
+    refused bigint,
+    compactions bigint,
+    slabs_moved bigint,
+    entries_moved bigint,
+    bytes_moved bigint,
+    resets bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_stats_wrapper';
+
+CREATE FUNCTION @extschema@.list_slab_classes() RETURNS TABLE (
+    cache text,
+    class integer,
+    slot_bytes bigint,
+    slabs bigint,
+    slots bigint,
+    used bigint,
+    stored_bytes bigint,
+    internal_waste_bytes bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_slab_classes_wrapper';
+
+CREATE FUNCTION @extschema@.list_memory() RETURNS TABLE (
+    cache text,
+    region_bytes bigint,
+    fixed_bytes bigint,
+    directory_bytes bigint,
+    data_bytes bigint,
+    bucket_bytes bigint,
+    free_bytes bigint,
+    payload_bytes bigint,
+    metadata_bytes bigint,
+    slabs_total bigint,
+    slabs_free bigint,
+    entries bigint,
+    bucket_cells bigint,
+    longest_chain bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_memory_wrapper';
 
 -- Text and JSON: the bytea functions, called with the caller's privileges. In the cache text is UTF-8 whatever the
 -- database's encoding is, and JSON is its text.

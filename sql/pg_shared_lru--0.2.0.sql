@@ -1,0 +1,275 @@
+-- pg_shared_lru 0.2.0: functions, views, comments and privileges.
+--
+-- Every name is qualified: by @extschema@ (shared_lru) or pg_catalog, so that no search_path can change what is meant.
+
+\echo Use "CREATE EXTENSION pg_shared_lru" to load this file. \quit
+
+CREATE FUNCTION @extschema@.library_version(required text DEFAULT NULL) RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version_wrapper';
+
+-- A server that has preloaded the library of an older package runs it until it is restarted.
+SELECT @extschema@.library_version('0.2.0');
+
+CREATE FUNCTION @extschema@.create_cache(
+    cache text,
+    bytes bigint,
+    max_entries bigint DEFAULT NULL,
+    max_entry_bytes integer DEFAULT NULL,
+    policy text DEFAULT NULL,
+    partitions integer DEFAULT NULL,
+    buckets bigint DEFAULT NULL,
+    slab_bytes integer DEFAULT NULL
+) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'create_cache_wrapper';
+
+CREATE FUNCTION @extschema@.drop_cache(cache text) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'drop_cache_wrapper';
+
+CREATE FUNCTION @extschema@.put(cache text, key bytea, value bytea) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_wrapper';
+
+CREATE FUNCTION @extschema@.get(cache text, key bytea) RETURNS bytea
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_wrapper';
+
+CREATE FUNCTION @extschema@.get_many(cache text, keys bytea[]) RETURNS TABLE (
+    key bytea,
+    value bytea
+) LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_many_wrapper';
+
+CREATE FUNCTION @extschema@.contains(cache text, key bytea) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_wrapper';
+
+CREATE FUNCTION @extschema@.remove(cache text, key bytea) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'remove_wrapper';
+
+CREATE FUNCTION @extschema@.clear(cache text) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'clear_wrapper';
+
+CREATE FUNCTION @extschema@.entries(cache text) RETURNS TABLE (
+    entry_id bigint,
+    key bytea,
+    key_bytes integer,
+    value_bytes bigint,
+    generation bigint,
+    version bigint,
+    age bigint,
+    referenced boolean,
+    pinned boolean
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'entries_wrapper';
+
+CREATE FUNCTION @extschema@.drain(cache text, max_entries bigint DEFAULT NULL) RETURNS TABLE (
+    key bytea,
+    value bytea
+) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'drain_wrapper';
+
+CREATE FUNCTION @extschema@.compact(cache text, max_bytes bigint DEFAULT NULL) RETURNS TABLE (
+    entries_moved bigint,
+    bytes_moved bigint,
+    slabs_released bigint,
+    bytes_gained bigint,
+    skipped_pinned bigint
+) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'compact_wrapper';
+
+CREATE FUNCTION @extschema@.validate(cache text) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'validate_wrapper';
+
+CREATE FUNCTION @extschema@.list_caches() RETURNS TABLE (
+    cache text,
+    database oid,
+    owner oid,
+    bytes bigint,
+    database_name text,
+    owner_name text
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_caches_wrapper';
+
+CREATE FUNCTION @extschema@.list_configurations() RETURNS TABLE (
+    cache text,
+    database oid,
+    policy text,
+    partitions integer,
+    buckets bigint,
+    slab_bytes integer,
+    max_entries bigint,
+    max_entry_bytes bigint,
+    max_key_bytes integer
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_configurations_wrapper';
+
+CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
+    cache text,
+    entries bigint,
+    live_bytes bigint,
+    hits bigint,
+    misses bigint,
+    inserts bigint,
+    updates bigint,
+    evictions bigint,
+    removals bigint,
+    refused bigint,
+    compactions bigint,
+    slabs_moved bigint,
+    entries_moved bigint,
+    bytes_moved bigint,
+    resets bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_stats_wrapper';
+
+CREATE FUNCTION @extschema@.list_slab_classes() RETURNS TABLE (
+    cache text,
+    class integer,
+    slot_bytes bigint,
+    slabs bigint,
+    slots bigint,
+    used bigint,
+    stored_bytes bigint,
+    internal_waste_bytes bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_slab_classes_wrapper';
+
+CREATE FUNCTION @extschema@.list_memory() RETURNS TABLE (
+    cache text,
+    region_bytes bigint,
+    fixed_bytes bigint,
+    directory_bytes bigint,
+    data_bytes bigint,
+    bucket_bytes bigint,
+    free_bytes bigint,
+    payload_bytes bigint,
+    metadata_bytes bigint,
+    slabs_total bigint,
+    slabs_free bigint,
+    entries bigint,
+    bucket_cells bigint,
+    longest_chain bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_memory_wrapper';
+
+-- Text and JSON: the bytea functions, called with the caller's privileges. In the cache text is UTF-8 whatever the
+-- database's encoding is, and JSON is its text.
+
+CREATE FUNCTION @extschema@.put_text(cache text, key text, value text) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.put(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'));
+
+CREATE FUNCTION @extschema@.get_text(cache text, key text) RETURNS text
+    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    RETURN pg_catalog.convert_from(@extschema@.get(cache, pg_catalog.convert_to(key, 'UTF8')), 'UTF8');
+
+CREATE FUNCTION @extschema@.remove_text(cache text, key text) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.remove(cache, pg_catalog.convert_to(key, 'UTF8'));
+
+CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.put_text(cache, key, value::pg_catalog.text);
+
+CREATE FUNCTION @extschema@.get_jsonb(cache text, key text) RETURNS jsonb
+    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    RETURN @extschema@.get_text(cache, key)::pg_catalog.jsonb;
+
+CREATE VIEW @extschema@.caches AS
+SELECT c.cache,
+       c.database AS database_oid,
+       c.database_name::pg_catalog.name AS database,
+       c.owner_name::pg_catalog.name AS owner,
+       c.bytes,
+       f.policy,
+       f.partitions,
+       f.buckets,
+       f.slab_bytes,
+       f.max_entries,
+       f.max_entry_bytes,
+       f.max_key_bytes
+  FROM @extschema@.list_caches() AS c
+  LEFT JOIN @extschema@.list_configurations() AS f
+         ON f.cache OPERATOR(pg_catalog.=) c.cache AND f.database OPERATOR(pg_catalog.=) c.database;
+
+CREATE VIEW @extschema@.stats AS
+SELECT cache,
+       entries,
+       live_bytes,
+       hits,
+       misses,
+       hits::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(hits OPERATOR(pg_catalog.+) misses, 0) AS hit_ratio,
+       inserts,
+       updates,
+       evictions,
+       removals,
+       refused,
+       compactions,
+       slabs_moved,
+       entries_moved,
+       resets,
+       bytes_moved
+  FROM @extschema@.list_stats();
+
+CREATE VIEW @extschema@.slab_classes AS
+SELECT cache,
+       class,
+       slot_bytes,
+       slabs,
+       slots,
+       used,
+       used::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(slots, 0) AS occupancy,
+       stored_bytes,
+       internal_waste_bytes
+  FROM @extschema@.list_slab_classes();
+
+CREATE VIEW @extschema@.memory AS
+SELECT cache,
+       region_bytes,
+       fixed_bytes,
+       directory_bytes,
+       data_bytes,
+       bucket_bytes,
+       free_bytes,
+       payload_bytes,
+       metadata_bytes,
+       (payload_bytes OPERATOR(pg_catalog.+) metadata_bytes)::pg_catalog.float8
+           OPERATOR(pg_catalog./) region_bytes AS utilisation,
+       payload_bytes::pg_catalog.float8 OPERATOR(pg_catalog./) region_bytes AS payload_ratio,
+       slabs_total,
+       slabs_free,
+       entries::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(bucket_cells, 0) AS bucket_load,
+       longest_chain
+  FROM @extschema@.list_memory();
+
+COMMENT ON VIEW @extschema@.caches IS 'All caches of the server; configurations of those of the current database';
+COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created';
+COMMENT ON VIEW @extschema@.slab_classes IS 'Slabs and slots by class; class 0 is the directory of entries';
+COMMENT ON VIEW @extschema@.memory IS 'Where the memory of each cache of the current database is';
+
+COMMENT ON FUNCTION @extschema@.library_version(text) IS
+    'Version of the library that this server runs; an error if it is older than what is required';
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer) IS
+    'Creates a cache of so many bytes, or of so many entries (bytes => NULL, max_entries, max_entry_bytes)';
+COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
+COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea) IS 'Stores a value; true for a new key, false if it replaced one';
+COMMENT ON FUNCTION @extschema@.get(text, bytea) IS 'The value of a key; NULL if there is none. Counts as a use';
+COMMENT ON FUNCTION @extschema@.contains(text, bytea) IS 'Whether a key is there; does not count as a use';
+COMMENT ON FUNCTION @extschema@.remove(text, bytea) IS 'Removes a key; false if there was none';
+COMMENT ON FUNCTION @extschema@.clear(text) IS 'Removes all entries and says how many';
+COMMENT ON FUNCTION @extschema@.put_text(text, text, text) IS 'As put, with key and value as text';
+COMMENT ON FUNCTION @extschema@.get_text(text, text) IS 'As get, with key and value as text';
+COMMENT ON FUNCTION @extschema@.remove_text(text, text) IS 'As remove, with the key as text';
+COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb) IS 'As put, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.get_jsonb(text, text) IS 'As get, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.get_many(text, bytea[]) IS 'Keys and values of those keys that are there';
+COMMENT ON FUNCTION @extschema@.entries(text) IS 'Walks over all entries without holding a lock between them';
+COMMENT ON FUNCTION @extschema@.drain(text, bigint) IS
+    'Takes entries out in the order of eviction; they are gone even if the statement fails';
+COMMENT ON FUNCTION @extschema@.compact(text, bigint) IS 'Moves entries together so that whole slabs become free';
+COMMENT ON FUNCTION @extschema@.validate(text) IS 'Checks every structure of a cache; an error says what is wrong';
+
+COMMENT ON FUNCTION @extschema@.list_caches() IS 'For the view caches';
+COMMENT ON FUNCTION @extschema@.list_configurations() IS 'For the view caches';
+COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
+COMMENT ON FUNCTION @extschema@.list_slab_classes() IS 'For the view slab_classes';
+COMMENT ON FUNCTION @extschema@.list_memory() IS 'For the view memory';
+
+-- Nothing is for PUBLIC. The administrator grants USAGE on the schema and EXECUTE on what a role is to call.
+REVOKE ALL ON SCHEMA @extschema@ FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;
+
+-- Monitoring roles see names and numbers, as with PostgreSQL's own statistics; they see no keys and no values.
+GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;
+GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.slab_classes, @extschema@.memory TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_configurations(), @extschema@.list_stats(),
+    @extschema@.list_slab_classes(), @extschema@.list_memory() TO pg_monitor;
