@@ -48,11 +48,11 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup packages build install demo test test-postgres test-upgrade installcheck smoke exhaustive bench bench-postgres \
+.PHONY: help setup packages build install deb test-deb crate demo test test-postgres test-upgrade installcheck smoke exhaustive bench bench-postgres \
 	bench-build lint check-versions clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: packages ## install what is missing: PostgreSQL, Debian packages
 	@command -v cargo >/dev/null || { echo "cargo is not on PATH: install Rust first" >&2; exit 1; }
@@ -71,6 +71,18 @@ install: build ## build the extension and copy it into PostgreSQL's folders
 	$(INSTALL) -d '$(LIBRARY_FOLDER)' '$(EXTENSION_FOLDER)'
 	$(INSTALL) -m 755 $(CARGO_TARGET_DIR)/release/libpg_shared_lru.so '$(LIBRARY_FOLDER)/pg_shared_lru.so'
 	$(INSTALL) -m 644 pg_shared_lru.control $(wildcard sql/pg_shared_lru--*.sql) '$(EXTENSION_FOLDER)'
+
+deb: ## make a Debian package, for a PostgreSQL that is one
+	@rm -rf $(CARGO_TARGET_DIR)/deb && mkdir -p $(CARGO_TARGET_DIR)/deb
+	@$(MAKE) --no-print-directory install PG_CONFIG=$(PG_CONFIG) DESTDIR=$(CARGO_TARGET_DIR)/deb/tree
+	@$(WITH_PG) bash src/packages/deb.sh $(CARGO_TARGET_DIR)/deb/tree $(CARGO_TARGET_DIR)/deb
+
+test-deb: deb ## install the package in a new Debian, use it, remove it
+	@command -v debootstrap >/dev/null || { $(APT) update && $(APT) install -y --no-install-recommends debootstrap; }
+	@$(SUDO) bash src/tests/package.sh $(CARGO_TARGET_DIR)/deb/*.deb
+
+crate: setup ## make the crate's package, as for crates.io, and build what is in it
+	$(WITH_PG) cargo package --locked --allow-dirty --package pg_shared_lru --no-default-features --features $(PG_FEATURE),extension
 
 demo: install ## replay a recorded index build through one shared cache
 	$(call say,'Building the demo')

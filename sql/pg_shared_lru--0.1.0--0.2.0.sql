@@ -3,7 +3,7 @@
 \echo Use "ALTER EXTENSION pg_shared_lru UPDATE" to load this file. \quit
 
 CREATE FUNCTION @extschema@.library_version(required text DEFAULT NULL) RETURNS text
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version_wrapper';
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version_wrapper';
 
 -- A server that has preloaded the library of an older package runs it until it is restarted.
 SELECT @extschema@.library_version('0.2.0');

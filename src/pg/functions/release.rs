@@ -8,7 +8,7 @@ use crate::pg::error::CacheError;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-#[pg_extern(stable, parallel_safe)]
+#[pg_extern(volatile, parallel_safe)]
 fn library_version(required: default!(Option<ServerText<'_>>, "NULL")) -> &'static str {
     if let Some(required) = required.map(ServerText::shown) {
         match (numbers(&required), numbers(VERSION)) {

@@ -37,6 +37,11 @@ fn the_release_of_crate_script_and_library_is_one() {
     let extension: String = backend.one("SELECT extversion FROM pg_extension WHERE extname = 'pg_shared_lru'");
     let library: String = backend.one("SELECT shared_lru.library_version()");
     assert_eq!((extension.as_str(), library.as_str()), (VERSION, VERSION));
+    let pgxn = Path::new(env!("CARGO_MANIFEST_DIR")).join("META.json");
+    let pgxn: serde_json::Value = serde_json::from_str(&fs::read_to_string(pgxn).expect("a file")).expect("JSON");
+    let provided = &pgxn["provides"]["pg_shared_lru"];
+    assert_eq!((&pgxn["version"], &provided["version"]), (&VERSION.into(), &VERSION.into()));
+    assert!(scripts().join(format!("pg_shared_lru--{VERSION}.sql")).ends_with(provided["file"].as_str().expect("a file")));
 }
 
 #[test]
