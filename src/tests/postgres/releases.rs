@@ -41,7 +41,9 @@ fn the_release_of_crate_script_and_library_is_one() {
     let pgxn: serde_json::Value = serde_json::from_str(&fs::read_to_string(pgxn).expect("a file")).expect("JSON");
     let provided = &pgxn["provides"]["pg_shared_lru"];
     assert_eq!((&pgxn["version"], &provided["version"]), (&VERSION.into(), &VERSION.into()));
-    assert!(scripts().join(format!("pg_shared_lru--{VERSION}.sql")).ends_with(provided["file"].as_str().expect("a file")));
+    assert!(
+        scripts().join(format!("pg_shared_lru--{VERSION}.sql")).ends_with(provided["file"].as_str().expect("a file"))
+    );
 }
 
 #[test]
