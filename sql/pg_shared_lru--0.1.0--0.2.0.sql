@@ -8,7 +8,139 @@ CREATE FUNCTION @extschema@.library_version(required text DEFAULT NULL) RETURNS 
 -- A server that has preloaded the library of an older package runs it until it is restarted.
 SELECT @extschema@.library_version('0.2.0');
 
+DROP FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer);
+DROP FUNCTION @extschema@.drop_cache(text);
+DROP VIEW @extschema@.caches;
+DROP FUNCTION @extschema@.list_caches();
+
+-- Definitions: foreign tables without columns, in a schema of their own. See docs/definitions.md.
+
+CREATE FUNCTION @extschema@.definition_validator(options text[], catalog oid) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'definition_validator_wrapper';
+
+CREATE FOREIGN DATA WRAPPER shared_lru NO HANDLER VALIDATOR @extschema@.definition_validator;
+CREATE SERVER shared_lru FOREIGN DATA WRAPPER shared_lru;
+CREATE SCHEMA shared_lru_caches;
+
+CREATE FUNCTION @extschema@.create_cache(
+    cache text,
+    bytes bigint DEFAULT NULL,
+    max_entries bigint DEFAULT NULL,
+    max_entry_bytes integer DEFAULT NULL,
+    policy text DEFAULT NULL,
+    partitions integer DEFAULT NULL,
+    buckets bigint DEFAULT NULL,
+    slab_bytes integer DEFAULT NULL,
+    if_not_exists boolean DEFAULT false
+) RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'define_cache_wrapper';
+
+CREATE FUNCTION @extschema@.alter_cache(
+    cache text,
+    bytes bigint DEFAULT NULL,
+    max_entries bigint DEFAULT NULL,
+    max_entry_bytes integer DEFAULT NULL,
+    policy text DEFAULT NULL,
+    partitions integer DEFAULT NULL,
+    buckets bigint DEFAULT NULL,
+    slab_bytes integer DEFAULT NULL,
+    reset text[] DEFAULT NULL
+) RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'alter_cache_wrapper';
+
+CREATE FUNCTION @extschema@.rename_cache(cache text, new_name text) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'rename_cache_wrapper';
+
+CREATE FUNCTION @extschema@.drop_cache(cache text) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'drop_cache_wrapper';
+
+CREATE FUNCTION @extschema@.grant_cache(cache text, role text, privilege text) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'grant_cache_wrapper';
+
+CREATE FUNCTION @extschema@.revoke_cache(cache text, role text, privilege text) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'revoke_cache_wrapper';
+
+CREATE FUNCTION @extschema@.defragment() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'defragment_wrapper';
+
+CREATE FUNCTION @extschema@.list_caches() RETURNS TABLE (
+    cache text,
+    database oid,
+    owner oid,
+    bytes bigint,
+    database_name text,
+    owner_name text,
+    relation oid
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_caches_wrapper';
+
+-- What is in memory, of all databases; and what is defined in this one, but not in memory yet.
+CREATE VIEW @extschema@.caches AS
+SELECT c.cache,
+       c.database AS database_oid,
+       c.database_name::pg_catalog.name AS database,
+       c.owner_name::pg_catalog.name AS owner,
+       c.bytes,
+       f.policy,
+       f.partitions,
+       f.buckets,
+       f.slab_bytes,
+       f.max_entries,
+       f.max_entry_bytes,
+       f.max_key_bytes,
+       true AS in_memory
+  FROM @extschema@.list_caches() AS c
+  LEFT JOIN @extschema@.list_configurations() AS f
+         ON f.cache OPERATOR(pg_catalog.=) c.cache AND f.database OPERATOR(pg_catalog.=) c.database
+UNION ALL
+SELECT t.relname::pg_catalog.text,
+       d.oid,
+       d.datname,
+       pg_catalog.pg_get_userbyid(t.relowner),
+       o.bytes,
+       o.policy,
+       o.partitions,
+       NULL,
+       o.slab_bytes,
+       o.max_entries,
+       o.max_entry_bytes,
+       NULL,
+       false
+  FROM pg_catalog.pg_foreign_table AS f
+  JOIN pg_catalog.pg_foreign_server AS s ON s.oid OPERATOR(pg_catalog.=) f.ftserver
+  JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) f.ftrelid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) t.relnamespace
+  JOIN pg_catalog.pg_database AS d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+ CROSS JOIN LATERAL (
+       SELECT pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'bytes') ::bigint AS bytes,
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'policy') AS policy,
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'partitions') ::integer AS partitions,
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'slab_bytes') ::integer AS slab_bytes,
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entries') ::bigint AS max_entries,
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entry_bytes') ::bigint AS max_entry_bytes
+         FROM pg_catalog.pg_options_to_table(f.ftoptions)) AS o
+ WHERE s.srvname OPERATOR(pg_catalog.=) 'shared_lru'
+   AND n.nspname OPERATOR(pg_catalog.=) 'shared_lru_caches'
+   AND NOT EXISTS (
+       SELECT FROM @extschema@.list_caches() AS c
+        WHERE c.relation OPERATOR(pg_catalog.=) f.ftrelid AND c.database OPERATOR(pg_catalog.=) d.oid);
+
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, boolean) IS
+    'Creates a cache of so many bytes, or of so many entries (max_entries, max_entry_bytes); false if it was there';
+COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, text[]) IS
+    'Changes what a cache is made of; what is NULL stays, what is in reset goes back to its default';
+COMMENT ON FUNCTION @extschema@.rename_cache(text, text) IS 'Gives a cache another name';
+COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
+COMMENT ON FUNCTION @extschema@.grant_cache(text, text, text) IS 'Lets a role read, write or own a cache';
+COMMENT ON FUNCTION @extschema@.revoke_cache(text, text, text) IS 'Takes back what grant_cache gave';
+COMMENT ON FUNCTION @extschema@.defragment() IS 'Moves all caches together, so that free memory is in one piece';
+COMMENT ON FUNCTION @extschema@.definition_validator(text[], oid) IS 'Checks the options of caches';
+COMMENT ON VIEW @extschema@.caches IS
+    'All caches in memory, and those that this database defines; configurations of those of the current database';
+COMMENT ON FUNCTION @extschema@.list_caches() IS 'For the view caches';
 
-REVOKE ALL ON FUNCTION @extschema@.library_version(text) FROM PUBLIC;
+-- Nothing is for PUBLIC; monitoring roles see names and numbers. What was granted on the functions that are new is to be
+-- granted again.
+REVOKE ALL ON SCHEMA shared_lru_caches FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
+GRANT SELECT ON @extschema@.caches TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_caches() TO pg_monitor;

@@ -8,10 +8,13 @@
 //! is done without the lock by the one backend that has marked the slot (`slot::Phase`). No error is raised under the
 //! lock, and no interrupt is served between a mark and its end: an exit there would leave the slot marked for ever.
 
+use std::sync::atomic::{Ordering, fence};
+
 use super::area::Area;
 use super::error::CacheError;
 use super::named_locks::{LwLocks, sleep_a_moment};
-use super::slot::{CacheSlot, Life, MAX_NAME_BYTES, Name, Phase};
+pub use super::slot::CacheId;
+use super::slot::{CacheSlot, Life, MAX_NAME_BYTES, NO_DATABASE, Name, Phase, SlotIdentity};
 use crate::engine::config::Config;
 use crate::shared::cache::SharedCache;
 use crate::shared::lock::LockMode;
@@ -29,10 +32,56 @@ pub struct Listing {
     pub database: u32,
     /// OID of the role that created it.
     pub owner: u32,
+    /// The number of what defines it, if not its name.
+    pub definition: Option<u64>,
     /// Bytes of its memory.
     pub bytes: usize,
     pub(super) slot: usize,
     pub(super) life: Life,
+}
+
+impl Listing {
+    fn new(slot: usize, life: Life, identity: SlotIdentity, bytes: usize) -> Listing {
+        let SlotIdentity { database, owner, definition, name } = identity;
+        let definition = (definition != 0).then_some(definition);
+        Listing { name: name.into(), database, owner, definition, bytes, slot, life }
+    }
+
+    /// What names it in its database.
+    pub fn id(&self) -> CacheId<'_> {
+        self.definition.map_or(CacheId::Name(&self.name), CacheId::Definition)
+    }
+}
+
+/// Whose cache is to be created, and what names it.
+#[derive(Clone, Copy, Debug)]
+pub struct NewCache<'a> {
+    /// OID of its database.
+    pub database: u32,
+    /// OID of the role that it belongs to.
+    pub owner: u32,
+    /// Its name, of 1 to 63 bytes.
+    pub name: &'a str,
+    /// The number of what defines it, if not its name; not 0.
+    pub definition: Option<u64>,
+}
+
+impl<'a> NewCache<'a> {
+    /// A cache that is known by its name.
+    pub fn named(database: u32, owner: u32, name: &'a str) -> Self {
+        NewCache { database, owner, name, definition: None }
+    }
+
+    fn identity(self) -> Result<SlotIdentity, CacheError> {
+        let refused = || CacheError::Name { given: self.name.len(), max: MAX_NAME_BYTES };
+        let name = Name::new(self.name).ok_or_else(refused)?;
+        let definition = self.definition.unwrap_or(0);
+        Ok(SlotIdentity { database: self.database, owner: self.owner, definition, name })
+    }
+
+    fn id(&self) -> CacheId<'_> {
+        self.definition.map_or(CacheId::Name(self.name), CacheId::Definition)
+    }
 }
 
 /// Which caches there are.
@@ -45,6 +94,14 @@ struct Marked<'a> {
     life: Life,
     /// What becomes of the slot if something goes wrong.
     back_to: Phase,
+}
+
+impl Marked<'_> {
+    /// The cache is made: others may use it.
+    fn become_live(self) {
+        self.slot.set(self.life, Phase::Live);
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Marked<'_> {
@@ -77,24 +134,19 @@ impl Catalog {
         Area::mapped().map(Catalog)
     }
 
+    /// Bytes for all caches.
+    pub fn bytes(self) -> usize {
+        self.0.bytes()
+    }
+
     /// Every cache of the area, of all databases.
     pub fn list(self) -> Vec<Listing> {
         // Nothing is allocated under the lock.
-        let mut found: Vec<(usize, Life, Name, [u32; 2], usize)> = Vec::with_capacity(self.0.max_caches());
+        let mut found: Vec<(usize, Life, SlotIdentity, usize)> = Vec::with_capacity(self.0.max_caches());
         self.0.with_catalog(LockMode::Shared, || {
-            found.extend(self.caches().map(|(index, slot, life)| {
-                (index, life, slot.name(), [slot.database(), slot.owner()], slot.memory().1)
-            }));
+            found.extend(self.caches().map(|(index, slot, life)| (index, life, slot.identity(), slot.memory().1)));
         });
-        let listing = |(slot, life, name, [database, owner], bytes): (usize, Life, Name, [u32; 2], usize)| Listing {
-            name: name.into(),
-            database,
-            owner,
-            bytes,
-            slot,
-            life,
-        };
-        found.into_iter().map(listing).collect()
+        found.into_iter().map(|(slot, life, identity, bytes)| Listing::new(slot, life, identity, bytes)).collect()
     }
 
     /// Slots with a cache in them. Under the catalog's lock.
@@ -105,15 +157,13 @@ impl Catalog {
         })
     }
 
-    /// The cache with this name.
-    pub fn find(self, database: u32, name: &str) -> Option<Listing> {
-        let wanted = Name::new(name)?;
-        let mut caches = self.caches();
+    /// The cache that has this name, or this definition.
+    pub fn find(self, database: u32, id: CacheId<'_>) -> Option<Listing> {
         let found = self.0.with_catalog(LockMode::Shared, || {
-            let found = caches.find(|(_, slot, _)| slot.database() == database && slot.name() == wanted);
-            found.map(|(index, slot, life)| (index, life, slot.owner(), slot.memory().1))
+            let found = self.caches().find(|(_, slot, _)| slot.identity().is(database, id));
+            found.map(|(index, slot, life)| (index, life, slot.identity(), slot.memory().1))
         });
-        found.map(|(slot, life, owner, bytes)| Listing { name: name.to_owned(), database, owner, bytes, slot, life })
+        found.map(|(slot, life, identity, bytes)| Listing::new(slot, life, identity, bytes))
     }
 
     /// Whether a cache that was listed is still there.
@@ -148,47 +198,68 @@ impl Catalog {
             .map_err(|error| CacheError::Damaged(listing.name.clone(), error.to_string()))
     }
 
-    /// Creates a cache.
+    /// Creates a cache. Moves others together where the memory is there, but not in one piece.
     ///
     /// # Errors
     ///
-    /// The name or the configuration is wrong, the name is taken, or there is no slot or no memory left.
-    #[allow(unsafe_code)] // a piece of the area becomes a cache
-    pub fn create(self, database: u32, owner: u32, name: &str, config: &Config) -> Result<(), CacheError> {
-        let taken = || CacheError::Exists(name.to_owned());
-        let wanted = Name::new(name).ok_or(CacheError::Name { given: name.len(), max: MAX_NAME_BYTES })?;
+    /// The name or the configuration is wrong, there is such a cache, or there is no slot or no memory left.
+    pub fn create(self, new: NewCache<'_>, config: &Config) -> Result<(), CacheError> {
+        let identity = new.identity()?;
         let bytes = config.region_bytes()?;
+        let exists = |slot: &CacheSlot| slot.identity().is(new.database, new.id());
+        let (index, marked) = match self.begin(identity, bytes, exists) {
+            Err(CacheError::NoMemory { needed, free, .. }) if needed <= free => {
+                self.defragment();
+                self.begin(identity, bytes, exists)
+            }
+            begun => begun,
+        }?;
+        self.format(index, &marked, config).map(drop)?;
+        marked.become_live();
+        Ok(())
+    }
+
+    /// Takes a slot and memory for a new cache, unless one that is there is the same.
+    fn begin(
+        self,
+        identity: SlotIdentity,
+        bytes: usize,
+        is_same: impl Fn(&CacheSlot) -> bool,
+    ) -> Result<(usize, Marked<'static>), CacheError> {
         let mut pieces = Vec::with_capacity(self.0.max_caches() + 1);
-        let (index, marked) = self.0.with_catalog(LockMode::Exclusive, || {
+        self.0.with_catalog(LockMode::Exclusive, || {
             let mut free = None;
             for (index, slot) in self.0.slots().iter().enumerate() {
                 if slot.now().1 == Phase::Free {
                     free = free.or(Some((index, slot)));
                     continue;
                 }
-                if slot.database() == database && slot.name() == wanted {
-                    return Err(taken());
+                if is_same(slot) {
+                    return Err(CacheError::Exists(String::new()));
                 }
                 pieces.push(slot.memory());
             }
             let (index, slot) = free.ok_or(CacheError::TooMany(self.0.max_caches()))?;
             let offset = find_room(&mut pieces, self.0.bytes(), bytes)?;
-            let life = slot.begin(wanted, database, owner, (offset, bytes));
+            let life = slot.begin(identity, (offset, bytes));
             Ok((index, Marked { slot, life, back_to: Phase::Free }))
-        })?;
-        let locks = LwLocks::new(self.0, index, marked.life);
-        let (memory, stripes) = (self.0.cache_memory(marked.slot.memory()), Some(self.0.stripes(index)));
+        })
+    }
+
+    /// Makes the memory of a slot that is being created a cache.
+    #[allow(unsafe_code)] // a piece of the area becomes a cache
+    fn format(self, index: usize, new: &Marked<'_>, config: &Config) -> Result<SharedCache<LwLocks>, CacheError> {
+        let (place, bytes) = new.slot.memory();
+        let locks = LwLocks::new(self.0, index, new.life).alone();
+        let (memory, stripes) = (self.0.cache_memory((place, bytes)), Some(self.0.stripes(index)));
         // SAFETY: `find_room` found the piece unused, and the mark keeps it so; no backend attaches before the slot
         // lives; nobody holds a lock of a slot that is not live for longer than it takes to see that.
-        match unsafe { SharedCache::create_with_stripes(memory, bytes, config, 0, locks, stripes) } {
-            Ok(_) => {
-                marked.slot.set(marked.life, Phase::Live);
-                std::mem::forget(marked);
-                Ok(())
+        unsafe { SharedCache::create_with_stripes(memory, bytes, config, 0, locks, stripes) }.map_err(|error| {
+            match error {
+                CreateError::Config(error) => error.into(),
+                error => CacheError::Damaged(new.slot.name().into(), error.to_string()),
             }
-            Err(CreateError::Config(error)) => Err(error.into()),
-            Err(error) => Err(CacheError::Damaged(name.to_owned(), error.to_string())),
-        }
+        })
     }
 
     /// Drops a cache; `false` if it is gone already.
@@ -200,6 +271,20 @@ impl Catalog {
     ///
     /// Some backend is reading an entry without a lock, loading one or writing one back; then the cache stays as it was.
     pub fn drop_cache(self, listing: &Listing) -> Result<bool, CacheError> {
+        let Some(marked) = self.begin_drop(listing)? else { return Ok(false) };
+        let slot = marked.slot;
+        std::mem::forget(marked);
+        // Under the lock: not while a backend that has found the cache reads its header.
+        self.0.with_catalog(LockMode::Exclusive, || slot.end(listing.life));
+        Ok(true)
+    }
+
+    /// Marks a cache as being dropped, and waits until nobody holds a lock of it; `None` if it is gone already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Catalog::drop_cache`].
+    fn begin_drop(self, listing: &Listing) -> Result<Option<Marked<'static>>, CacheError> {
         let slot = &self.0.slots()[listing.slot];
         let marked = loop {
             let (life, phase) = self.0.with_catalog(LockMode::Exclusive, || {
@@ -210,43 +295,137 @@ impl Catalog {
                 now
             });
             match phase {
-                _ if life != listing.life => return Ok(false),
+                _ if life != listing.life => return Ok(None),
                 Phase::Live => break Marked { slot, life, back_to: Phase::Live },
                 // Another backend is about to; it may have to leave the cache.
                 Phase::BeingDropped => sleep_a_moment(),
-                Phase::Free | Phase::BeingCreated => return Ok(false),
+                Phase::Free | Phase::BeingCreated => return Ok(None),
             }
         };
-        let locks = LwLocks::new(self.0, listing.slot, listing.life).by_dropper();
+        let locks = LwLocks::new(self.0, listing.slot, listing.life).alone();
         locks.wait_for_users();
         // From here on nothing can be taken in hand. What is so damaged that it cannot be attached is in nobody's.
         let used = self.over(listing, locks).map_or(0, |cache| cache.in_flight().total());
         if used > 0 {
             return Err(CacheError::InUse(listing.name.clone(), used));
         }
-        std::mem::forget(marked);
-        // Under the lock: not while a backend that has found the cache reads its header.
-        self.0.with_catalog(LockMode::Exclusive, || slot.end(listing.life));
+        Ok(Some(marked))
+    }
+
+    /// Makes a cache anew with another configuration, with the entries that it has: those used last, where not all fit.
+    /// Writers wait meanwhile, about a second for a million entries or a gigabyte; reads without a lock go on. `false`
+    /// if the cache is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Catalog::create`] and [`Catalog::drop_cache`]; then the cache stays as it was.
+    pub fn remake(self, listing: &Listing, config: &Config) -> Result<bool, CacheError> {
+        let bytes = config.region_bytes()?;
+        // Before the cache is marked: others may be waited for.
+        if matches!(self.room_for(bytes), Err(CacheError::NoMemory { needed, free, .. }) if needed <= free) {
+            self.defragment();
+        }
+        // It may have moved.
+        let Some(listing) = self.find(listing.database, listing.id()) else { return Ok(false) };
+        let Some(old) = self.begin_drop(&listing)? else { return Ok(false) };
+        let (index, new) = self.begin(old.slot.identity(), bytes, |_| false)?;
+        let made = self.format(index, &new, config)?;
+        if let Ok(cache) = self.over(&listing, LwLocks::new(self.0, listing.slot, listing.life).alone()) {
+            cache.copy_into(&made).map_err(|_| CacheError::OutOfMemory(cache.bytes() as usize))?;
+        }
+        let (old_slot, new_slot, life) = (old.slot, new.slot, new.life);
+        std::mem::forget((old, new));
+        self.0.with_catalog(LockMode::Exclusive, || {
+            new_slot.set(life, Phase::Live);
+            old_slot.end(listing.life);
+        });
         Ok(true)
     }
 
-    /// Drops the caches of a database that is gone. Raises nothing. One that some backend holds something of is left to
-    /// [`Catalog::drop_orphans`], and found by no database any more.
-    pub(super) fn drop_of_database(self, database: u32) {
-        for cache in self.list().into_iter().filter(|cache| cache.database == database) {
-            if self.drop_cache(&cache).is_err() {
-                self.0.with_catalog(LockMode::Exclusive, || {
-                    if self.has(&cache) {
-                        self.0.slots()[cache.slot].disown();
-                    }
-                });
+    /// Whether there is a slot, and memory in one piece, for a cache of so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// There is not; see [`Catalog::create`].
+    pub fn room_for(self, bytes: usize) -> Result<(), CacheError> {
+        let mut pieces = Vec::with_capacity(self.0.max_caches() + 1);
+        self.0.with_catalog(LockMode::Shared, || {
+            let taken = self.0.slots().iter().filter(|slot| slot.now().1 != Phase::Free);
+            pieces.extend(taken.map(CacheSlot::memory));
+        });
+        if pieces.len() == self.0.max_caches() {
+            return Err(CacheError::TooMany(self.0.max_caches()));
+        }
+        find_room(&mut pieces, self.0.bytes(), bytes).map(drop)
+    }
+
+    /// Moves the caches together, so that all free memory is one piece. One after the other: users of the one that moves
+    /// wait for as long as its bytes take to be copied, about a fifth of a second for a gigabyte. Those that are in use
+    /// without a lock, or being created or dropped, stay where they are. Returns how many were moved.
+    pub fn defragment(self) -> usize {
+        let mut caches: Vec<(usize, Listing)> =
+            self.list().into_iter().map(|cache| (self.0.slots()[cache.slot].memory().0, cache)).collect();
+        caches.sort_unstable_by_key(|(offset, _)| *offset);
+        caches.into_iter().filter(|(_, cache)| self.move_down(cache)).count()
+    }
+
+    /// Moves a cache to the end of the one before it.
+    #[allow(unsafe_code)] // a cache's bytes are copied
+    fn move_down(self, listing: &Listing) -> bool {
+        let Ok(Some(marked)) = self.begin_drop(listing) else { return false };
+        let slot = marked.slot;
+        let moved = self.0.with_catalog(LockMode::Exclusive, || {
+            let (offset, bytes) = slot.memory();
+            let others = self.0.slots().iter().filter(|other| other.now().1 != Phase::Free);
+            let ends = others.map(CacheSlot::memory).filter(|&(start, _)| start < offset);
+            let end = ends.map(|(start, bytes)| start + bytes.next_multiple_of(ALIGNMENT_BYTES)).max().unwrap_or(0);
+            // Until it has been copied the slot keeps the old piece, too.
+            let both = offset + bytes - end;
+            (end < offset).then(|| (slot.begin_again(listing.life, (end, both)), end, offset, bytes))
+        });
+        let Some((life, to, from, bytes)) = moved else { return false };
+        std::mem::forget(marked);
+        let (from, to) = (self.0.cache_memory((from, bytes)), self.0.cache_memory((to, bytes)));
+        // Whoever still reads the old place without a lock, and sees a byte of what is written from here on, sees that
+        // the life it knows has ended (`Tenancy::is_current`).
+        fence(Ordering::Release);
+        // SAFETY: both pieces lie in the area. The old one is the cache's, whose users wait; what of the new one is not
+        // the old one's was free, and no other cache begins there: the slot has it since the lock was held.
+        unsafe { std::ptr::copy(from.as_ptr(), to.as_ptr(), bytes) };
+        slot.end_move(life, bytes);
+        true
+    }
+
+    /// Notes that the name of what defines a cache has changed.
+    pub fn rename(self, listing: &Listing, name: &str) {
+        let Some(name) = Name::new(name) else { return };
+        self.0.with_catalog(LockMode::Exclusive, || {
+            if self.has(listing) {
+                self.0.slots()[listing.slot].rename(name);
             }
+        });
+    }
+
+    /// Drops a cache that nobody finds any more. Raises nothing. If some backend holds something of it, it is left to
+    /// [`Catalog::drop_orphans`].
+    pub(super) fn drop_or_disown(self, cache: &Listing) {
+        if self.drop_cache(cache).is_err() {
+            self.0.with_catalog(LockMode::Exclusive, || {
+                if self.has(cache) {
+                    self.0.slots()[cache.slot].disown();
+                }
+            });
         }
     }
 
-    /// Drops the caches of databases for which `exists` says no; returns how many.
-    pub fn drop_orphans(self, exists: impl Fn(u32) -> bool) -> usize {
-        let orphans = self.list().into_iter().filter(|cache| !exists(cache.database));
+    /// Drops the caches of a database that is gone. Raises nothing.
+    pub(super) fn drop_of_database(self, database: u32) {
+        self.list().iter().filter(|cache| cache.database == database).for_each(|cache| self.drop_or_disown(cache));
+    }
+
+    /// Drops the caches for which `is_orphan` says yes, and those of no database; returns how many.
+    pub fn drop_orphans(self, is_orphan: impl Fn(&Listing) -> bool) -> usize {
+        let orphans = self.list().into_iter().filter(|cache| cache.database == NO_DATABASE || is_orphan(cache));
         orphans.filter(|cache| matches!(self.drop_cache(cache), Ok(true))).count()
     }
 }

@@ -73,6 +73,20 @@ pub enum CacheError {
     /// The library was not loaded at server start, so there is no shared memory.
     #[error("pg_shared_lru has no shared memory: the library was not loaded at server start")]
     NotPreloaded,
+    /// The extension's SQL is of a release that does not know what the library asks for.
+    #[error("the extension's SQL in this database is of an older release than the library")]
+    OldScript,
+    /// The current role may not do this with the cache.
+    #[error("permission denied for cache \"{cache}\": the role has no privilege to {needed} it")]
+    Privilege {
+        /// The cache.
+        cache: String,
+        /// What it lacks.
+        needed: &'static str,
+    },
+    /// A statement that changes a definition cannot be run.
+    #[error("the definition cannot be changed: {0}")]
+    Statement(String),
     /// The extension's SQL is newer than the library.
     #[error("this server runs pg_shared_lru {own}, the extension's script needs {required}")]
     OldLibrary {
@@ -88,7 +102,7 @@ pub enum CacheError {
     #[error("cache \"{0}\" already exists in this database")]
     Exists(String),
     /// The cache was dropped while it was being used.
-    #[error("the cache was dropped while it was in use")]
+    #[error("the cache was dropped, moved or made anew while it was in use")]
     Dropped,
     /// The name cannot be a cache's.
     #[error("a cache name has from 1 to {max} bytes, this one has {given}")]
@@ -174,12 +188,14 @@ impl CacheError {
 impl SqlError for CacheError {
     fn code(&self) -> PgSqlErrorCode {
         match self {
-            CacheError::NotPreloaded | CacheError::OldLibrary { .. } => {
+            CacheError::NotPreloaded | CacheError::OldLibrary { .. } | CacheError::OldScript => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             CacheError::Unknown(_) | CacheError::Dropped => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             CacheError::Exists(_) => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             CacheError::Name { .. } | CacheError::NameEncoding { .. } => PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            CacheError::Privilege { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            CacheError::Statement(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             CacheError::Parameter(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             CacheError::Config(error) => error.code(),
             CacheError::TooMany(_) => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
@@ -202,9 +218,12 @@ impl SqlError for CacheError {
             CacheError::OldLibrary { .. } => {
                 "Restart the server: it has preloaded the library of an older package. Without a preload, reconnect."
             }
+            CacheError::OldScript => "Run ALTER EXTENSION pg_shared_lru UPDATE in this database.",
+            CacheError::Privilege { .. } => {
+                "Its owner can grant that: SELECT shared_lru.grant_cache(cache, role, 'read'), or 'write', or 'own'."
+            }
             CacheError::Unknown(_) => {
-                "The view shared_lru.caches lists the caches; shared_lru.create_cache creates one. Caches are empty and gone \
-                 after a restart of the server."
+                "The view shared_lru.caches lists the caches; shared_lru.create_cache creates one."
             }
             CacheError::Exists(_) => "Drop it first, or use another name.",
             CacheError::TooMany(_) => "Drop a cache, or raise pg_shared_lru.max_caches and restart the server.",

@@ -12,7 +12,7 @@ use hashbrown::{Equivalent, HashMap};
 use pgrx::{pg_guard, pg_sys};
 use slab::Slab;
 
-use super::catalog::{Catalog, Listing};
+use super::catalog::{CacheId, Catalog, Listing};
 use super::error::CacheError;
 use super::named_locks::LwLocks;
 use crate::shared::cache::SharedCache;
@@ -64,7 +64,7 @@ pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
     if let Some(cache) = REGISTRY.with_borrow(|registry| registry.find(catalog, my_database(), name)) {
         return Ok(cache);
     }
-    let listing = catalog.find(my_database(), name).ok_or_else(unknown)?;
+    let listing = catalog.find(my_database(), CacheId::Name(name)).ok_or_else(unknown)?;
     attach(catalog, listing)
 }
 
@@ -75,9 +75,13 @@ pub fn cache(name: &str) -> Result<AttachedCache, CacheError> {
 /// It was dropped since it was listed, or its memory holds something else.
 #[cfg(feature = "extension")]
 pub(super) fn of_listing(catalog: Catalog, listing: Listing) -> Result<AttachedCache, CacheError> {
-    match REGISTRY.with_borrow(|registry| registry.find(catalog, listing.database, &listing.name)) {
-        Some(cache) => Ok(cache),
-        None => attach(catalog, listing),
+    let same = |handle: &Handle| (handle.listing.slot, handle.listing.life) == (listing.slot, listing.life);
+    let attached = REGISTRY.with_borrow(|registry| {
+        registry.handles.iter().find(|(_, handle)| same(handle)).map(|(_, handle)| handle.cache.clone())
+    });
+    match attached {
+        Some(cache) if catalog.has(&listing) => Ok(cache),
+        _ => attach(catalog, listing),
     }
 }
 
@@ -103,9 +107,11 @@ impl Registry {
         self.handles.retain(|_, handle| catalog.has(&handle.listing) || Rc::strong_count(&handle.cache) > 1);
         let handles = &self.handles;
         self.by_name.retain(|_, key| handles.contains(*key));
-        let name = CacheName(listing.database, listing.name.clone());
+        let name = listing.definition.is_none().then(|| CacheName(listing.database, listing.name.clone()));
         let key = self.handles.insert(Handle { listing, cache });
-        self.by_name.insert(name, key);
+        if let Some(name) = name {
+            self.by_name.insert(name, key);
+        }
     }
 
     fn watch_exit(&mut self) {

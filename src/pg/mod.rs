@@ -9,11 +9,12 @@
 //! area            one piece of shared memory for all named caches: preloaded, or made at its first use
 //! named_locks     the locks of a named cache
 //! catalog         the named caches in the area: created, looked up, dropped
-//! database_drops  a cache goes with its database
 //! handles         the caches that this backend uses
+//! drops           a cache goes with its database, and with its definition
 //! dsm_locks       the locks of a cache in the memory of a parallel operation
 //! parallel        such a cache
-//! settings        pg_shared_lru.*                       ─┐ feature `extension`
+//! settings        pg_shared_lru.*                       ─┐
+//! definitions     the caches of SQL, and who may use them │ feature `extension`
 //! functions       what SQL calls                        ─┘
 //! ```
 //!
@@ -22,7 +23,9 @@
 
 pub mod area;
 pub mod catalog;
-mod database_drops;
+#[cfg(feature = "extension")]
+mod definitions;
+mod drops;
 pub mod dsm_locks;
 mod encoding;
 pub mod error;

@@ -38,18 +38,18 @@ pub struct LwLocks {
     life: Life,
     /// The first of `MAX_PARTITIONS`.
     locks: NonNull<pg_sys::LWLockPadded>,
-    by_dropper: bool,
+    alone: bool,
 }
 
 impl LwLocks {
     /// The locks of the cache in `slot`, as long as that is in this life.
     pub(super) fn new(area: Area, slot: usize, life: Life) -> Self {
-        LwLocks { slot: &area.slots()[slot], life, locks: area.partition_locks(slot), by_dropper: false }
+        LwLocks { slot: &area.slots()[slot], life, locks: area.partition_locks(slot), alone: false }
     }
 
-    /// The same for the backend that drops the cache, after [`LwLocks::wait_for_users`].
-    pub(super) fn by_dropper(self) -> Self {
-        LwLocks { by_dropper: true, ..self }
+    /// The same for the one backend that creates the cache, drops it, or makes it anew: nobody else gets past `acquire`.
+    pub(super) fn alone(self) -> Self {
+        LwLocks { alone: true, ..self }
     }
 
     /// Has each lock once: whoever had one before the cache was being dropped is done with it then.
@@ -91,14 +91,13 @@ unsafe impl Tenancy for LwLocks {
 // SAFETY: LWLocks exclude writers from everybody and order memory. `acquire` returns with the lock or unwinds without.
 unsafe impl Locks for LwLocks {
     fn acquire(&self, partition: usize, mode: LockMode) {
-        if !self.by_dropper {
-            // The dropper must decide first: nobody else would.
+        if !self.alone {
             pgrx::check_for_interrupts!();
         }
         let lock = self.lock(partition);
         acquire(lock, mode);
         let mut now = self.slot.now();
-        while now != (self.life, Phase::Live) && !self.by_dropper {
+        while now != (self.life, Phase::Live) && !self.alone {
             release(lock);
             if now != (self.life, Phase::BeingDropped) {
                 CacheError::Dropped.report();

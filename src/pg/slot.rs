@@ -27,7 +27,16 @@ use crate::engine::memory::words::{Word32, Word64};
 pub const MAX_NAME_BYTES: usize = 63;
 
 /// The database of a cache whose own is gone, if it could not be dropped at once: none has this OID.
-const NO_DATABASE: u32 = u32::MAX;
+pub(super) const NO_DATABASE: u32 = u32::MAX;
+
+/// What names a cache within its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CacheId<'a> {
+    /// Its name: of a library's cache.
+    Name(&'a str),
+    /// What defines it, by a number that is not 0: its name may change.
+    Definition(u64),
+}
 
 /// One life of a slot: from one cache to the next. The lowest two bits are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +75,36 @@ impl Name {
     }
 }
 
+impl Name {
+    fn is(&self, name: &str) -> bool {
+        &self.bytes[..self.len] == name.as_bytes()
+    }
+}
+
 impl From<Name> for String {
     fn from(name: Name) -> String {
         String::from_utf8_lossy(&name.bytes[..name.len]).into_owned()
+    }
+}
+
+/// Who and what a cache is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct SlotIdentity {
+    pub(super) database: u32,
+    pub(super) owner: u32,
+    /// 0 where the name identifies the cache.
+    pub(super) definition: u64,
+    pub(super) name: Name,
+}
+
+impl SlotIdentity {
+    /// Whether this is the cache that `id` names in a database.
+    pub(super) fn is(&self, database: u32, id: CacheId<'_>) -> bool {
+        self.database == database
+            && match id {
+                CacheId::Name(name) => self.definition == 0 && self.name.is(name),
+                CacheId::Definition(definition) => self.definition == definition,
+            }
     }
 }
 
@@ -83,10 +119,12 @@ pub(super) struct CacheSlot {
     bytes: Word64,
     database: Word32,
     owner: Word32,
+    /// The number of what defines the cache; 0 where its name does.
+    definition: Word64,
     name_bytes: Word64,
     name: [Word64; 8],
 }
-const _: () = assert!(size_of::<CacheSlot>() == 104);
+const _: () = assert!(size_of::<CacheSlot>() == 112);
 // SAFETY: repr(C), words only, no padding.
 unsafe impl RegionType for CacheSlot {}
 
@@ -120,19 +158,43 @@ impl CacheSlot {
     }
 
     /// Fills a free slot in, for the one backend that creates a cache there. Ends with the phase.
-    pub(super) fn begin(&self, name: Name, database: u32, owner: u32, (offset, bytes): (usize, usize)) -> Life {
+    pub(super) fn begin(&self, identity: SlotIdentity, (offset, bytes): (usize, usize)) -> Life {
+        let SlotIdentity { database, owner, definition, name } = identity;
         let (life, phase) = self.now();
         debug_assert_eq!(phase, Phase::Free);
         self.offset.set(offset as u64);
         self.bytes.set(bytes as u64);
         self.database.set(database);
         self.owner.set(owner);
+        self.definition.set(definition);
+        self.rename(name);
+        self.set(life, Phase::BeingCreated);
+        life
+    }
+
+    /// Ends a life and begins the next with the same cache, in another place: for the one backend that moves it, under
+    /// the catalog's exclusive lock. The offset is that of the new place, the bytes are those of both until
+    /// [`CacheSlot::end_move`].
+    pub(super) fn begin_again(&self, life: Life, (offset, bytes): (usize, usize)) -> Life {
+        let next = life.next();
+        self.set(next, Phase::BeingCreated);
+        self.offset.set(offset as u64);
+        self.bytes.set(bytes as u64);
+        next
+    }
+
+    /// The cache is in its new place.
+    pub(super) fn end_move(&self, life: Life, bytes: usize) {
+        self.bytes.set(bytes as u64);
+        self.set(life, Phase::Live);
+    }
+
+    /// Gives the cache another name. Under the catalog's exclusive lock.
+    pub(super) fn rename(&self, name: Name) {
         for (word, bytes) in self.name.iter().zip(name.bytes.chunks_exact(8)) {
             word.set(u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
         }
         self.name_bytes.set(name.len as u64);
-        self.set(life, Phase::BeingCreated);
-        life
     }
 
     /// No database has the cache any more: nobody finds it, whatever OIDs new databases get.
@@ -155,6 +217,12 @@ impl CacheSlot {
         self.owner.get()
     }
 
+    /// Who and what the cache is. Under the catalog's lock.
+    pub(super) fn identity(&self) -> SlotIdentity {
+        let (database, owner, definition) = (self.database(), self.owner(), self.definition.get());
+        SlotIdentity { database, owner, definition, name: self.name() }
+    }
+
     pub(super) fn name(&self) -> Name {
         let mut bytes = [0; 64];
         for (bytes, word) in bytes.chunks_exact_mut(8).zip(&self.name) {
@@ -175,16 +243,20 @@ mod tests {
             bytes: Word64::default(),
             database: Word32::default(),
             owner: Word32::default(),
+            definition: Word64::default(),
             name_bytes: Word64::default(),
             name: Default::default(),
         }
     }
 
+    fn identity(name: &str) -> SlotIdentity {
+        SlotIdentity { database: 5, owner: 10, definition: 0, name: Name::new(name).expect("a good name") }
+    }
+
     #[test]
     fn a_handle_is_of_its_own_life_only_and_through_a_drop_that_fails() {
         let slot = slot();
-        let name = Name::new("cache").expect("a good name");
-        let life = slot.begin(name, 5, 10, (4096, 8192));
+        let life = slot.begin(identity("cache"), (4096, 8192));
         assert!(!slot.is_of(life), "nobody can have it yet");
         slot.set(life, Phase::Live);
         assert!(slot.is_of(life));
@@ -196,16 +268,28 @@ mod tests {
         slot.set(life, Phase::BeingDropped);
         slot.end(life);
         assert!(!slot.is_of(life));
-        let next = slot.begin(name, 5, 10, (0, 1));
+        let next = slot.begin(identity("cache"), (0, 1));
         slot.set(next, Phase::Live);
         assert!(slot.is_of(next) && !slot.is_of(life), "the next cache passed for the one before");
+        let moved = slot.begin_again(next, (4096, 1));
+        slot.end_move(moved, 1);
+        assert!(slot.is_of(moved) && !slot.is_of(next), "a handle of the old place passed for one of the new");
+    }
+
+    #[test]
+    fn a_cache_is_what_its_name_says_or_its_definition_and_never_both() {
+        let named = identity("c");
+        let defined = SlotIdentity { definition: 7, ..named };
+        assert!(named.is(5, CacheId::Name("c")) && !named.is(5, CacheId::Definition(7)));
+        assert!(defined.is(5, CacheId::Definition(7)) && !defined.is(5, CacheId::Name("c")));
+        assert!(!named.is(6, CacheId::Name("c")) && !named.is(5, CacheId::Name("cc")));
     }
 
     #[test]
     fn names_have_from_1_to_63_bytes_and_come_back_as_they_were() {
         for name in ["c", &"n".repeat(63), "Ä b\"c'd"] {
             let slot = slot();
-            slot.begin(Name::new(name).expect("a good name"), 1, 1, (0, 0));
+            slot.begin(identity(name), (0, 0));
             assert_eq!(String::from(slot.name()), name);
             assert!(slot.name() == Name::new(name).expect("a good name"));
         }

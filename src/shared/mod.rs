@@ -12,6 +12,7 @@
 //! write, drains stores, removals; entries taken out in order
 //! scan          iteration by cursor
 //! drained       a cache taken apart
+//! transfer      entries copied into another cache
 //! private       a cache of one thread and one handle
 //! resets        whether entries were lost
 //! inspect       reports, checks, compaction
@@ -34,5 +35,6 @@ mod resets;
 mod resources;
 pub mod robust_locks;
 pub mod scan;
+mod transfer;
 mod write;
 pub mod write_back;

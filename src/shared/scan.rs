@@ -153,6 +153,11 @@ impl<L: Locks> SharedCache<L> {
         ((id.record() % count) as usize, EntryIndex(id.record() / count))
     }
 
+    /// The id of the entry in a record of a partition.
+    pub(super) fn id_of(&self, index: usize, entry: EntryIndex, generation: u32) -> Option<EntryId> {
+        EntryId::new(entry.0 * self.partition_count() as u32 + index as u32, generation)
+    }
+
     fn snapshot(&self, partition: &Partition, index: usize, entry: EntryIndex, with_value: bool) -> EntrySnapshot {
         let info = partition.info(entry);
         let value = with_value.then(|| {
@@ -160,9 +165,8 @@ impl<L: Locks> SharedCache<L> {
             partition.copy_parts(entry, |part| value.extend_from_slice(part));
             value
         });
-        let slot = entry.0 * self.partition_count() as u32 + index as u32;
         EntrySnapshot {
-            id: EntryId::new(slot, info.generation).expect("a live entry has an odd generation"),
+            id: self.id_of(index, entry, info.generation).expect("a live entry has an odd generation"),
             key: partition.key(entry).to_vec(),
             value,
             value_len: info.value_len,

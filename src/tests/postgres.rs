@@ -5,6 +5,7 @@
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
 //! - `releases`    Scripts and library of different releases, updates and dumps work, or say what to do.
+//! - `definitions` A cache is what its definition says, for whom it says, while it is in use and after a restart.
 //! - `settings`    Wrong settings are refused; right ones become the defaults of new caches.
 //! - `privileges`  Nobody may do anything before the administrator says so; no search path changes what a view means.
 //! - `operations`  What is put is what is got, whole, or is refused with SQLSTATE, value and limit.
@@ -30,6 +31,8 @@ mod world;
 
 #[path = "postgres/databases.rs"]
 mod databases;
+#[path = "postgres/definitions.rs"]
+mod definitions;
 #[path = "postgres/encodings.rs"]
 mod encodings;
 #[path = "postgres/faults.rs"]

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::pg_sys;
 
-use super::database_drops;
+use super::drops;
 use super::error::CacheError;
 use super::lwlock::LwLockGuard;
 use super::slot::CacheSlot;
@@ -74,7 +74,7 @@ pub fn request(area: AreaRequest) {
     if is_preloading() {
         main_memory::install_hooks();
     }
-    database_drops::watch();
+    drops::watch();
 }
 
 /// Whether the postmaster is loading `shared_preload_libraries`.

@@ -6,36 +6,36 @@ use pgrx::prelude::*;
 use pgrx::{Array, PgMemoryContexts};
 
 use super::bytea::Bytea;
-use super::find;
 use super::text::ServerText;
+use super::with_cache;
 use crate::engine::partition::Put;
+use crate::pg::definitions::Access;
 use crate::pg::error::or_report;
-use crate::pg::handles::AttachedCache;
 use crate::shared::bounded::PREFETCH_KEYS;
 
 #[pg_extern(volatile, parallel_restricted)]
 fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
-    or_report(find(cache).put(key, value)) == Put::Inserted
+    or_report(with_cache(cache, Access::Write, |cache| cache.put(key, value))) == Put::Inserted
 }
 
 #[pg_extern(volatile, parallel_safe)]
 fn get(cache: ServerText<'_>, key: &[u8]) -> Option<Bytea> {
-    Bytea::get(&find(cache), key)
+    with_cache(cache, Access::Read, |cache| Bytea::get(cache, key))
 }
 
 #[pg_extern(volatile, parallel_safe)]
 fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
-    find(cache).contains(key)
+    with_cache(cache, Access::Read, |cache| cache.contains(key))
 }
 
 #[pg_extern(volatile, parallel_restricted)]
 fn remove(cache: ServerText<'_>, key: &[u8]) -> bool {
-    find(cache).discard(key)
+    with_cache(cache, Access::Write, |cache| cache.discard(key))
 }
 
 /// Looks the keys of an array up, in groups whose waits for memory overlap.
 struct Lookups<'a, I> {
-    cache: AttachedCache,
+    name: ServerText<'a>,
     /// Those that are not in the group yet.
     keys: I,
     group: [&'a [u8]; PREFETCH_KEYS],
@@ -53,7 +53,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Lookups<'a, I> {
             *place = key;
             self.len += 1;
         }
-        self.cache.prefetch(&self.group[..self.len]);
+        with_cache(self.name, Access::Read, |cache| cache.prefetch(&self.group[..self.len]));
         self.len > 0
     }
 }
@@ -68,7 +68,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for Lookups<'a, I> {
             }
             let key = self.group[self.next];
             self.next += 1;
-            if let Some(value) = Bytea::get(&self.cache, key) {
+            if let Some(value) = with_cache(self.name, Access::Read, |cache| Bytea::get(cache, key)) {
                 return Some((key, value));
             }
         }
@@ -80,11 +80,10 @@ fn get_many<'a>(
     cache: ServerText<'a>,
     keys: Array<'a, &'a [u8]>,
 ) -> TableIterator<'a, (name!(key, &'a [u8]), name!(value, Bytea))> {
-    let cache = find(cache);
     let keys = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(keys);
     // SAFETY: the current context is that of all calls for this set. It drops what it has in reverse order, so the array
     // outlives the iterator, which pgrx gives to it next.
     let keys: &'a Array<'a, &'a [u8]> = unsafe { &*keys };
     let keys = keys.iter().flatten();
-    TableIterator::new(Lookups { cache, keys, group: [&[]; PREFETCH_KEYS], len: 0, next: 0 })
+    TableIterator::new(Lookups { name: cache, keys, group: [&[]; PREFETCH_KEYS], len: 0, next: 0 })
 }

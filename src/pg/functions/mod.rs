@@ -7,7 +7,8 @@
 //! bytea   values copied straight into what PostgreSQL gets
 //! access  one key, or the keys of an array
 //! walks   all entries: looked at, or taken out
-//! admin   caches created, dropped, cleared, compacted, checked
+//! define  caches created, altered, renamed, dropped; privileges
+//! admin   caches cleared, compacted, checked, moved together
 //! views   what the views show
 //! release which library this is
 //! ```
@@ -19,6 +20,7 @@
 mod access;
 mod admin;
 mod bytea;
+mod define;
 mod names;
 mod release;
 mod text;
@@ -29,8 +31,9 @@ use pgrx::prelude::*;
 
 use self::text::ServerText;
 use super::area::{self, AreaRequest};
+use super::definitions::{self, Access};
 use super::error::{CacheError, or_report};
-use super::handles::{self, AttachedCache};
+use super::handles::AttachedCache;
 use super::settings;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -42,9 +45,19 @@ pub extern "C-unwind" fn _PG_init() {
     area::request(AreaRequest { name: c"pg_shared_lru", size: settings::area_size });
 }
 
-fn find(cache: ServerText<'_>) -> AttachedCache {
-    let unknown = || CacheError::Unknown(cache.shown());
-    or_report(cache.as_cache_name().ok_or_else(unknown).and_then(handles::cache))
+/// The name of a cache that there may be.
+fn name_of(cache: ServerText<'_>) -> Result<&str, CacheError> {
+    cache.as_cache_name().ok_or_else(|| CacheError::Unknown(cache.shown()))
+}
+
+/// The cache of this name, for a caller that may do this with it.
+fn find(cache: ServerText<'_>, access: Access) -> AttachedCache {
+    or_report(name_of(cache).and_then(|name| definitions::find(name, access)))
+}
+
+/// Runs an operation on the cache of this name; again, if that was made anew or moved meanwhile.
+fn with_cache<R>(cache: ServerText<'_>, access: Access, operation: impl Fn(&AttachedCache) -> R) -> R {
+    or_report(name_of(cache).and_then(|name| definitions::with_cache(name, access, operation)))
 }
 
 /// A parameter as the type that the engine wants; the engine knows the exact range.

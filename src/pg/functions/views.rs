@@ -14,6 +14,7 @@ use super::text::ShownText;
 use crate::engine::limits::BUCKET_CELLS;
 use crate::engine::report::{ClassReport, MemoryReport};
 use crate::pg::catalog::{Catalog, Listing};
+use crate::pg::definitions;
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles;
 use crate::pg::named_locks::LwLocks;
@@ -54,17 +55,22 @@ fn list_caches() -> TableIterator<
         name!(bytes, i64),
         name!(database_name, Option<ShownText>),
         name!(owner_name, ShownText),
+        name!(relation, Option<pg_sys::Oid>),
     ),
 > {
     TableIterator::new(listings(or_report(Catalog::existing())).map(|cache| {
         let own = cache.database == handles::my_database();
+        let relation = cache.definition.map(|definition| pg_sys::Oid::from((definition >> 32) as u32));
+        let owner = relation.filter(|_| own).and_then(definitions::owner_of);
+        let owner = owner.unwrap_or(pg_sys::Oid::from(cache.owner));
         (
             ShownText(names::name_for_database(&cache.name, own)),
             pg_sys::Oid::from(cache.database),
-            pg_sys::Oid::from(cache.owner),
+            owner,
             cache.bytes as i64,
             database_name(&cache),
-            owner_name(&cache),
+            role_name(owner),
+            relation,
         )
     }))
 }
@@ -81,14 +87,14 @@ fn database_name(cache: &Listing) -> Option<ShownText> {
 }
 
 #[allow(unsafe_code)]
-fn owner_name(cache: &Listing) -> ShownText {
+fn role_name(role: pg_sys::Oid) -> ShownText {
     // SAFETY: as above; `true`: null where there is no such role.
     let name = unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::Oid::from(cache.owner), true);
+        let name = pg_sys::GetUserNameFromId(role, true);
         (!name.is_null()).then(|| CStr::from_ptr(name))
     };
     // As PostgreSQL says it of a role that is gone.
-    let gone = || format!("unknown (OID={})", cache.owner).into_bytes();
+    let gone = || format!("unknown (OID={role})").into_bytes();
     ShownText(name.map_or_else(gone, |name| names::shared_catalog_name(name.to_bytes())))
 }
 

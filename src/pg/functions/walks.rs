@@ -7,6 +7,7 @@ use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, not_null, number};
 use crate::engine::evicted::Evicted;
+use crate::pg::definitions::Access;
 use crate::pg::error::CacheError;
 use crate::pg::handles::AttachedCache;
 use crate::shared::drains::Drained;
@@ -34,7 +35,7 @@ fn entries(
         name!(pinned, bool),
     ),
 > {
-    TableIterator::new(Entries::over(find(cache), false).map(|entry| {
+    TableIterator::new(Entries::over(find(cache, Access::Read), false).map(|entry| {
         (
             entry.id.to_u64() as i64,
             Bytea::copy_of(&entry.key),
@@ -114,7 +115,7 @@ fn drain(
     cache: Option<ServerText<'_>>,
     max_entries: default!(Option<i64>, "NULL"),
 ) -> TableIterator<'static, (name!(key, Bytea), name!(value, Bytea))> {
-    let cache = find(not_null("cache", cache));
+    let cache = find(not_null("cache", cache), Access::ReadAndWrite);
     let left = max_entries.map_or(usize::MAX, |count| number("max_entries", count));
     TableIterator::new(Drain { cache, partition: 0, left_in_partition: 0, left, batch: Evicted::default(), next: 0 })
 }

@@ -85,6 +85,29 @@ impl Cluster {
         started.map(|()| cluster)
     }
 
+    /// A hot standby of this server, which must write its log with `wal_level = 'replica'` and have a sender for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::start`].
+    pub fn standby(&self) -> Result<Self> {
+        let _changing = changing();
+        let server = Server::in_new_folder()?;
+        live().push(server.clone());
+        let standby = Cluster { server };
+        standby.server.copy_of(&self.server).and_then(|()| standby.server.start()).map(|()| standby)
+    }
+
+    /// Ends the server's time as a standby.
+    ///
+    /// # Errors
+    ///
+    /// It was none.
+    pub fn promote(&self) -> Result<()> {
+        let mut pg_ctl = self.server.program("pg_ctl");
+        run(pg_ctl.args(["promote", "--wait", "--silent", "--pgdata"]).arg(self.server.data()))
+    }
+
     /// Connects to `database` as the superuser.
     ///
     /// # Errors
@@ -227,7 +250,19 @@ impl Server {
         run(initdb.arg(self.data()))?;
         let folder = self.folder.to_string_lossy();
         let socket = ("unix_socket_directories", folder.as_ref());
-        let settings = BASE_SETTINGS.iter().chain(settings).chain([&socket]);
+        self.configure(BASE_SETTINGS.iter().chain(settings).chain([&socket]))
+    }
+
+    /// Takes over the data of a running server, and follows it.
+    fn copy_of(&self, primary: &Server) -> Result<()> {
+        let mut backup = self.program("pg_basebackup");
+        backup.args(["--no-sync", "--checkpoint=fast", "--write-recovery-conf", "--username", SERVER_USER]);
+        backup.arg("--host").arg(&primary.folder).args(["--port", &PORT.to_string()]);
+        run(backup.arg("--pgdata").arg(self.data()))?;
+        self.configure([&("unix_socket_directories", self.folder.to_string_lossy().as_ref())].into_iter())
+    }
+
+    fn configure<'a>(&self, settings: impl Iterator<Item = &'a (&'a str, &'a str)>) -> Result<()> {
         let mut lines = String::new();
         for (name, value) in settings {
             writeln!(lines, "{name} = '{}'", value.replace('\'', "''"))?;

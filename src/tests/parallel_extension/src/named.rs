@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pg_shared_lru::Config;
 use pg_shared_lru::pg::area::{self, AreaRequest, AreaSize};
-use pg_shared_lru::pg::catalog::Catalog;
+use pg_shared_lru::pg::catalog::{CacheId, Catalog, NewCache};
 use pg_shared_lru::pg::error::or_report;
 use pg_shared_lru::pg::handles;
 use pgrx::prelude::*;
@@ -24,7 +24,8 @@ pub fn request() {
 #[pg_extern]
 fn named_create(name: &str) {
     let catalog = or_report(Catalog::open());
-    or_report(catalog.create(handles::my_database(), OWNER, name, &Config::bytes(4 << 20)));
+    let new = NewCache::named(handles::my_database(), OWNER, name);
+    or_report(catalog.create(new, &Config::bytes(4 << 20)));
     or_report(or_report(handles::cache(name)).put(b"k", b"v"));
 }
 
@@ -56,7 +57,7 @@ fn named_drop(name: &str, tries: i32) -> String {
     let catalog = or_report(Catalog::open());
     let mut said = "no such cache".to_owned();
     for _ in 0..tries {
-        let Some(listing) = catalog.find(handles::my_database(), name) else { break };
+        let Some(listing) = catalog.find(handles::my_database(), CacheId::Name(name)) else { break };
         said = match catalog.drop_cache(&listing) {
             Ok(true) => return "dropped".to_owned(),
             Ok(false) => "gone already".to_owned(),

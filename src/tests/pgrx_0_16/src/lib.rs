@@ -5,7 +5,7 @@
 use std::num::NonZero;
 use std::rc::Rc;
 
-use pg_shared_lru::pg::catalog::Catalog;
+use pg_shared_lru::pg::catalog::{Catalog, NewCache};
 use pg_shared_lru::pg::error::or_report;
 use pg_shared_lru::pg::parallel::{self, NoSegment, ParallelCache};
 use pg_shared_lru::pg::{area, handles};
@@ -29,7 +29,7 @@ pub extern "C-unwind" fn _PG_init() {
 #[pg_extern]
 fn shared_entries() -> i64 {
     let made = Catalog::open().and_then(|catalog| {
-        catalog.create(handles::my_database(), 10, "vectors", &Config::bytes(8 << 20))?;
+        catalog.create(NewCache::named(handles::my_database(), 10, "vectors"), &Config::bytes(8 << 20))?;
         handles::cache("vectors")
     });
     let cache: Rc<_> = or_report(made);

@@ -1,0 +1,398 @@
+//! The caches of SQL: what defines them, the memory that follows, and who may use it. docs/definitions.md says why it is
+//! so.
+//!
+//! ```text
+//! options   the options of a definition
+//! statements   definitions created, changed and dropped
+//! ```
+//!
+//! A definition is a foreign table; each backend looks it up once, and again when PostgreSQL says that something about it
+//! or the roles has changed. Then one local lookup, and one load of the slot's life, lead from a name to the cache.
+//!
+//! Locking: no lock of the area is held while the catalogs are read.
+#![allow(unsafe_code)]
+
+pub(super) mod options;
+pub(super) mod statements;
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString, c_char};
+
+use hashbrown::HashMap;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
+
+use self::options::Options;
+use super::catalog::{CacheId, Catalog, Listing, NewCache};
+use super::drops;
+use super::error::CacheError;
+use super::handles::{self, AttachedCache};
+use super::named_locks::sleep_a_moment;
+use crate::engine::config::Config;
+
+/// The schema of the foreign tables, and their server.
+pub(super) const SCHEMA: &CStr = c"shared_lru_caches";
+pub(super) const SERVER: &CStr = c"shared_lru";
+
+/// What a caller wants to do with a cache; each is a privilege on the foreign table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Look at keys and values.
+    Read = pg_sys::ACL_SELECT as isize,
+    /// Store and remove.
+    Write = pg_sys::ACL_INSERT as isize,
+    /// Take out.
+    ReadAndWrite = (pg_sys::ACL_SELECT | pg_sys::ACL_INSERT) as isize,
+    /// Change the definition.
+    Own = pg_sys::ACL_TRUNCATE as isize,
+}
+
+impl Access {
+    fn mask(self) -> u64 {
+        self as u64
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::ReadAndWrite => "read and write",
+            Access::Own => "change or drop",
+        }
+    }
+}
+
+/// A cache that this backend has looked up.
+struct Known {
+    relation: pg_sys::Oid,
+    listing: Listing,
+    cache: AttachedCache,
+    /// The role that was asked about last, and what it may do.
+    role: pg_sys::Oid,
+    allowed: u64,
+}
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<String, Known>> = RefCell::default();
+    /// Something has changed: what is known may be wrong.
+    static STALE: Cell<bool> = const { Cell::new(false) };
+    static WATCHES_CHANGES: Cell<bool> = const { Cell::new(false) };
+    /// Definitions that the current transaction has altered; their memory follows when it has committed.
+    static ALTERED: RefCell<Vec<(pg_sys::TransactionId, pg_sys::Oid)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs an operation on a cache; again, if the cache was made anew or moved in the middle of it. `operation` has done
+/// nothing by then that may not be done twice.
+pub(super) fn with_cache<R>(
+    name: &str,
+    access: Access,
+    operation: impl Fn(&AttachedCache) -> R,
+) -> Result<R, CacheError> {
+    loop {
+        let cache = find(name, access)?;
+        // Raised where no lock is held, by this library; nothing of PostgreSQL's has to be cleaned up for it.
+        let done = PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Some(operation(&cache))))
+            .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| None)
+            .execute();
+        if let Some(done) = done {
+            return Ok(done);
+        }
+    }
+}
+
+/// The cache of this name, for a role that may do this with it. Made, if its memory is not there.
+///
+/// # Errors
+///
+/// No cache is defined by this name, the current role may not, or there is no memory for it.
+pub(super) fn find(name: &str, access: Access) -> Result<AttachedCache, CacheError> {
+    watch_changes();
+    if STALE.replace(false) {
+        KNOWN.with_borrow_mut(HashMap::clear);
+    }
+    let known = KNOWN.with_borrow(|known| {
+        let known = known.get(name)?;
+        let role = current_role();
+        let may = known.role == role && known.allowed & access.mask() == access.mask();
+        (may && Catalog::mapped()?.has(&known.listing)).then(|| known.cache.clone())
+    });
+    match known {
+        Some(cache) => Ok(cache),
+        None => look_up(name, access),
+    }
+}
+
+fn look_up(name: &str, access: Access) -> Result<AttachedCache, CacheError> {
+    // A long statement learns of what others have committed only if it asks.
+    // SAFETY: inside of a transaction, holding no lock.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    // Where there can be no cache, that is what there is to say.
+    Catalog::existing()?;
+    let definition = Definition::find(name)?;
+    let (role, allowed) = (current_role(), definition.allowed());
+    if allowed & access.mask() != access.mask() {
+        return Err(CacheError::Privilege { cache: name.to_owned(), needed: access.verb() });
+    }
+    let (listing, cache) = definition.memory()?;
+    let known = Known { relation: definition.relation, listing, cache: cache.clone(), role, allowed };
+    KNOWN.with_borrow_mut(|all| all.insert(name.to_owned(), known));
+    Ok(cache)
+}
+
+fn current_role() -> pg_sys::Oid {
+    // SAFETY: reads a variable of this process's only thread.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// What defines a cache.
+pub(super) struct Definition {
+    pub(super) relation: pg_sys::Oid,
+    pub(super) name: String,
+    /// The number that names it in the area.
+    number: u64,
+}
+
+impl Definition {
+    /// The definition of this name.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub(super) fn find(name: &str) -> Result<Definition, CacheError> {
+        Definition::if_there(name)?.ok_or_else(|| CacheError::Unknown(name.to_owned()))
+    }
+
+    /// The definition of this name, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The extension's SQL in this database knows no definitions.
+    pub(super) fn if_there(name: &str) -> Result<Option<Definition>, CacheError> {
+        let schema = schema()?;
+        let Ok(c_name) = CString::new(name) else { return Ok(None) };
+        // SAFETY: lookups in the catalogs, inside of a transaction, by a NUL-terminated name.
+        unsafe {
+            let relation = pg_sys::get_relname_relid(c_name.as_ptr(), schema);
+            if relation == pg_sys::InvalidOid
+                || pg_sys::get_rel_relkind(relation) != pg_sys::RELKIND_FOREIGN_TABLE as c_char
+                || pg_sys::GetForeignServerIdByRelId(relation) != pg_sys::get_foreign_server_oid(SERVER.as_ptr(), true)
+            {
+                return Ok(None);
+            }
+            Ok(Some(Definition { relation, name: name.to_owned(), number: drops::definition_of(relation) }))
+        }
+    }
+
+    /// The privileges of the current role.
+    fn allowed(&self) -> u64 {
+        let all = Access::ReadAndWrite.mask() | Access::Own.mask();
+        // SAFETY: a lookup in the catalogs.
+        let has = |mode: u64| unsafe {
+            pg_sys::pg_class_aclcheck(self.relation, current_role(), mode as pg_sys::AclMode)
+                == pg_sys::AclResult::ACLCHECK_OK
+        };
+        (0..u64::BITS).map(|bit| 1 << bit).filter(|mode| all & mode != 0 && has(*mode)).sum()
+    }
+
+    /// Whether the current role may do this.
+    ///
+    /// # Errors
+    ///
+    /// It may not.
+    pub(super) fn check(&self, access: Access) -> Result<(), CacheError> {
+        match self.allowed() & access.mask() == access.mask() {
+            true => Ok(()),
+            false => Err(CacheError::Privilege { cache: self.name.clone(), needed: access.verb() }),
+        }
+    }
+
+    /// What it says of the cache.
+    ///
+    /// # Errors
+    ///
+    /// Another release wrote what this one does not understand.
+    pub(super) fn options(&self) -> Result<Options, CacheError> {
+        // SAFETY: there is such a foreign table; its options are as the catalogs have them.
+        unsafe { Options::of_table((*pg_sys::GetForeignTable(self.relation)).options) }
+    }
+
+    /// The memory that it defines: found, or made.
+    ///
+    /// # Errors
+    ///
+    /// There is none, and none can be had.
+    pub(super) fn memory(&self) -> Result<(Listing, AttachedCache), CacheError> {
+        let catalog = Catalog::open()?;
+        let database = handles::my_database();
+        let wanted = self.options()?.config;
+        let mut may_remake = true;
+        loop {
+            let Some(listing) = catalog.find(database, CacheId::Definition(self.number)) else {
+                match self.make(catalog, &wanted) {
+                    Ok(()) => {}
+                    // Another backend is making it.
+                    Err(CacheError::Exists(_)) => sleep_a_moment(),
+                    Err(error) => return Err(error),
+                }
+                continue;
+            };
+            let cache = match handles::of_listing(catalog, listing.clone()) {
+                Ok(cache) => cache,
+                Err(CacheError::Dropped) => continue,
+                Err(error) => return Err(error),
+            };
+            if listing.name != self.name {
+                catalog.rename(&listing, &self.name);
+            }
+            if std::mem::take(&mut may_remake) && wanted.resolve()? != cache.resolved() {
+                self.remake(catalog, &listing);
+                continue;
+            }
+            return Ok((listing, cache));
+        }
+    }
+
+    /// Makes memory for the cache. Who is about to drop or alter the definition is waited for.
+    fn make(&self, catalog: Catalog, wanted: &Config) -> Result<(), CacheError> {
+        let lock = pg_sys::AccessShareLock as i32;
+        // SAFETY: takes a lock inside of a transaction; what is in the catalogs by then is seen.
+        unsafe { pg_sys::LockRelationOid(self.relation, lock) };
+        let made = if drops::is_defined(self.number) {
+            let owner = owner_of(self.relation).unwrap_or(current_role()).to_u32();
+            let database = handles::my_database();
+            catalog.create(NewCache { database, owner, name: &self.name, definition: Some(self.number) }, wanted)
+        } else {
+            Err(CacheError::Unknown(self.name.clone()))
+        };
+        if made.is_ok() {
+            drops::note_made(self.number);
+        }
+        // SAFETY: the lock that was taken.
+        unsafe { pg_sys::UnlockRelationOid(self.relation, lock) };
+        made
+    }
+
+    /// Makes the memory as the definition wants it, unless that is about to change. What goes wrong is logged: the cache is
+    /// in use as it is.
+    fn remake(&self, catalog: Catalog, listing: &Listing) {
+        if self.is_altered_here() {
+            return;
+        }
+        // SAFETY: takes a lock, or does not, inside of a transaction.
+        if !unsafe { pg_sys::ConditionalLockRelationOid(self.relation, pg_sys::AccessShareLock as i32) } {
+            return;
+        }
+        // What was read before the lock was had may have changed.
+        let remade = if drops::is_defined(self.number) {
+            self.options().and_then(|options| catalog.remake(listing, &options.config))
+        } else {
+            Ok(false)
+        };
+        // SAFETY: the lock that was taken.
+        unsafe { pg_sys::UnlockRelationOid(self.relation, pg_sys::AccessShareLock as i32) };
+        if let Err(error) = remade {
+            pgrx::log!("cache \"{}\" stays as it was made: {error}", self.name);
+        }
+    }
+
+    fn is_altered_here(&self) -> bool {
+        // SAFETY: reads what the current transaction is.
+        let transaction = unsafe { pg_sys::GetTopTransactionIdIfAny() };
+        ALTERED.with_borrow(|altered| altered.contains(&(transaction, self.relation)))
+    }
+
+    /// Notes that the current transaction alters it.
+    pub(super) fn note_altered(&self) {
+        // SAFETY: as above; the transaction has written, so it has a number.
+        let transaction = unsafe { pg_sys::GetTopTransactionIdIfAny() };
+        ALTERED.with_borrow_mut(|altered| {
+            altered.retain(|(of, _)| *of == transaction);
+            altered.push((transaction, self.relation));
+        });
+        STALE.set(true);
+    }
+}
+
+/// Drops the caches that nobody can reach any more: of databases that are gone, and of definitions of this database that
+/// are gone while nobody is about to make or drop them.
+pub(super) fn drop_orphans(catalog: Catalog) {
+    catalog.drop_orphans(|cache| match cache.definition {
+        // SAFETY: a lookup in the catalogs; the name is palloc'd and goes with the memory context.
+        _ if cache.database != handles::my_database() => unsafe {
+            pg_sys::get_database_name(pg_sys::Oid::from(cache.database)).is_null()
+        },
+        Some(definition) => {
+            let relation = pg_sys::Oid::from((definition >> 32) as u32);
+            // Who has created or dropped it, and has not committed, holds a lock on it.
+            // SAFETY: takes a lock, or does not, and gives it back.
+            unsafe {
+                let lock = pg_sys::AccessShareLock as i32;
+                let free = !drops::is_defined(definition) && pg_sys::ConditionalLockRelationOid(relation, lock);
+                free && {
+                    pg_sys::UnlockRelationOid(relation, lock);
+                    !drops::is_defined(definition)
+                }
+            }
+        }
+        None => false,
+    });
+}
+
+/// The role that owns a foreign table; `None` if there is none.
+pub(super) fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a lookup in the catalogs; the tuple is released.
+    unsafe {
+        let class = pg_sys::SysCacheIdentifier::RELOID as i32;
+        let tuple = pg_sys::SearchSysCache1(class, pg_sys::Datum::from(relation));
+        if tuple.is_null() {
+            return None;
+        }
+        let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Some(owner)
+    }
+}
+
+/// The schema of the definitions.
+///
+/// # Errors
+///
+/// The extension's SQL in this database is of a release that has none.
+pub(super) fn schema() -> Result<pg_sys::Oid, CacheError> {
+    // SAFETY: a lookup in the catalogs, by a NUL-terminated name.
+    match unsafe { pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true) } {
+        pg_sys::InvalidOid => Err(CacheError::OldScript),
+        schema => Ok(schema),
+    }
+}
+
+/// From now on this backend hears of changes.
+fn watch_changes() {
+    if WATCHES_CHANGES.replace(true) {
+        return;
+    }
+    let roles = [pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM, pg_sys::SysCacheIdentifier::AUTHOID];
+    // SAFETY: the callbacks have the right types and live as long as the library.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_relation_change), pg_sys::Datum::from(0));
+        for cache in roles {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(on_role_change), pg_sys::Datum::from(0));
+        }
+    }
+}
+
+/// Called wherever PostgreSQL takes note of invalidations; 0: of all relations.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_relation_change(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    let concerns = KNOWN.with(|known| match known.try_borrow() {
+        Ok(known) => relation == pg_sys::InvalidOid || known.values().any(|known| known.relation == relation),
+        Err(_) => true,
+    });
+    if concerns {
+        STALE.set(true);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_role_change(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    STALE.set(true);
+}

@@ -1,0 +1,142 @@
+//! The options of a definition: texts in PostgreSQL's catalogs, a configuration here.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use crate::engine::config::Config;
+use crate::engine::config_error::ConfigError;
+use crate::engine::policy::Policy;
+use crate::pg::error::CacheError;
+
+/// The names of all options.
+pub(in crate::pg) const NAMES: &[&str] =
+    &["bytes", "max_entries", "max_entry_bytes", "policy", "partitions", "buckets", "slab_bytes"];
+
+/// What a definition says of its cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::pg) struct Options {
+    pub(in crate::pg) config: Config,
+}
+
+impl Options {
+    /// Reads options, each a name and a value.
+    ///
+    /// # Errors
+    ///
+    /// A name is unknown, a value is no number or out of range, or they do not go together.
+    pub(in crate::pg) fn parse<'a>(all: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Options, CacheError> {
+        let all: Vec<(&str, &str)> = all.collect();
+        if let Some((unknown, _)) = all.iter().find(|(name, _)| !NAMES.contains(name)) {
+            let known = NAMES.join(", ");
+            return Err(CacheError::Parameter(format!("a cache has no option \"{unknown}\"; it has {known}")));
+        }
+        let text = |wanted: &str| all.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+        let mut config = match (number(text, "bytes")?, number(text, "max_entries")?, number(text, "max_entry_bytes")?)
+        {
+            (Some(bytes), None, None) => Config::bytes(bytes as usize),
+            (None, Some(count), Some(bytes)) => {
+                Config::entries(narrow("max_entries", count)?, narrow("max_entry_bytes", bytes)?)
+            }
+            _ => {
+                let wrong = "a cache has either bytes, or max_entries and max_entry_bytes";
+                return Err(CacheError::Parameter(wrong.to_owned()));
+            }
+        };
+        if let Some(policy) = text("policy") {
+            config = config.policy(policy.parse::<Policy>().map_err(ConfigError::from)?);
+        }
+        if let Some(partitions) = number(text, "partitions")? {
+            config = config.partitions(narrow("partitions", partitions)?);
+        }
+        if let Some(buckets) = number(text, "buckets")? {
+            config = config.buckets(buckets);
+        }
+        if let Some(slab_bytes) = number(text, "slab_bytes")? {
+            config = config.slab_bytes(narrow("slab_bytes", slab_bytes)?);
+        }
+        config.resolve()?;
+        Ok(Options { config })
+    }
+
+    /// Those of a foreign table, which its validator has seen.
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::parse`], if the release that wrote them knew others.
+    ///
+    /// # Safety
+    ///
+    /// - `options` is a list of `DefElem` with texts, as the catalogs have it.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn of_table(options: *mut pg_sys::List) -> Result<Options, CacheError> {
+        // SAFETY: as the caller says.
+        let texts = unsafe { written(options) };
+        Options::parse(texts.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+}
+
+/// Names and values of options.
+///
+/// # Safety
+///
+/// - `options` is a list of `DefElem` with texts, as the catalogs have it.
+#[allow(unsafe_code)]
+pub(super) unsafe fn written(options: *mut pg_sys::List) -> Vec<(String, String)> {
+    // SAFETY: null, or a list; each option has a name and a value, which live as long as the memory context.
+    unsafe {
+        let count = if options.is_null() { 0 } else { (*options).length };
+        let text = |text: *const std::ffi::c_char| CStr::from_ptr(text).to_string_lossy().into_owned();
+        let option = |index: i32| (*(*options).elements.add(index as usize)).ptr_value.cast::<pg_sys::DefElem>();
+        (0..count).map(option).map(|option| (text((*option).defname), text(pg_sys::defGetString(option)))).collect()
+    }
+}
+
+/// A value that is a number, if the option is there.
+fn number<'a>(text: impl Fn(&str) -> Option<&'a str>, name: &str) -> Result<Option<u64>, CacheError> {
+    let parse = |value: &str| value.parse().map_err(|_| refused(name, value));
+    text(name).map(parse).transpose()
+}
+
+fn narrow(name: &str, value: u64) -> Result<u32, CacheError> {
+    u32::try_from(value).map_err(|_| refused(name, &value.to_string()))
+}
+
+fn refused(name: &str, value: &str) -> CacheError {
+    CacheError::Parameter(format!("{name} is {value}: out of range for any cache"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &[(&str, &str)]) -> Result<Config, String> {
+        Options::parse(options.iter().copied()).map(|options| options.config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_become_the_configuration_that_they_say() {
+        let config = parse(&[("bytes", "4194304"), ("policy", "lru"), ("partitions", "2")]);
+        assert_eq!(config, Ok(Config::bytes(4 << 20).policy(Policy::Lru).partitions(2)));
+        let config = parse(&[("max_entry_bytes", "100"), ("max_entries", "1000")]);
+        assert_eq!(config, Ok(Config::entries(1000, 100)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_value() {
+        for (options, part) in [
+            (&[("bytes", "4194304"), ("colour", "red")][..], "\"colour\""),
+            (&[("bytes", "many")], "many"),
+            (&[("bytes", "-1")], "-1"),
+            (&[("bytes", "1000")], "1000"),
+            (&[("bytes", "4194304"), ("max_entries", "10")], "either bytes"),
+            (&[("max_entries", "99999999999"), ("max_entry_bytes", "8")], "99999999999"),
+            (&[("bytes", "4194304"), ("policy", "fifo")], "fifo"),
+            (&[("bytes", "4194304"), ("partitions", "3")], "3"),
+            (&[], "either bytes"),
+        ] {
+            let error = parse(options).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A cache goes with its database, and with its definition, at once.
+//!
+//! PostgreSQL tells `object_access_hook` of everything that is being dropped. The drop may still fail after that, so it is
+//! only noted then, and the caches are dropped when the transaction has committed: of a database before the transaction
+//! gives up its lock on it, which a backend needs that wants to connect to a new one of the same OID. So no new database
+//! ever finds a cache of an old one.
+//!
+//! The other way round, a cache whose memory was made by a transaction that does not commit goes at its end: what defines
+//! it may never have been there.
+//!
+//! Not on a hot standby, where the drops of the primary call no hook; nor where the backend that drops has not loaded the
+//! library; nor where a prepared transaction drops, which another backend ends: then `create_cache` clears up
+//! (`Catalog::drop_orphans`).
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::catalog::{CacheId, Catalog};
+use super::handles::my_database;
+
+static PREVIOUS_HOOK: AtomicUsize = AtomicUsize::new(0);
+
+/// What one transaction does to caches.
+#[derive(Default)]
+struct Changes {
+    /// Databases that it drops.
+    databases: Vec<u32>,
+    /// Definitions that it drops, and those whose memory it has made.
+    dropped: Vec<u64>,
+    made: Vec<u64>,
+}
+
+thread_local! {
+    static CHANGES: RefCell<Changes> = RefCell::default();
+    static WATCHES_TRANSACTIONS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The number of what a foreign table defines: an OID may be used again, the two of a table and of its row type at once
+/// are not. 0 if there is no such table. A look into the catalogs.
+pub(super) fn definition_of(relation: pg_sys::Oid) -> u64 {
+    // SAFETY: a lookup inside of a transaction.
+    let row_type = unsafe { pg_sys::get_rel_type_id(relation) };
+    if row_type == pg_sys::InvalidOid {
+        return 0;
+    }
+    u64::from(relation.to_u32()) << 32 | u64::from(row_type.to_u32())
+}
+
+/// Whether what defined a cache is there. A look into the catalogs.
+pub(super) fn is_defined(definition: u64) -> bool {
+    definition_of(pg_sys::Oid::from((definition >> 32) as u32)) == definition
+}
+
+/// Installs the hook, once per library: for all processes while the postmaster loads its libraries, else for this one.
+pub(super) fn watch() {
+    // SAFETY: runs in the process's only thread while it loads libraries; the hook has the right type, and the one
+    // installed before is kept to be called first.
+    unsafe {
+        let previous = pg_sys::object_access_hook.map_or(0, |hook| hook as usize);
+        PREVIOUS_HOOK.store(previous, Ordering::Relaxed);
+        pg_sys::object_access_hook = Some(on_object_access);
+    }
+}
+
+/// Notes that the memory of a cache was made in this transaction.
+pub(super) fn note_made(definition: u64) {
+    note(|changes| changes.made.push(definition));
+}
+
+fn note(change: impl FnOnce(&mut Changes)) {
+    if !WATCHES_TRANSACTIONS.replace(true) {
+        // SAFETY: the callback has the right type and lives as long as the library.
+        unsafe { pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut()) };
+    }
+    CHANGES.with_borrow_mut(change);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub_object: c_int,
+    argument: *mut c_void,
+) {
+    // SAFETY: the address came from a hook of this type, 0 standing for none, which is `None`'s representation.
+    let previous: pg_sys::object_access_hook_type =
+        unsafe { std::mem::transmute::<usize, _>(PREVIOUS_HOOK.load(Ordering::Relaxed)) };
+    if let Some(previous) = previous {
+        // SAFETY: PostgreSQL would have called it with the same arguments, at this moment. It may raise an error.
+        unsafe {
+            pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, sub_object, argument))
+        };
+    }
+    if access != pg_sys::ObjectAccessType::OAT_DROP || sub_object != 0 {
+        return;
+    }
+    // Mapped now, where an error may be raised. Where there is no area, there is nothing to drop.
+    if class == pg_sys::DatabaseRelationId {
+        if let Ok(Some(_)) = Catalog::existing() {
+            note(|changes| changes.databases.push(object.to_u32()));
+        }
+    } else if class == pg_sys::RelationRelationId
+        && let Ok(Some(catalog)) = Catalog::existing()
+    {
+        let definition = definition_of(object);
+        if definition != 0 && catalog.find(my_database(), CacheId::Definition(definition)).is_some() {
+            note(|changes| changes.dropped.push(definition));
+        }
+    }
+}
+
+/// Raises nothing after a commit, where that would be a PANIC.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
+    match event {
+        // What a savepoint has taken back: the catalogs can be asked only now.
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => CHANGES.with_borrow_mut(|changes| {
+            changes.dropped.retain(|&definition| !is_defined(definition));
+            changes.dropped.extend(changes.made.iter().filter(|&&definition| !is_defined(definition)));
+        }),
+        XACT_EVENT_COMMIT => {
+            let Changes { databases, dropped, .. } = CHANGES.take();
+            let Some(catalog) = Catalog::mapped() else { return };
+            databases.into_iter().for_each(|database| catalog.drop_of_database(database));
+            drop_all(catalog, dropped);
+        }
+        XACT_EVENT_ABORT => {
+            let Changes { made, .. } = CHANGES.take();
+            let Some(catalog) = Catalog::mapped() else { return };
+            drop_all(catalog, made);
+        }
+        XACT_EVENT_PREPARE => drop(CHANGES.take()),
+        _ => {}
+    }
+}
+
+fn drop_all(catalog: Catalog, definitions: Vec<u64>) {
+    for definition in definitions {
+        if let Some(cache) = catalog.find(my_database(), CacheId::Definition(definition)) {
+            catalog.drop_or_disown(&cache);
+        }
+    }
+}

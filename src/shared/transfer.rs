@@ -1,0 +1,120 @@
+//! Entries copied from one cache into another, in the order of their use.
+//!
+//! Locking: one lock at a time, of either cache. Nobody may change the source meanwhile, or what is copied may be older
+//! than what is there in the end: the caller sees to that.
+
+use std::collections::TryReserveError;
+
+use super::cache::SharedCache;
+use super::lock::Locks;
+use crate::engine::ids::{EntryId, EntryIndex};
+
+impl<L: Locks> SharedCache<L> {
+    /// Copies all entries into another cache, those that went unused longest first: so that, where not all fit, those used
+    /// last are there in the end. Returns how many were copied; one that is too large for the other cache is left out.
+    /// Costs a walk, a sort, and a put for each entry, and 16 bytes of memory.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for the list of entries, or for a value.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))] // what makes a cache anew is in `pg`
+    pub(crate) fn copy_into<M: Locks>(&self, other: &SharedCache<M>) -> Result<u64, TryReserveError> {
+        let mut order: Vec<(u32, EntryId)> = Vec::new();
+        for index in 0..self.partition_count() {
+            order.try_reserve(self.partition_len(index) as usize)?;
+            let mut next = Some(EntryIndex::NONE);
+            while let Some(from) = next {
+                next = self.shared(index, |partition| {
+                    let mut from = from;
+                    for _ in 0..WALK_STEP {
+                        let entry = partition.walk(from)?;
+                        let info = partition.info(entry);
+                        if order.len() < order.capacity() {
+                            order.extend(self.id_of(index, entry, info.generation).map(|id| (info.age, id)));
+                        }
+                        from = EntryIndex(entry.0 + 1);
+                    }
+                    Some(from)
+                });
+            }
+        }
+        order.sort_by_key(|&(age, _)| std::cmp::Reverse(age));
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        let mut copied = 0;
+        for (_, id) in order {
+            if self.copy_entry(id, &mut key, &mut value)? && other.put(&key, &value).is_ok() {
+                copied += 1;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Copies key and value of an entry; `false` if it is gone.
+    fn copy_entry(&self, id: EntryId, key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<bool, TryReserveError> {
+        let (index, entry) = self.place_of(id);
+        loop {
+            let missing = self.shared(index, |partition| {
+                let entry = partition.resolve(entry, id.generation().get())?;
+                let needed = [partition.key(entry).len(), partition.info(entry).value_len];
+                key.clear();
+                value.clear();
+                if key.capacity() < needed[0] || value.capacity() < needed[1] {
+                    return Some(Some(needed));
+                }
+                key.extend_from_slice(partition.key(entry));
+                partition.copy_parts(entry, |part| value.extend_from_slice(part));
+                Some(None)
+            });
+            match missing {
+                None => return Ok(false),
+                Some(None) => return Ok(true),
+                // Not under the lock.
+                Some(Some([key_bytes, value_bytes])) => {
+                    key.try_reserve(key_bytes)?;
+                    value.try_reserve(value_bytes)?;
+                }
+            }
+        }
+    }
+}
+
+/// Entries that are listed under one hold of a lock.
+const WALK_STEP: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::config::Config;
+    use crate::engine::policy::Policy;
+    use crate::shared::cache::SharedCache;
+
+    #[test]
+    fn all_is_copied_where_it_fits_and_what_was_used_last_where_not() {
+        for policy in [Policy::Lru, Policy::Clock, Policy::S3Fifo] {
+            let config = |bytes| Config::bytes(bytes).policy(policy).partitions(1);
+            let cache = SharedCache::private(&config(4 << 20)).unwrap();
+            let value = |number: u32| vec![number as u8; (number % 3000) as usize];
+            for number in 0..1200u32 {
+                cache.put(&number.to_be_bytes(), &value(number)).unwrap();
+            }
+            let before = cache.len();
+            let larger = SharedCache::private(&config(8 << 20)).unwrap();
+            assert_eq!(cache.copy_into(&larger).unwrap(), before);
+            assert_eq!((larger.len(), cache.len()), (before, before));
+            larger.validate().unwrap();
+            let smaller = SharedCache::private(&config(1 << 20)).unwrap();
+            cache.copy_into(&smaller).unwrap();
+            smaller.validate().unwrap();
+            let mut out = Vec::new();
+            for number in (0..1200u32).rev() {
+                if cache.contains(&number.to_be_bytes()) {
+                    assert!(larger.get(&number.to_be_bytes(), &mut out));
+                    assert_eq!(out, value(number));
+                }
+            }
+            if policy == Policy::Lru {
+                let kept = (0..1200u32).filter(|number| smaller.contains(&number.to_be_bytes()));
+                assert_eq!(kept.min(), Some(1200 - smaller.len() as u32), "not the last ones were kept");
+            }
+        }
+    }
+}
