@@ -96,6 +96,9 @@ mod tests {
 
     #[test]
     fn hashes_are_the_same_in_every_build() {
-        assert_eq!(DependencyKey::Relation { database: 5, relation: 16_384 }.hash(), KeyHash(11_347_951_516_510_524_100));
+        assert_eq!(
+            DependencyKey::Relation { database: 5, relation: 16_384 }.hash(),
+            KeyHash(11_347_951_516_510_524_100)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A line's words; publish, `ver`, and which publications have ended.
+//! A line's words; publications, how many of them a snapshot sees, and which have ended.
 //!
 //! ```text
 //! bytes 0        8        16       24       32           40        48                                          128
@@ -142,14 +142,14 @@ impl Publications {
 pub fn publish<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L, key: KeyHash, xid: FullXid) {
     let count = enter(line);
     let slot = &line.ring()[(count % SLOTS as u64) as usize];
+    // An exchange, so that a mark is either on what leaves the slot or comes too late. Acquire: pairs with the release of who
+    // marked it. So the marked transaction's end comes before this publication, and any snapshot that sees this one ended
+    // sees that one ended (`Copy::seen_by`). That the store is relaxed, as all stores inside, is enough: the fence of
+    // `enter` and the release below order it.
+    let old = slot.swap(xid.get() << 1, Acquire);
     if count >= SLOTS as u64 {
-        // Acquire: pairs with the release of who marked it. So the marked transaction's end comes before this publication,
-        // and any snapshot that sees this one ended sees that one ended (`Copy::seen_by`).
-        let old = slot.load(Acquire);
         raise(if old & ENDED == 0 { line.overrun() } else { line.evicted() }, old >> 1);
     }
-    // Relaxed, as all stores inside: the fence of `enter` and the release below order them.
-    slot.store(xid.get() << 1, Relaxed);
     raise(line.greatest(), xid.get());
     line.last_key().store(key.get(), Relaxed);
     // Release: who loads this count with acquire order sees all that was stored inside.
@@ -199,7 +199,10 @@ pub fn mark_ended<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L, mut is_over
 ///
 /// Usually two loads and one compare. Else a copy of the line, and the snapshot is asked about each publication in it.
 #[inline]
-pub fn ver<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L, snapshot: &impl Snapshot) -> Option<Publications> {
+pub fn publications_seen<const SLOTS: usize, L: LineWords<SLOTS>>(
+    line: &L,
+    snapshot: &impl Snapshot,
+) -> Option<Publications> {
     // Acquire: `greatest` below covers at least the publications of this count, also if another publisher is inside (what
     // it has put into the word carries on the release of the one before). That it may cover later ones does no harm. And the
     // snapshot sees none that this count lacks: those came after it was taken.
@@ -313,7 +316,7 @@ mod tests {
     }
 
     fn count(line: &Line, xmin: u64, ended: &'static [u64]) -> Option<u64> {
-        ver(line, &Seen { xmin, ended }).map(Publications::get)
+        publications_seen(line, &Seen { xmin, ended }).map(Publications::get)
     }
 
     #[test]

@@ -10,9 +10,10 @@
 //! xid          transaction ids, and what a snapshot is asked
 //! word         a shared word, as the algorithms use it
 //! key          what a result can depend on, hashed
-//! line         a line's words; publish, ver, which publications have ended
+//! line         a line's words; publications, how many of them a snapshot sees, which have ended
 //! definitions  changes of definitions, begun and ended
 //! switch       on and off, and from which transaction on
+//! reader       what a reader asks
 //! table        all lines in one region
 //! ```
 //!
@@ -22,6 +23,7 @@
 pub mod definitions;
 pub mod key;
 pub mod line;
+pub mod reader;
 pub mod switch;
 pub mod table;
 pub mod word;

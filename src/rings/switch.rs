@@ -17,10 +17,10 @@
 //! publishes.
 //!
 //! While it was off, writers published nothing, and a result from before has numbers that look current. So turning it on
-//! also renews the definitions of every line, before the floor is stored. A reader that takes the floor from here (acquire)
-//! sees the new ones. One that still has the floor from before has a snapshot from before, or it would have seen the word
-//! off: a writer that found it off had ended for the snapshot (coherence of one word, over the lock of the array of running
-//! transactions).
+//! also renews the definitions of every line, before the floor is stored. A reader that finds the new floor (acquire) sees
+//! the renewed ones behind it. One that finds a floor from before has a snapshot that sees none of the writers that found
+//! the word off: if it saw the end of one, it would find the word off, too, or something later (coherence of one word, over
+//! the lock of the array of running transactions).
 //!
 //! Limit: changes of definitions are counted also while it is off. One that was not could lie between its visibility and
 //! its messages when it is turned on.

@@ -20,11 +20,12 @@
 //! [`Rings::mark_ended`]. After a line's publication nothing has to follow: a publication that nobody marks costs answers
 //! once it leaves the ring.
 //!
-//! A reader: its snapshot; then of each line [`Rings::definitions`] (before it plans), later [`Rings::ver`].
+//! A reader: its snapshot; of each line [`Rings::definitions`], before it plans; then [`Rings::ver`].
 
 use super::definitions::{self, Definitions};
 use super::key::KeyHash;
 use super::line::{self, Line, Publications};
+use super::reader;
 use super::switch;
 use super::xid::{FullXid, Snapshot};
 use crate::engine::memory::region::{Region, region_struct};
@@ -188,11 +189,12 @@ impl Rings {
         line::mark_ended(self.line(index), is_over);
     }
 
-    /// How many of a line's publications a snapshot sees; `None` if the line does not tell, or the snapshot is not
-    /// [usable](Rings::is_usable): see [`line::ver`].
+    /// How many of a line's publications a snapshot sees. `None` if the line does not tell, if the snapshot is not
+    /// [usable](Rings::is_usable), or if the definitions are not those that the result was planned with: see
+    /// [`reader::ver`].
     #[inline]
-    pub fn ver(&self, snapshot: &impl Snapshot, index: LineIndex) -> Option<Publications> {
-        if self.is_usable(snapshot) { line::ver(self.line(index), snapshot) } else { None }
+    pub fn ver(&self, snapshot: &impl Snapshot, index: LineIndex, planned_with: Definitions) -> Option<Publications> {
+        reader::ver(self.switch(), self.line(index), snapshot, planned_with)
     }
 
     /// The key whose publication was the last in a line; `None` before the first. For people who look: the number may be
@@ -265,7 +267,7 @@ mod tests {
     }
 
     fn ver(rings: &Rings, xmin: u64, index: LineIndex) -> Option<u64> {
-        rings.ver(&Seen(xmin), index).map(Publications::get)
+        rings.ver(&Seen(xmin), index, rings.definitions(index)?).map(Publications::get)
     }
 
     #[test]
@@ -328,26 +330,30 @@ mod tests {
         rings.turn_on(|| xid(100));
         assert!(rings.must_publish());
         assert_eq!((ver(&rings, 99, index), ver(&rings, 100, index)), (None, Some(0)));
-        let learned = rings.definitions(index);
+        let learned = rings.definitions(index).expect("nothing is pending");
         rings.turn_on(|| panic!("it is on"));
-        assert_eq!(rings.definitions(index), learned);
+        assert_eq!(rings.definitions(index), Some(learned));
         rings.turn_off();
         assert_eq!(ver(&rings, 1000, index), None);
         rings.turn_on(|| xid(200));
         assert_eq!((ver(&rings, 199, index), ver(&rings, 200, index)), (None, Some(0)));
-        assert!(rings.definitions(index).is_some_and(|now| Some(now) != learned));
+        assert_eq!(rings.ver(&Seen(1000), index, learned), None);
     }
 
     #[test]
     fn definitions_have_no_number_while_any_change_is_pending() {
         let rings = Rings::format(Region::leaked(Rings::region_bytes(lines(1))), lines(1));
         let index = LineIndex(0);
-        let before = rings.definitions(index).expect("nothing is pending");
+        rings.turn_on(|| xid(1));
+        let learned = rings.definitions(index).expect("nothing is pending");
         rings.begin_change(index);
         rings.begin_change(index);
         rings.end_change(index);
         assert_eq!(rings.definitions(index), None);
+        assert_eq!(rings.ver(&Seen(1000), index, learned), None);
         rings.end_change(index);
-        assert!(rings.definitions(index).is_some_and(|now| now != before));
+        assert!(rings.definitions(index).is_some_and(|now| now != learned));
+        assert_eq!(rings.ver(&Seen(1000), index, learned), None);
+        assert_eq!(ver(&rings, 1000, index), Some(0));
     }
 }

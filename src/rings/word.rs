@@ -19,6 +19,9 @@ pub trait SharedWord {
     /// Stores.
     fn store(&self, value: u64, order: Ordering);
 
+    /// Stores, and gives what was there.
+    fn swap(&self, value: u64, order: Ordering) -> u64;
+
     /// Stores `new` if the word is `current`, with this order, and says whether it was.
     fn replace(&self, current: u64, new: u64, order: Ordering) -> bool;
 
@@ -41,6 +44,11 @@ impl SharedWord for Word64 {
     #[inline(always)]
     fn store(&self, value: u64, order: Ordering) {
         self.atomic().store(value, order);
+    }
+
+    #[inline(always)]
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.atomic().swap(value, order)
     }
 
     #[inline(always)]

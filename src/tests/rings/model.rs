@@ -21,6 +21,7 @@ use pg_shared_lru::engine::memory::words::Word64;
 use pg_shared_lru::rings::definitions::{Definitions, definitions, renew};
 use pg_shared_lru::rings::key::DependencyKey;
 use pg_shared_lru::rings::line::{self, LineWords, Publications};
+use pg_shared_lru::rings::reader;
 use pg_shared_lru::rings::switch;
 use pg_shared_lru::rings::word::SharedWord;
 use pg_shared_lru::rings::xid::{FullXid, Snapshot};
@@ -130,6 +131,7 @@ struct Fill {
     definitions: Definitions,
 }
 
+#[derive(Clone, Copy)]
 struct Kept {
     publications: Publications,
     definitions: Definitions,
@@ -301,7 +303,15 @@ impl<const SLOTS: usize> World<SLOTS> {
     fn turn_on(&mut self) {
         let renews = self.fault != Fault::OffForgotten;
         let floor = if self.fault == Fault::NoFloor { 1 } else { self.next_xid };
-        switch::turn_on(&self.switch, || if renews { renew(&self.line) }, || full(floor));
+        switch::turn_on(
+            &self.switch,
+            || {
+                if renews {
+                    renew(&self.line)
+                }
+            },
+            || full(floor),
+        );
     }
 
     fn turn_off(&mut self) {
@@ -343,7 +353,7 @@ impl<const SLOTS: usize> World<SLOTS> {
         }
         let place = self.random.below(self.fills.len());
         let Fill { snapshot, definitions } = self.fills.swap_remove(place);
-        if let Some(publications) = self.ver(&snapshot) {
+        if let Some(publications) = self.ver(&snapshot, definitions) {
             self.tally.fills += 1;
             keep(&mut self.random, &mut self.kept, Kept { publications, definitions, rows: snapshot.rows }, 12);
         }
@@ -351,39 +361,39 @@ impl<const SLOTS: usize> World<SLOTS> {
 
     fn serve(&mut self) {
         let snapshot = self.some_snapshot(40);
-        let current = (self.ver(&snapshot), definitions(&self.line));
-        for kept in &self.kept {
-            if current == (Some(kept.publications), Some(kept.definitions)) {
+        for place in 0..self.kept.len() {
+            let Kept { publications, definitions, rows } = self.kept[place];
+            if self.ver(&snapshot, definitions) == Some(publications) {
                 self.tally.hits += 1;
-                self.tally.stale += u64::from(kept.rows != snapshot.rows);
+                self.tally.stale += u64::from(rows != snapshot.rows);
             }
         }
     }
 
     /// What a reader asks, the broken rule put into it.
-    fn ver(&mut self, snapshot: &Seen) -> Option<Publications> {
+    fn ver(&mut self, snapshot: &Seen, planned_with: Definitions) -> Option<Publications> {
         let line = &self.line;
-        let without = |words: &[&Word64], snapshot: &Seen| {
+        let ver = || reader::ver(&self.switch, line, snapshot, planned_with);
+        let without = |words: &[&Word64]| {
             let before: Vec<u64> = words.iter().map(|word| word.get()).collect();
             words.iter().for_each(|word| word.set(0));
-            let told = line::ver(line, snapshot);
+            let told = ver();
             words.iter().zip(before).for_each(|(word, value)| word.set(value));
             told
         };
-        let told = switch::is_usable(&self.switch, snapshot)
-            .then(|| match self.fault {
-                Fault::OverrunIgnored => without(&[line.overrun()], snapshot),
-                Fault::EvictedIgnored => without(&[line.evicted()], snapshot),
-                Fault::NewestAlone => {
-                    let all = line.progress().load(Relaxed) >> 1;
-                    without(&[line.overrun(), line.evicted()], snapshot).filter(|told| told.get() == all)
-                }
-                Fault::MixedOrderAccepted => {
-                    line::ver(line, &InOrder { seen: snapshot, is_behind: Cell::new(false) })
-                }
-                _ => line::ver(line, snapshot),
-            })
-            .flatten();
+        let told = match self.fault {
+            Fault::OverrunIgnored => without(&[line.overrun()]),
+            Fault::EvictedIgnored => without(&[line.evicted()]),
+            Fault::NewestAlone => {
+                let all = line.progress().load(Relaxed) >> 1;
+                without(&[line.overrun(), line.evicted()]).filter(|told| told.get() == all)
+            }
+            Fault::MixedOrderAccepted => {
+                let in_order = InOrder { seen: snapshot, is_behind: Cell::new(false) };
+                reader::ver(&self.switch, line, &in_order, planned_with)
+            }
+            _ => ver(),
+        };
         self.tally.untold += u64::from(told.is_none());
         if let (Some(told), Fault::None) = (told, self.fault) {
             let (seen, unseen) = self.published.split_at(told.get() as usize);
@@ -435,7 +445,7 @@ fn no_snapshot_is_served_what_it_would_not_see() {
     }
     let Tally { steps, fills, hits, untold, .. } = total;
     println!("{steps} steps, {fills} fills, {hits} results served, {untold} questions without answer");
-    assert!(hits > fills && untold > 0 && hits > untold, "most are answered");
+    assert!(fills > 50_000 && hits > 300_000 && untold > 300_000, "every answer is given often");
 }
 
 #[test]
