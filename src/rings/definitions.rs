@@ -8,13 +8,13 @@
 //! ```
 //!
 //! A change is visible to snapshots before PostgreSQL sends its invalidation messages. In between, a backend with the
-//! newest snapshot still plans with the old definition. So the word is raised twice, and between the two nobody learns a
-//! number. Who learns one (acquire) and then accepts invalidation messages has all messages of the changes counted in
+//! newest snapshot still plans with the old definition. So the word is raised twice, and between the two nobody learns
+//! a number. Who learns one (acquire) and then accepts invalidation messages has all messages of the changes counted in
 //! it, for the second raise (release) came after they were sent.
 //!
-//! Invariants: one transaction begins at most one change in a line, and ends it once, also when it aborts. PostgreSQL has
-//! at most 2^18 backends and as many prepared transactions, so the pending ones do not reach the count. A change that is never
-//! ended costs the line its use, and serves nothing wrong.
+//! Invariants: one transaction begins at most one change in a line, and ends it once, also when it aborts. PostgreSQL
+//! has at most 2^18 backends and as many prepared transactions, so the pending ones do not reach the count. A change
+//! that is never ended costs the line its use, and serves nothing wrong.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -31,8 +31,8 @@ pub struct Definitions(u64);
 
 /// Begins a change, before the commit record of who makes it.
 pub fn begin_change<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) {
-    // Relaxed: who sees the change by its snapshot has this store through the lock of the array of running transactions.
-    // As a read-modify-write it carries on the release of an earlier `end_change`.
+    // Relaxed: who sees the change by its snapshot has this store through the lock of the array of running
+    // transactions. As a read-modify-write it carries on the release of an earlier `end_change`.
     line.definitions().add(CHANGE + 1, Relaxed);
 }
 

@@ -1,7 +1,7 @@
 //! What a result can depend on, hashed.
 //!
-//! Lines have no keys: a key's hash names its line. Keys that share a line share what happens to it, so a collision costs
-//! a result that was still right, and never serves a wrong one.
+//! Lines have no keys: a key's hash names its line. Keys that share a line share what happens to it, so a collision
+//! costs a result that was still right, and never serves a wrong one.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

@@ -15,18 +15,18 @@
 //! # Publishers
 //!
 //! `progress` is a sequence lock whose number is the count itself. A publisher that finds another one inside waits: for
-//! the dozen instructions that it needs, or until the system lets it run on. Nothing inside can fail or allocate, and it
-//! is no point at which PostgreSQL handles interrupts, so neither an ERROR nor a FATAL exit leaves a publisher inside.
-//! SIGKILL and SIGQUIT can; then the postmaster makes all shared memory anew before anybody may look at it.
-//! So this layer is for memory that goes with the postmaster, as PostgreSQL's own spinlocks are.
+//! the dozen instructions that it needs, or until the system lets it run on. Nothing inside can fail or allocate, and
+//! it is no point at which PostgreSQL handles interrupts, so neither an ERROR nor a FATAL exit leaves a publisher
+//! inside. SIGKILL and SIGQUIT can; then the postmaster makes all shared memory anew before anybody may look at it. So
+//! this layer is for memory that goes with the postmaster, as PostgreSQL's own spinlocks are.
 //!
 //! # Readers
 //!
 //! A reader takes no lock and never waits long. It does not believe a copy beside which `progress` changed.
 //!
 //! Marking a publication as ended changes no number that readers use, so it needs no lock either: it is one
-//! compare-and-exchange on the slot, which fails if the slot has gone to another publication. The same number cannot come back:
-//! a transaction that has ended publishes no more.
+//! compare-and-exchange on the slot, which fails if the slot has gone to another publication. The same number cannot
+//! come back: a transaction that has ended publishes no more.
 //!
 //! # Memory order
 //!
@@ -137,15 +137,15 @@ impl Publications {
 
 /// Publishes that a transaction has written what the line stands for.
 ///
-/// To be called before the transaction's commit record, or before it is prepared. Cannot fail and does not allocate; waits
-/// for other publishers as the head of this file says.
+/// To be called before the transaction's commit record, or before it is prepared. Cannot fail and does not allocate;
+/// waits for other publishers as the head of this file says.
 pub fn publish<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L, key: KeyHash, xid: FullXid) {
     let count = enter(line);
     let slot = &line.ring()[(count % SLOTS as u64) as usize];
-    // An exchange, so that a mark is either on what leaves the slot or comes too late. Acquire: pairs with the release of who
-    // marked it. So the marked transaction's end comes before this publication, and any snapshot that sees this one ended
-    // sees that one ended (`Copy::seen_by`). That the store is relaxed, as all stores inside, is enough: the fence of
-    // `enter` and the release below order it.
+    // An exchange, so that a mark is either on what leaves the slot or comes too late. Acquire: pairs with the release
+    // of who marked it. So the marked transaction's end comes before this publication, and any snapshot that sees this
+    // one ended sees that one ended (`Copy::seen_by`). That the store is relaxed, as all stores inside, is enough: the
+    // fence of `enter` and the release below order it.
     let old = slot.swap(xid.get() << 1, Acquire);
     if count >= SLOTS as u64 {
         raise(if old & ENDED == 0 { line.overrun() } else { line.evicted() }, old >> 1);
@@ -187,15 +187,15 @@ pub fn mark_ended<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L, mut is_over
         // Relaxed: only the number counts, and the exchange compares it again.
         let publication = slot.load(Relaxed);
         if publication & ENDED == 0 && FullXid::new(publication >> 1).is_some_and(&mut is_over) {
-            // Release: the end that the caller knows of comes before the mark. If another publication has the slot by now,
-            // its transaction is not the one that was asked about, and nothing is stored.
+            // Release: the end that the caller knows of comes before the mark. If another publication has the slot by
+            // now, its transaction is not the one that was asked about, and nothing is stored.
             slot.replace(publication, publication | ENDED, Release);
         }
     }
 }
 
-/// How many of the line's publications the snapshot sees: all before that number, and none from it on. `None` if the line
-/// does not tell. To be called after the snapshot was taken.
+/// How many of the line's publications the snapshot sees: all before that number, and none from it on. `None` if the
+/// line does not tell. To be called after the snapshot was taken.
 ///
 /// Usually two loads and one compare. Else a copy of the line, and the snapshot is asked about each publication in it.
 #[inline]
@@ -203,9 +203,9 @@ pub fn publications_seen<const SLOTS: usize, L: LineWords<SLOTS>>(
     line: &L,
     snapshot: &impl Snapshot,
 ) -> Option<Publications> {
-    // Acquire: `greatest` below covers at least the publications of this count, also if another publisher is inside (what
-    // it has put into the word carries on the release of the one before). That it may cover later ones does no harm. And the
-    // snapshot sees none that this count lacks: those came after it was taken.
+    // Acquire: `greatest` below covers at least the publications of this count, also if another publisher is inside
+    // (what it has put into the word carries on the release of the one before). That it may cover later ones does no
+    // harm. And the snapshot sees none that this count lacks: those came after it was taken.
     let progress = line.progress().load(Acquire);
     if line.greatest().load(Relaxed) < snapshot.xmin().get() {
         return Some(Publications(progress >> 1));
@@ -239,8 +239,8 @@ fn copy<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) -> Option<Copy<SLOTS>
                 overrun: line.overrun().load(Relaxed),
                 ring: line.ring().each_ref().map(|slot| slot.load(Relaxed)),
             };
-            // If one of these is newer, then with the fence of its publisher (`enter`) this one makes the busy bit, or a later
-            // count, what is loaded now. The count never comes back.
+            // If one of these is newer, then with the fence of its publisher (`enter`) this one makes the busy bit, or
+            // a later count, what is loaded now. The count never comes back.
             L::Word::fence(Acquire);
             if line.progress().load(Relaxed) == progress {
                 return Some(copy);
@@ -270,8 +270,8 @@ impl<const SLOTS: usize> Copy<SLOTS> {
         if (end + 1..self.count).any(sees) {
             return None;
         }
-        // Those that left the ring had ended before the newest one was published. So a snapshot that sees the newest sees
-        // them; of another this is known only by its xmin.
+        // Those that left the ring had ended before the newest one was published. So a snapshot that sees the newest
+        // sees them; of another this is known only by its xmin.
         let sees_evicted = first == 0 || end == self.count || self.evicted < xmin;
         sees_evicted.then_some(Publications(end))
     }

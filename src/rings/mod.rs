@@ -17,8 +17,8 @@
 //! table        all lines in one region
 //! ```
 //!
-//! Invariants: nothing here takes a lock of PostgreSQL's, allocates or returns an error once the region is open. Not here:
-//! which relations a transaction wrote, what a query depends on, how a snapshot is read.
+//! Invariants: nothing here takes a lock of PostgreSQL's, allocates or returns an error once the region is open. Not
+//! here: which relations a transaction wrote, what a query depends on, how a snapshot is read.
 
 pub mod definitions;
 pub mod key;

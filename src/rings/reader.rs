@@ -1,11 +1,12 @@
 //! What a reader asks: one question for who stores a result and for who finds one.
 //!
-//! A fill takes its snapshot, learns the definitions of each line and then plans; when it has run, it asks here, and stores
-//! the answers with the result. A hit takes its snapshot, finds the result, asks here with the definitions that were
-//! stored, and serves it if each answer is the one that was stored.
+//! A fill takes its snapshot, learns the definitions of each line and then plans; when it has run, it asks here, and
+//! stores the answers with the result. A hit takes its snapshot, finds the result, asks here with the definitions that
+//! were stored, and serves it if each answer is the one that was stored.
 //!
-//! The definitions are compared last. The floor that was found (acquire) comes with the definitions renewed for it, so a
-//! result from before the rings were off is not taken for one of now. Compared first, they could still be the old ones:
+//! The definitions are compared last. The floor that was found (acquire) comes with the definitions renewed for it, so
+//! a result from before the rings were off is not taken for one of now. Compared first, they could still be the old
+//! ones:
 //!
 //! ```text
 //! who turns it off and on   off                          renew   floor

@@ -1,7 +1,7 @@
 //! On and off, and from which transaction on the lines tell all.
 //!
-//! One word: 0 is off; all ones is *opening*; else it is on, and the word is the *floor*: a transaction below it may have
-//! written without publishing. A snapshot is usable if all of those have ended for it.
+//! One word: 0 is off; all ones is *opening*; else it is on, and the word is the *floor*: a transaction below it may
+//! have written without publishing. A snapshot is usable if all of those have ended for it.
 //!
 //! # Turning it on
 //!
@@ -13,17 +13,17 @@
 //! floor := next id         word is off? then it does not publish
 //! ```
 //!
-//! Of two full fences one is first. If the writer's is, its id is below the floor. Else it does not find the word off, and
-//! publishes.
+//! Of two full fences one is first. If the writer's is, its id is below the floor. Else it does not find the word off,
+//! and publishes.
 //!
-//! While it was off, writers published nothing, and a result from before has numbers that look current. So turning it on
-//! also renews the definitions of every line, before the floor is stored. A reader that finds the new floor (acquire) sees
-//! the renewed ones behind it. One that finds a floor from before has a snapshot that sees none of the writers that found
-//! the word off: if it saw the end of one, it would find the word off, too, or something later (coherence of one word, over
-//! the lock of the array of running transactions).
+//! While it was off, writers published nothing, and a result from before has numbers that look current. So turning it
+//! on also renews the definitions of every line, before the floor is stored. A reader that finds the new floor
+//! (acquire) sees the renewed ones behind it. One that finds a floor from before has a snapshot that sees none of the
+//! writers that found the word off: if it saw the end of one, it would find the word off, too, or something later
+//! (coherence of one word, over the lock of the array of running transactions).
 //!
-//! Limit: changes of definitions are counted also while it is off. One that was not could lie between its visibility and
-//! its messages when it is turned on.
+//! Limit: changes of definitions are counted also while it is off. One that was not could lie between its visibility
+//! and its messages when it is turned on.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 

@@ -7,18 +7,18 @@
 //!      └──────────┴─────────┴────────┴────────┴─ … ─┴────────┘
 //! ```
 //!
-//! The region holds no pointer, so processes may map it at different addresses. The switch has a cache line of its own: all
-//! read it, and it is hardly ever written. In memory aligned to 128 bytes, as PostgreSQL's is, no two lines share a cache
-//! line of any processor.
+//! The region holds no pointer, so processes may map it at different addresses. The switch has a cache line of its own:
+//! all read it, and it is hardly ever written. In memory aligned to 128 bytes, as PostgreSQL's is, no two lines share a
+//! cache line of any processor.
 //!
 //! Invariant: the number of lines is a power of two and does not change. An index is reduced to it, so that no index is
 //! out of range.
 //!
 //! # Order of calls
 //!
-//! A writer: [`Rings::must_publish`]; [`Rings::publish`]; its commit record; it leaves the array of running transactions;
-//! [`Rings::mark_ended`]. After a line's publication nothing has to follow: a publication that nobody marks costs answers
-//! once it leaves the ring.
+//! A writer: [`Rings::must_publish`]; [`Rings::publish`]; its commit record; it leaves the array of running
+//! transactions; [`Rings::mark_ended`]. After a line's publication nothing has to follow: a publication that nobody
+//! marks costs answers once it leaves the ring.
 //!
 //! A reader: its snapshot; of each line [`Rings::definitions`], before it plans; then [`Rings::ver`].
 
@@ -183,8 +183,8 @@ impl Rings {
         self.mark_ended_if(index, |published| published == xid);
     }
 
-    /// Marks the publications in a line as ended whose transactions are over: see [`line::mark_ended`]. For those that ended
-    /// without anybody to mark them, such as prepared transactions.
+    /// Marks the publications in a line as ended whose transactions are over: see [`line::mark_ended`]. For those that
+    /// ended without anybody to mark them, such as prepared transactions.
     pub fn mark_ended_if(&self, index: LineIndex, is_over: impl FnMut(FullXid) -> bool) {
         line::mark_ended(self.line(index), is_over);
     }
@@ -197,8 +197,8 @@ impl Rings {
         reader::ver(self.switch(), self.line(index), snapshot, planned_with)
     }
 
-    /// The key whose publication was the last in a line; `None` before the first. For people who look: the number may be
-    /// of a publication that is just being made.
+    /// The key whose publication was the last in a line; `None` before the first. For people who look: the number may
+    /// be of a publication that is just being made.
     pub fn last_key(&self, index: LineIndex) -> Option<KeyHash> {
         line::last_key(self.line(index))
     }

@@ -1,7 +1,7 @@
 //! A shared word, as the algorithms of this layer use it.
 //!
-//! They are written against this trait, so that a test runs the same code over words that it schedules itself, with every
-//! order that the language's memory model allows (`src/tests/rings/interleavings.rs`). Over a region a word is a
+//! They are written against this trait, so that a test runs the same code over words that it schedules itself, with
+//! every order that the language's memory model allows (`src/tests/rings/interleavings.rs`). Over a region a word is a
 //! [`Word64`], and nothing of the trait is left in the machine code.
 
 use std::sync::atomic::{self, Ordering};

@@ -5,8 +5,8 @@
 
 use std::num::NonZero;
 
-/// A full transaction id: 64 bits, of which the highest is never set. A million transactions a second need 292,000 years
-/// for the others.
+/// A full transaction id: 64 bits, of which the highest is never set. A million transactions a second need 292,000
+/// years for the others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FullXid(NonZero<u64>);
 
@@ -29,9 +29,9 @@ impl FullXid {
 
 /// An MVCC snapshot.
 ///
-/// A transaction *has ended* for a snapshot if it was gone from the array of running transactions (`ProcArray`) when the
-/// snapshot was taken, whether it committed or not. Transactions leave the array one after the other, or several in one
-/// step; so of two snapshots one sees the end of all that the other does.
+/// A transaction *has ended* for a snapshot if it was gone from the array of running transactions (`ProcArray`) when
+/// the snapshot was taken, whether it committed or not. Transactions leave the array one after the other, or several in
+/// one step; so of two snapshots one sees the end of all that the other does.
 pub trait Snapshot {
     /// Every transaction below this id has ended.
     fn xmin(&self) -> FullXid;

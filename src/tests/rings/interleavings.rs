@@ -1,21 +1,21 @@
 //! Small cases in every order of their accesses to shared words.
 //!
 //! The library's code runs over words of the crate `loom`, which runs a case again and again: every order in which its
-//! threads can come to their accesses, and for each load every store that it may see. What a load may see is what the C11
-//! memory model says, which is the language's: without an order between them, an older store as well as the newest. So a copy
-//! of a line is torn in every way that some processor tears it.
+//! threads can come to their accesses, and for each load every store that it may see. What a load may see is what the
+//! C11 memory model says, which is the language's: without an order between them, an older store as well as the newest.
+//! So a copy of a line is torn in every way that some processor tears it.
 //!
-//! The array of running transactions is a word with a bit for each that has ended. Leaving it, and taking a snapshot, have the
-//! orders that its lock gives them (acquire and release). All else between the threads is relaxed, so that a case holds only by
-//! what the library does itself.
+//! The array of running transactions is a word with a bit for each that has ended. Leaving it, and taking a snapshot,
+//! have the orders that its lock gives them (acquire and release). All else between the threads is relaxed, so that a
+//! case holds only by what the library does itself.
 //!
-//! Each case is also run over words with a fault, and a wrong answer must then be found: else it would say little that none is
-//! found over right ones.
+//! Each case is also run over words with a fault, and a wrong answer must then be found: else it would say little that
+//! none is found over right ones.
 //!
-//! Limits: threads run in the order of their code, so a store is never seen before an earlier one of its thread has been
-//! made. That the mark of an end does not overtake the end (`line::mark_ended`) would need that, and rests on its
-//! comment alone. Cases of three threads are run with at most three interruptions of a thread that could have gone on. And
-//! a plain store beside an exchange on the same word may be taken to come between its two halves.
+//! Limits: threads run in the order of their code, so a store is never seen before an earlier one of its thread has
+//! been made. That the mark of an end does not overtake the end (`line::mark_ended`) would need that, and rests on its
+//! comment alone. Cases of three threads are run with at most three interruptions of a thread that could have gone on.
+//! And a plain store beside an exchange on the same word may be taken to come between its two halves.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -515,8 +515,8 @@ fn a_publication_is_seen_whole_or_not_at_all() {
     assert!(explore("room in the ring", || one_publisher::<AsAsked, 2>(1)).is_right());
     assert!(explore("one leaves the ring", || one_publisher::<AsAsked, 1>(1)).is_right());
     assert!(explore("one of two leaves the ring", || one_publisher::<AsAsked, 2>(2)).is_right());
-    assert!(explore("one ends and leaves the ring", || one_after_the_other::<AsAsked>()).is_right());
-    assert!(explore_some(3, "one is marked late", || a_late_mark::<AsAsked>()).is_right());
+    assert!(explore("one ends and leaves the ring", one_after_the_other::<AsAsked>).is_right());
+    assert!(explore_some(3, "one is marked late", a_late_mark::<AsAsked>).is_right());
 }
 
 #[test]

@@ -1,17 +1,17 @@
-//! One line beside a simulated array of running transactions, at random: results are kept with the numbers that the line
-//! gave and served by the rule; a result that is served must be what the snapshot sees.
+//! One line beside a simulated array of running transactions, at random: results are kept with the numbers that the
+//! line gave and served by the rule; a result that is served must be what the snapshot sees.
 //!
-//! Transactions begin, publish, end in any order, commit or abort; some run long; some are prepared, and ended by somebody
-//! who marks nothing; marks come late, or from who finds that a transaction is over. The rings are turned off and on while
-//! all this goes on. Snapshots are used long after they were taken, and fills take their time. Rings have 1 to 5 slots, so
-//! that all of it happens to them often.
+//! Transactions begin, publish, end in any order, commit or abort; some run long; some are prepared, and ended by
+//! somebody who marks nothing; marks come late, or from who finds that a transaction is over. The rings are turned off
+//! and on while all this goes on. Snapshots are used long after they were taken, and fills take their time. Rings have
+//! 1 to 5 slots, so that all of it happens to them often.
 //!
-//! The oracle is the list of all publications, in their order: an answer `n` is right if the snapshot sees the first `n` of
-//! it and none of the others. And the table is the list of committed writers: a served result has as many as the
+//! The oracle is the list of all publications, in their order: an answer `n` is right if the snapshot sees the first
+//! `n` of it and none of the others. And the table is the list of committed writers: a served result has as many as the
 //! snapshot sees. (Transactions leave the array one by one, so the number says which.)
 //!
-//! Then each rule is broken in turn: within a bounded number of steps, a wrong result must be served. A rule is broken by
-//! what is done to the words around the library's own code, or by whoever calls it.
+//! Then each rule is broken in turn: within a bounded number of steps, a wrong result must be served. A rule is broken
+//! by what is done to the words around the library's own code, or by whoever calls it.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -196,7 +196,7 @@ impl<const SLOTS: usize> World<SLOTS> {
             writers,
             tally: Tally::default(),
         };
-        if !seed.is_multiple_of(3) {
+        if seed % 3 != 0 {
             world.turn_on();
         }
         world
@@ -211,15 +211,15 @@ impl<const SLOTS: usize> World<SLOTS> {
         self.tally.steps += 1;
         match self.random.below(1000) {
             at if at < self.pace => self.begin(),
-            ..620 => self.advance(),
-            ..720 => self.mark_own(),
-            ..735 => self.turn_on(),
-            ..740 => self.turn_off(),
+            at if at < 620 => self.advance(),
+            620..720 => self.mark_own(),
+            720..735 => self.turn_on(),
+            735..740 => self.turn_off(),
             // A reader finds out which publications are of transactions that are over.
-            ..760 => line::mark_ended(&self.line, |xid| !self.running.contains(&xid.get())),
-            ..860 => self.take_snapshot(),
-            ..900 => self.begin_fill(),
-            ..935 => self.end_fill(),
+            740..760 => line::mark_ended(&self.line, |xid| !self.running.contains(&xid.get())),
+            760..860 => self.take_snapshot(),
+            860..900 => self.begin_fill(),
+            900..935 => self.end_fill(),
             _ => self.serve(),
         }
     }
