@@ -341,6 +341,27 @@ mod tests {
     }
 
     #[test]
+    fn publishers_of_one_line_wait_for_each_other_and_none_is_lost() {
+        const EACH: u64 = 2_000;
+        let rings = Rings::format(Region::leaked(Rings::region_bytes(lines(1))), lines(1));
+        rings.turn_on(|| xid(1));
+        std::thread::scope(|scope| {
+            for publisher in 0..3 {
+                scope.spawn(move || {
+                    (1..=EACH).for_each(|number| _ = rings.publish(relation(publisher), xid(number)));
+                });
+            }
+            let mut before = 0;
+            while before < 3 * EACH {
+                let now = ver(&rings, EACH + 1, LineIndex(0)).expect("all are below its xmin");
+                assert!(now >= before, "a count never falls");
+                before = now;
+            }
+        });
+        assert_eq!(ver(&rings, EACH + 1, LineIndex(0)), Some(3 * EACH));
+    }
+
+    #[test]
     fn definitions_have_no_number_while_any_change_is_pending() {
         let rings = Rings::format(Region::leaked(Rings::region_bytes(lines(1))), lines(1));
         let index = LineIndex(0);
