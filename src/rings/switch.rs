@@ -22,8 +22,8 @@
 //! writers that found the word off: if it saw the end of one, it would find the word off, too, or something later
 //! (coherence of one word, over the lock of the array of running transactions).
 //!
-//! Limit: changes of definitions are counted also while it is off. One that was not could lie between its visibility
-//! and its messages when it is turned on.
+//! Changes of definitions do not ask here: they are counted while it is off, too. One that was not counted could be
+//! visible already, with its messages still to be sent, when it is turned on.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 

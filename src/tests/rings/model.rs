@@ -46,11 +46,11 @@ enum Fault {
     NewestAlone,
     /// What leaves the ring is taken to have ended.
     EvictedTakenAsEnded,
-    /// A reader does not look at what left the ring while it ran,
+    /// A reader does not look at what left the ring while it ran.
     OverrunIgnored,
-    /// or after it had ended,
+    /// A reader does not look at what left the ring after it had ended.
     EvictedIgnored,
-    /// or whether a later publication is seen and an earlier one is not.
+    /// A reader does not care whether a later publication is seen and an earlier one is not.
     MixedOrderAccepted,
     /// Transactions of the time before it was turned on are forgotten.
     NoFloor,
