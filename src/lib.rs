@@ -53,6 +53,9 @@ pub mod adapters;
 pub mod engine;
 #[cfg(feature = "postgres")]
 pub mod pg;
+/// What tells that the result of a query is current. Not part of the interface yet: it is public for the project's own tests.
+#[doc(hidden)]
+pub mod rings;
 pub mod shared;
 
 pub use adapters::builder::{BuilderCache, BuilderError, BuilderStats, DrainError, SpillStore};

@@ -1,6 +1,7 @@
 //! Who may use whom: read from the `use` lines of the sources.
 //!
-//! - A layer uses only those below it: the engine nothing, `shared` the engine, `adapters` both, `pg` all.
+//! - A layer uses only those below it: the engine nothing, `rings` the engine's memory, `shared` the engine, `adapters` both,
+//!   `pg` all.
 //! - The engine's files have an order, and each uses only those before it. So there is no circle, and a newcomer can read
 //!   them from the first to the last.
 //! - The libraries of PostgreSQL are named in `pg` alone.
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const LAYERS: [&str; 4] = ["engine", "shared", "adapters", "pg"];
+const LAYERS: [&str; 5] = ["engine", "rings", "shared", "adapters", "pg"];
 
 /// The engine's files in the order in which they build on each other. A `mod.rs` only names the files of its folder; who
 /// uses the folder uses the last of them.
@@ -111,6 +112,32 @@ fn a_layer_uses_only_those_below_it() {
             }
             if *layer != "pg" && code.lines().any(|line| line.starts_with("use pgrx")) {
                 wrong.push(format!("{layer}/{file} uses pgrx"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What the lines' files use of each other is the same as in the engine: those before.
+const RINGS: &[&str] = &["xid", "word", "key", "line", "definitions", "switch", "reader", "table"];
+
+#[test]
+fn each_file_of_the_rings_uses_only_those_before_it_and_the_engines_memory() {
+    let mut found = BTreeMap::new();
+    files(&sources().join("rings"), "", &mut found);
+    found.remove("mod");
+    let mut named: Vec<&str> = RINGS.to_vec();
+    named.sort_unstable();
+    assert_eq!(found.keys().collect::<Vec<_>>(), named, "files and their order");
+    let mut wrong = Vec::new();
+    for (rank, file) in RINGS.iter().enumerate() {
+        for path in used_paths(&found[*file]) {
+            let is_right = match path.strip_prefix("super::") {
+                Some(path) => RINGS[..rank].contains(&path.split("::").next().expect("a first part")),
+                None => !path.starts_with("crate::") || path.starts_with("crate::engine::memory::"),
+            };
+            if !is_right {
+                wrong.push(format!("{file} uses {path}"));
             }
         }
     }
