@@ -58,7 +58,8 @@ SELECT cache,
        slabs_moved,
        entries_moved,
        resets,
-       bytes_moved
+       bytes_moved,
+       expirations
   FROM @extschema@.list_stats();
 
 CREATE VIEW @extschema@.slab_classes AS

@@ -8,7 +8,8 @@
 //!
 //! Each value is kept with its [`Version`], and a `get` asks the shared memory whether that still holds. So what anybody
 //! does to the entry, in any process, is seen by the next `get`: a put, a removal, an eviction, `clear`, a reset, the
-//! end of the cache. There is no time for which old values may be seen, and no message to send.
+//! end of the cache. There is no time for which old values may be seen, and no message to send. A value that expires is kept
+//! with its moment: from then on it is not current.
 //!
 //! What goes when the near cache is full: second chance. A hit sets a bit and moves nothing, which is what makes a hit
 //! cheap; the hand passes over an entry whose bit is set once. A stricter order would cost writes at every hit and gain
@@ -43,8 +44,11 @@ use crate::engine::entry::record::Stamp;
 use crate::engine::flight::version::Version;
 use crate::engine::ids::EntryIndex;
 use crate::engine::index::optimistic::PlacementHint;
+use crate::engine::limits::MAX_PARTITIONS;
+use crate::engine::moment::Moment;
 use crate::engine::partition::{PushError, Put};
 use crate::shared::cache::SharedCache;
+use crate::shared::expiry::Expiry;
 use crate::shared::lock::Locks;
 
 /// Near hits on one entry of which the last is a use in the shared cache.
@@ -60,7 +64,7 @@ pub struct NearStats {
     pub shared_hits: u64,
     /// Keys without a value.
     pub misses: u64,
-    /// Values that were here, but had been replaced or removed in the shared cache.
+    /// Values that were here, but had been replaced or removed in the shared cache, or had expired.
     pub outdated: u64,
 }
 
@@ -73,9 +77,11 @@ struct Slot<K, V> {
     stamp: Stamp,
     hint: PlacementHint,
     entry: EntryIndex,
-    partition: u32,
+    /// When the value expires, if its stamp says that it does.
+    expires: Moment,
     /// At most what an entry can have, which is far below 4 GiB.
     encoded_bytes: u32,
+    partition: u8,
     /// Hits, modulo 256.
     hits: u8,
     /// Whether there was one since the hand passed.
@@ -191,10 +197,19 @@ where
     ///
     /// See [`PushError`]; a value that the key had stays.
     pub fn put(&mut self, key: K, value: V) -> Result<Put, PushError> {
+        self.put_with(key, value, Expiry::Default)
+    }
+
+    /// As [`NearCache::put`]; from `expiry` on the entry is as good as absent, there and here.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn put_with(&mut self, key: K, value: V, expiry: Expiry) -> Result<Put, PushError> {
         let rest = &mut self.rest;
         let key_bytes = key_bytes(&key, &mut rest.key_buffer);
         let value_bytes = value_bytes(&key, &value, &mut rest.value_buffer);
-        let (put, version) = rest.shared.encoded().put_versioned(key_bytes, value_bytes)?;
+        let (put, version) = rest.shared.encoded().put_versioned(key_bytes, value_bytes, expiry)?;
         let encoded_bytes = key_bytes.len() + value_bytes.len();
         let hash = self.hasher.hash_one(&key);
         let table = match self.values.find_entry(hash, |slot| slot.key == key) {
@@ -258,17 +273,19 @@ where
 
 impl<K, V> Slot<K, V> {
     fn new(key: K, value: V, version: Version, encoded_bytes: usize) -> Self {
-        let Version { entry, stamp, partition, .. } = version;
-        let (hint, encoded_bytes) = (PlacementHint::default(), encoded_bytes as u32);
-        Slot { key, value, stamp, hint, entry, partition, encoded_bytes, hits: 0, referenced: false }
+        let Version { entry, stamp, partition, expires, .. } = version;
+        let (hint, encoded_bytes, partition) = (PlacementHint::default(), encoded_bytes as u32, partition as u8);
+        Slot { key, value, stamp, hint, entry, expires, encoded_bytes, partition, hits: 0, referenced: false }
     }
 
     #[inline(always)]
     fn version(&self) -> Version {
-        Version { entry: self.entry, stamp: self.stamp, changes: 0, partition: self.partition }
+        let Slot { entry, stamp, expires, .. } = *self;
+        Version { entry, stamp, changes: 0, partition: u32::from(self.partition), expires }
     }
 }
 const _: () = assert!(size_of::<Slot<u64, Vec<u8>>>() == 64);
+const _: () = assert!(MAX_PARTITIONS <= 1 << u8::BITS);
 
 impl<C> Rest<C> {
     /// Whether a value is current; notes the hit if it is.

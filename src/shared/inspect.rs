@@ -33,7 +33,7 @@ impl<L: Locks> SharedCache<L> {
         sum
     }
 
-    /// Live entries.
+    /// Live entries. One that has expired counts until it is removed.
     pub fn len(&self) -> u64 {
         self.sum(|partition| u64::from(partition.len()))
     }

@@ -4,7 +4,7 @@
 //! operation leaves each key with the value of before or of after at every moment.
 
 use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadStep, StoreStep, WriteBackGuard};
-use pg_shared_lru::{CompactBudget, Config, Evicted, Found, PlacementHint, Policy, RobustLocks};
+use pg_shared_lru::{CompactBudget, Config, Evicted, Expiry, Found, PlacementHint, Policy, RobustLocks};
 
 use super::layout;
 use super::world::{Cache, World};
@@ -267,7 +267,7 @@ pub fn operations() -> Vec<Operation> {
             "a value is stored, recognised and used",
             |_, c| fill(c, 0..40, 300),
             |_, c| {
-                let (_, version) = c.put_versioned(&key(3), &[9; 300]).expect("there is room");
+                let (_, version) = c.put_versioned(&key(3), &[9; 300], Expiry::Default).expect("there is room");
                 let (version, mut hint) = (version.expect("stored a moment ago"), PlacementHint::default());
                 assert!(c.touch(&version, &mut hint) && c.is_current(&version, &mut hint));
             },
