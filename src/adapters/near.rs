@@ -388,6 +388,7 @@ impl Bounds {
 mod tests {
     use std::num::NonZero;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use super::*;
     use crate::engine::compaction::CompactBudget;
@@ -395,6 +396,7 @@ mod tests {
     use crate::engine::policy::Policy;
     use crate::shared::lock::NoLocks;
     use crate::shared::robust_locks::RobustLocks;
+    use crate::shared::wall_clock::WallClock;
 
     type Values<L> = TypedCache<u32, Vec<u64>, L>;
 
@@ -430,6 +432,37 @@ mod tests {
             assert_eq!(near.get(&4).unwrap(), None);
             let expected = NearStats { near_hits: 201, shared_hits: 2, misses: 1, outdated: 0 };
             assert_eq!(near.stats(), expected);
+        }
+    }
+
+    #[test]
+    fn a_value_that_has_expired_is_not_given_though_it_is_here() {
+        for policy in Policy::ALL {
+            let clock: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(WallClock::SYSTEM.unix_ms())));
+            let config = Config::bytes(1 << 20).partitions(2).slab_bytes(16 << 10).policy(policy);
+            let shared: Values<NoLocks> =
+                TypedCache::private(&config).unwrap().with_wall_clock(WallClock::set_by(clock));
+            let second = Expiry::After(Duration::from_secs(1));
+            for size in [0, 3, 100, 5000] {
+                let value = vec![7; size];
+                let mut near = near(&shared, 10);
+                shared.put_with(&1, &value, second).unwrap();
+                near.put_with(2, value.clone(), second).unwrap();
+                near.put(3, value.clone()).unwrap();
+                near.get(&1).unwrap();
+                assert!((0..130).all(|_| is_near(&mut near, 1) && is_near(&mut near, 2) && is_near(&mut near, 3)));
+                clock.fetch_add(1000, Ordering::SeqCst);
+                (1..=2).for_each(|key| assert_eq!(near.get(&key).unwrap(), None, "{policy}, {size} words"));
+                assert!(is_near(&mut near, 3));
+                assert_eq!((near.stats().outdated, near.stats().misses, near.len()), (2, 2, 1));
+                // Renewed by anybody, it is here again.
+                shared.put_with(&1, &value, second).unwrap();
+                near.get(&1).unwrap();
+                assert!(is_near(&mut near, 1));
+                clock.fetch_add(1000, Ordering::SeqCst);
+                assert_eq!(near.get(&1).unwrap(), None);
+            }
+            shared.validate().unwrap();
         }
     }
 

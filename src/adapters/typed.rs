@@ -28,6 +28,7 @@ use crate::shared::multi_get::Found;
 use crate::shared::open::CreateError;
 use crate::shared::robust_locks::RobustLocks;
 use crate::shared::scan::Entries;
+use crate::shared::wall_clock::WallClock;
 
 /// A cache of typed keys and values.
 ///
@@ -130,6 +131,12 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> TypedCache<K, V, L> {
         } else {
             Err(AttachError::TypeTag { found, expected })
         }
+    }
+
+    /// This handle with another clock: for tests.
+    #[doc(hidden)]
+    pub fn with_wall_clock(self, wall_clock: WallClock) -> Self {
+        TypedCache { encoded: self.encoded.with_wall_clock(wall_clock), types: PhantomData }
     }
 
     /// The cache of encoded keys and values behind.

@@ -9,6 +9,7 @@ use crate::engine::compaction::{CompactBudget, CompactReport};
 use crate::engine::counters::Stats;
 use crate::engine::findings::Inconsistencies;
 use crate::engine::ids::EntryIndex;
+use crate::engine::moment::MAX_TTL_MS;
 use crate::engine::partition::Partition;
 use crate::engine::report::MemoryReport;
 use crate::engine::work::Work;
@@ -122,6 +123,9 @@ impl<L: Locks> SharedCache<L> {
     /// What was found wrong.
     pub fn validate(&self) -> Result<(), Inconsistencies> {
         let mut found = Vec::new();
+        if self.default_ttl().is_some_and(|ttl| ttl.as_millis() > u128::from(MAX_TTL_MS)) {
+            found.push("the time to live of entries whose put says nothing is longer than any can be".to_owned());
+        }
         for index in 0..self.partition_count() {
             if let Err(Inconsistencies(more)) = self.validate_partition(index) {
                 found.extend(more);
