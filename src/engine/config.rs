@@ -14,7 +14,7 @@ use super::limits::{
     BUCKET_CELLS, MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES,
     MAX_SLAB_BYTES, MIN_SLAB_BYTES, MIN_SLABS, SLOT_ALIGN_BYTES,
 };
-use super::moment::{MAX_TTL_MS, TENTH_MS};
+use super::moment::DEFAULT_TTL_RANGE_MS;
 use super::policy::Policy;
 use super::slab::class::{Class, ClassTable, RECORD_BYTES, check_slot_bytes, largest_slot_bytes};
 use super::slab::sizing::{LEAST_SHARE_BYTES, slab_bytes_for, waste_parts_for};
@@ -370,7 +370,7 @@ impl Resolved {
 pub(crate) fn checked_ttl_ms(ttl: Option<Duration>) -> Result<u64, ConfigError> {
     let Some(ttl) = ttl else { return Ok(0) };
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-    if (TENTH_MS..=MAX_TTL_MS).contains(&ttl_ms) { Ok(ttl_ms) } else { Err(ConfigError::TtlMs(ttl_ms)) }
+    if DEFAULT_TTL_RANGE_MS.contains(&ttl_ms) { Ok(ttl_ms) } else { Err(ConfigError::TtlMs(ttl_ms)) }
 }
 
 /// Slot bytes that an entry of this many bytes takes at most, if it lies in one slot.

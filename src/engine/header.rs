@@ -15,7 +15,7 @@ use super::limits::{
 };
 use super::memory::region::{Region, region_struct};
 use super::memory::words::{Word32, Word64};
-use super::moment::{EPOCH_LIMIT_MS, MAX_TTL_MS};
+use super::moment::{DEFAULT_TTL_RANGE_MS, EPOCH_LIMIT_MS};
 use super::policy::Policy;
 use super::slab::class::check_slot_bytes;
 
@@ -61,6 +61,14 @@ region_struct! {
         /// The partition that the next sweep begins with. A hint: any number will do.
         pub sweep_partition: Word32,
         _pad: Word32,
+    }
+}
+
+impl LiveSettings {
+    /// Whether the default time to live is one that a cache can have.
+    pub fn has_possible_ttl(&self) -> bool {
+        let ttl_ms = self.default_ttl_ms.get();
+        ttl_ms == 0 || DEFAULT_TTL_RANGE_MS.contains(&ttl_ms)
     }
 }
 
@@ -178,7 +186,7 @@ pub fn read(region: &Region, type_tag: u64) -> Result<(Layout, Identity), Attach
     if epoch_ms >= EPOCH_LIMIT_MS {
         return Err(AttachError::Damaged("impossible time of creation"));
     }
-    if live_settings(region).default_ttl_ms.get() > MAX_TTL_MS {
+    if !live_settings(region).has_possible_ttl() {
         return Err(AttachError::Damaged("impossible time to live"));
     }
     let geometry = checked_geometry(header, region.len_bytes()).map_err(AttachError::Damaged)?;

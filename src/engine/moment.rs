@@ -9,10 +9,14 @@
 //! The engine has no clock. Who asks for something that may depend on the time brings a function that tells it ([`Now`]),
 //! which is called if an entry with an expiry is met, and else never.
 
+use std::ops::RangeInclusive;
+
 /// Milliseconds of the unit.
 pub const TENTH_MS: u64 = 100;
 /// The longest time to live, in milliseconds, of an entry that is stored at the epoch: 13.6 years.
 pub const MAX_TTL_MS: u64 = u32::MAX as u64 * TENTH_MS;
+/// Times to live that a cache can have for all entries, in milliseconds.
+pub const DEFAULT_TTL_RANGE_MS: RangeInclusive<u64> = TENTH_MS..=MAX_TTL_MS;
 /// No epoch is as late: 8,900 years after 1970. So no sum of an epoch and a time to live overflows.
 pub const EPOCH_LIMIT_MS: u64 = 1 << 48;
 

@@ -40,7 +40,7 @@ impl<L: Locks> SharedCache<L> {
         SharedCache { wall_clock, ..self }
     }
 
-    fn settings(&self) -> &LiveSettings {
+    pub(super) fn settings(&self) -> &LiveSettings {
         live_settings(&self.region)
     }
 
@@ -347,6 +347,23 @@ mod tests {
         assert!(!cache.contains(b"key"), "time stands still, and everything is over");
         cache.put(b"key", b"").unwrap();
         assert!(cache.contains(b"key"), "what does not expire is not concerned");
+        cache.validate().unwrap();
+    }
+
+    #[test]
+    fn a_damaged_default_is_reported_and_refused() {
+        let (cache, _clock) = cache(config(Policy::Clock));
+        for damaged in [1, 99, MAX_TTL_MS + 1, u64::MAX] {
+            cache.settings().default_ttl_ms.set(damaged);
+            assert!(cache.validate().unwrap_err().to_string().contains("time to live"));
+            assert!(cache.attach_again().unwrap_err().to_string().contains("impossible time to live"));
+            let put = cache.put(b"key", b"");
+            assert_eq!(put.is_err(), damaged > MAX_TTL_MS, "a time to live without meaning is refused");
+            assert!(cache.put_with(b"key", b"", Expiry::Never).is_ok() && cache.contains(b"key"));
+        }
+        cache.set_default_ttl(None).unwrap();
+        cache.settings().sweep_partition.set(u32::MAX);
+        assert!(cache.sweep(u64::MAX).is_round_complete);
         cache.validate().unwrap();
     }
 

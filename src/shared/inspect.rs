@@ -9,7 +9,6 @@ use crate::engine::compaction::{CompactBudget, CompactReport};
 use crate::engine::counters::Stats;
 use crate::engine::findings::Inconsistencies;
 use crate::engine::ids::EntryIndex;
-use crate::engine::moment::MAX_TTL_MS;
 use crate::engine::partition::Partition;
 use crate::engine::report::MemoryReport;
 use crate::engine::work::Work;
@@ -123,8 +122,8 @@ impl<L: Locks> SharedCache<L> {
     /// What was found wrong.
     pub fn validate(&self) -> Result<(), Inconsistencies> {
         let mut found = Vec::new();
-        if self.default_ttl().is_some_and(|ttl| ttl.as_millis() > u128::from(MAX_TTL_MS)) {
-            found.push("the time to live of entries whose put says nothing is longer than any can be".to_owned());
+        if !self.shared(0, |_| self.settings().has_possible_ttl()) {
+            found.push("the time to live of entries whose put says nothing is none that can be set".to_owned());
         }
         for index in 0..self.partition_count() {
             if let Err(Inconsistencies(more)) = self.validate_partition(index) {
