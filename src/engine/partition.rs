@@ -340,7 +340,7 @@ impl Partition {
         self.counters.stats()
     }
 
-    /// The entry with this key, be it that it has expired.
+    /// The entry with this key, also one that has expired.
     #[inline]
     pub fn find(&self, key: Key<'_>) -> Option<EntryIndex> {
         self.table.find(key.hash, |entry| self.payload.key_equals(entry, key.bytes))
@@ -900,8 +900,8 @@ impl Partition {
         work: &mut Work,
     ) -> Result<StoreOutcome, Unfinished> {
         self.check_size(Lengths::new(key.bytes.len(), value.len(), None))?;
-        self.find_or_expire(key, now);
-        if !self.is_as_expected(key, expected) {
+        let found = self.find_or_expire(key, now);
+        if !self.is_as_expected(key, found, expected) {
             return Ok(StoreOutcome::Stale);
         }
         let stored = self.mutate(|partition| {
@@ -940,8 +940,8 @@ impl Partition {
         }
     }
 
-    fn is_as_expected(&self, key: Key<'_>, expected: Expected) -> bool {
-        match (expected, self.find(key)) {
+    fn is_as_expected(&self, key: Key<'_>, found: Option<EntryIndex>, expected: Expected) -> bool {
+        match (expected, found) {
             (Expected::Anything, _) => true,
             (Expected::Version(version), Some(entry)) => self.has_version(entry, version),
             (Expected::Version(version), None) => version.changes == self.inflight.changes(key.hash),

@@ -213,7 +213,7 @@ impl UnlockedPartition {
         Err(self.confirm_absence(bucket, shape, key, epoch))
     }
 
-    /// Whether an entry seems to be there: as it was found, all the time.
+    /// Whether the record had this stamp, and the partition this epoch, until after everything that was read before.
     #[inline(always)]
     fn is_confirmed(&self, record: &Record, stamp: Stamp, epoch: u64) -> bool {
         fence(Ordering::Acquire);
