@@ -364,8 +364,14 @@ impl Partition {
     }
 
     /// Whether an entry has expired. `now` is asked only if the entry expires at some moment.
-    #[inline]
+    #[inline(always)]
     pub fn has_expired(&self, entry: EntryIndex, now: Now<'_>) -> bool {
+        self.record(entry).expires() && self.moment_has_come(entry, now)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn moment_has_come(&self, entry: EntryIndex, now: Now<'_>) -> bool {
         self.payload.expires(entry).is_some_and(|moment| moment.has_come(now()))
     }
 
@@ -518,7 +524,10 @@ impl Partition {
         reclaim: &mut Reclaim<'_, '_>,
     ) -> Result<(Put, EntryIndex), NoRoom> {
         let old = self.find_in_change(key, reclaim.now);
-        let expires = expires.filter(|_| !old.is_some_and(|old| self.is_dirty(old)));
+        let expires = match (expires, old) {
+            (Some(_), Some(old)) if self.is_dirty(old) => None,
+            _ => expires,
+        };
         if let Some(entry) = old.filter(|&entry| self.overwrite(entry, key, value, expires)) {
             self.counters.updates().add(1);
             return Ok((Put::Replaced, entry));
@@ -533,7 +542,7 @@ impl Partition {
     }
 
     /// As [`Partition::find_or_expire`]. Part of a change.
-    #[inline]
+    #[inline(always)]
     fn find_in_change(&mut self, key: Key<'_>, now: Now<'_>) -> Option<EntryIndex> {
         let entry = self.find(key)?;
         if self.has_expired(entry, now) {
@@ -582,10 +591,11 @@ impl Partition {
         }
     }
 
-    /// What the partition counts of an entry whose value is about to be replaced.
-    #[inline]
-    fn counted(&self, entry: EntryIndex) -> Counted {
-        Counted { bytes: self.payload.entry_bytes(entry), expires: self.record(entry).expires() }
+    /// Counts an entry whose value was replaced, by one that expires or one that does not.
+    #[cold]
+    fn count_expiring(&mut self, expires: bool) {
+        let expiring = &self.state().expiring;
+        if expires { expiring.add(1) } else { expiring.sub(1) }
     }
 
     /// Replaces a value where it lies, if the new one belongs to the same class and nobody reads the old. Part of a
@@ -602,12 +612,17 @@ impl Partition {
         if self.slabs.classes().class_for(bytes) != Some(class) {
             return false;
         }
-        let (stored_before, before) = (self.payload.stored_bytes(entry), self.counted(entry));
+        let (stored_before, bytes_before) = (self.payload.stored_bytes(entry), self.payload.entry_bytes(entry));
         self.slabs.replace_stored(class, stored_before, bytes);
-        self.record(entry).mark_unstable();
+        let record = self.record(entry);
+        record.mark_unstable();
+        if record.expires() != lengths.expires() {
+            self.count_expiring(lengths.expires());
+            self.directory.set_expires(entry, lengths.expires());
+        }
         self.payload.overwrite(entry, key.bytes.len(), value, expires);
         self.record(entry).mark_replaced();
-        self.recount(entry, before);
+        self.resized(entry, bytes_before);
         self.order.promote(entry);
         true
     }
@@ -615,19 +630,23 @@ impl Partition {
     /// Gives the key of `old` the value in `built`; returns the entry that has it, which is `built` if readers had the
     /// old one pinned. Part of a change.
     fn replace(&mut self, key: Key<'_>, old: EntryIndex, built: EntryIndex) -> EntryIndex {
-        let before = self.counted(old);
+        let bytes_before = self.payload.entry_bytes(old);
         if self.record(old).pins() == 0 && self.record(old).can_count_replacement() {
             self.record(old).mark_unstable();
             self.payload.exchange(old, built);
             self.record(old).mark_replaced();
+            let expires = self.record(old).expires();
+            if expires != self.record(built).expires() {
+                self.count_expiring(expires);
+            }
             self.free_or_doom(built);
-            self.recount(old, before);
+            self.resized(old, bytes_before);
             self.order.promote(old);
             return old;
         }
         // A reader keeps the old bytes until it is done; the key goes on with a new entry.
         let bytes = self.payload.entry_bytes(built);
-        self.order.replace(old, before.bytes, built, bytes);
+        self.order.replace(old, bytes_before, built, bytes);
         self.record(built).put_flags(Flags::DIRTY, self.record(old).has(Flags::DIRTY));
         self.inflight.transfer(old, built);
         self.record(built).mark_stable();
@@ -639,17 +658,12 @@ impl Partition {
         built
     }
 
-    /// Counts an entry anew whose value was replaced, by one of another length perhaps.
-    fn recount(&mut self, entry: EntryIndex, before: Counted) {
-        let after = self.counted(entry);
-        let state = self.state();
-        state.live_bytes.set(state.live_bytes.get().wrapping_sub(before.bytes).wrapping_add(after.bytes));
-        match (before.expires, after.expires) {
-            (false, true) => state.expiring.add(1),
-            (true, false) => state.expiring.sub(1),
-            _ => {}
-        }
-        self.order.resize(entry, before.bytes, after.bytes);
+    /// Counts the bytes of an entry whose value was replaced, by one of another length perhaps.
+    fn resized(&mut self, entry: EntryIndex, bytes_before: u64) {
+        let bytes = self.payload.entry_bytes(entry);
+        let live_bytes = &self.state().live_bytes;
+        live_bytes.set(live_bytes.get().wrapping_sub(bytes_before).wrapping_add(bytes));
+        self.order.resize(entry, bytes_before, bytes);
     }
 
     /// Removes a key; `false` if there is none, or had expired. Its value is not read.
@@ -841,10 +855,10 @@ impl Partition {
     }
 
     /// The version of an entry's value.
-    #[inline]
+    #[inline(always)]
     pub fn version_of(&self, hash: KeyHash, entry: EntryIndex) -> Version {
         let (stamp, changes) = (self.record(entry).stamp(), self.inflight.changes(hash));
-        let expires = self.payload.expires(entry).unwrap_or_default();
+        let expires = if stamp.expires() { self.payload.expires(entry) } else { None }.unwrap_or_default();
         Version { entry, stamp, changes, partition: self.index, expires }
     }
 
@@ -1115,13 +1129,6 @@ impl Partition {
             });
         }
     }
-}
-
-/// What a partition counts of an entry, beside that it is one.
-#[derive(Clone, Copy)]
-struct Counted {
-    bytes: u64,
-    expires: bool,
 }
 
 /// Chained values above this are never copied under a lock.

@@ -70,25 +70,28 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// When an entry expires that is stored now. Asked under a lock, where the memory is the cache's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn moment_for(&self, expiry: Expiry) -> Result<Option<Moment>, PushError> {
         match expiry {
             Expiry::Never => Ok(None),
             Expiry::Default => match self.settings().default_ttl_ms.get() {
                 0 => Ok(None),
-                ttl_ms => self.moment_after(ttl_ms).map(Some),
+                ttl_ms => self.moment_after(Duration::from_millis(ttl_ms)),
             },
-            Expiry::After(ttl) => self.moment_after(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)).map(Some),
+            Expiry::After(ttl) => self.moment_after(ttl),
         }
     }
 
     #[inline(never)]
-    fn moment_after(&self, ttl_ms: u64) -> Result<Moment, PushError> {
+    fn moment_after(&self, ttl: Duration) -> Result<Option<Moment>, PushError> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let now_ms = self.wall_clock.unix_ms();
-        Moment::of_unix_ms(now_ms.saturating_add(ttl_ms), self.epoch_ms).ok_or_else(|| {
+        let moment = Moment::of_unix_ms(now_ms.saturating_add(ttl_ms), self.epoch_ms);
+        if moment.is_none() {
             let max_ms = (self.epoch_ms + MAX_TTL_MS).saturating_sub(now_ms);
-            PushError::TtlTooLong { ttl_seconds: ttl_ms / 1000, max_seconds: max_ms / 1000 }
-        })
+            return Err(PushError::TtlTooLong { ttl_seconds: ttl_ms / 1000, max_seconds: max_ms / 1000 });
+        }
+        Ok(moment)
     }
 
     /// A moment as the system tells time.

@@ -249,7 +249,7 @@ impl Payload {
     }
 
     /// Writes a value that lies in one piece, and the moment behind it.
-    #[inline]
+    #[inline(always)]
     fn write_value(&self, value_start: usize, value: &[u8], expires: Option<Moment>) {
         self.area.region().write_bytes(value_start, value);
         if let Some(moment) = expires {
@@ -267,13 +267,10 @@ impl Payload {
         word.set(u64::from_ne_bytes(bytes));
     }
 
-    /// Writes another value over the one in a single slot, which may have had a moment and may get one. Neither pinned
-    /// nor stable meanwhile.
+    /// Writes another value, and the moment behind it, over what is in a single slot.
     #[inline]
     pub fn overwrite(&self, entry: EntryIndex, key_len: usize, value: &[u8], expires: Option<Moment>) {
-        let record = self.records.get(entry);
-        let slot = record.location();
-        record.set_expires(expires.is_some());
+        let slot = self.records.get(entry).location();
         self.len_word(slot).set(value.len() as u32);
         self.write_value(slot.offset() + HEADER_BYTES + padded(key_len), value, expires);
     }
@@ -283,12 +280,13 @@ impl Payload {
     /// # Panics
     ///
     /// As [`Payload::value_len`], or if the value does not end in its slab.
-    #[inline]
+    #[inline(always)]
     pub fn expires(&self, entry: EntryIndex) -> Option<Moment> {
         self.records.get(entry).expires().then(|| self.moment(entry))
     }
 
     #[cold]
+    #[inline(never)]
     fn moment(&self, entry: EntryIndex) -> Moment {
         let record = self.records.get(entry);
         let slot = record.location();

@@ -144,8 +144,6 @@ struct Candidate<'a> {
     stamp: Stamp,
     value: &'a [Word64],
     value_len: usize,
-    /// When it expires, if its stamp says that it does.
-    expires: Moment,
 }
 
 impl UnlockedPartition {
@@ -204,10 +202,12 @@ impl UnlockedPartition {
                 },
             };
             if let Some(candidate) = self.probe(entry, key)? {
-                if candidate.stamp.expires() && candidate.expires.has_come(now()) {
-                    return Err(self.confirm_expiry(&candidate, epoch));
+                let mut expires = Moment::default();
+                if candidate.stamp.expires() {
+                    let Candidate { entry, stamp, value_len, .. } = candidate;
+                    expires = self.check_moment(entry, stamp, value_len, epoch, &now)?;
                 }
-                return self.read_and_validate(candidate, epoch, touch, read);
+                return self.read_and_validate(candidate, expires, epoch, touch, read);
             }
         }
         Err(self.confirm_absence(bucket, shape, key, epoch))
@@ -220,12 +220,26 @@ impl UnlockedPartition {
         record.stamp() == stamp && self.table.placement_epoch() == epoch
     }
 
-    /// After the key was seen with a moment that has come.
+    /// When an entry expires that was seen with this stamp; if that has come, the key has no value. What is read for it is
+    /// as good as the stamp, which is looked at afterwards: here, or when the value is read.
     #[cold]
-    fn confirm_expiry(&self, candidate: &Candidate<'_>, epoch: u64) -> ReadFailure {
-        match self.is_confirmed(candidate.record, candidate.stamp, epoch) {
-            true => ReadFailure::NotFound,
-            false => ReadFailure::Conflict,
+    #[inline(never)]
+    fn check_moment(
+        &self,
+        entry: EntryIndex,
+        stamp: Stamp,
+        value_len: usize,
+        epoch: u64,
+        now: &dyn Fn() -> Moment,
+    ) -> Result<Moment, ReadFailure> {
+        let record = self.records.get(entry);
+        let words = self.slabs.area().words_from(record.location()).ok_or(ReadFailure::Conflict)?;
+        let value = words.get((HEADER_BYTES + padded(record.key_len())) / 8..).ok_or(ReadFailure::Conflict)?;
+        let moment = moment_behind(value, value_len).ok_or(ReadFailure::Conflict)?;
+        match moment.has_come(now()) {
+            true if self.is_confirmed(record, stamp, epoch) => Err(ReadFailure::NotFound),
+            true => Err(ReadFailure::Conflict),
+            false => Ok(moment),
         }
     }
 
@@ -284,23 +298,19 @@ impl UnlockedPartition {
         }
         let value_len = self.slabs.area().slot_word(slot, 1).get() as usize;
         let value = words.get(value_start..value_start + value_len.div_ceil(8)).ok_or(ReadFailure::Conflict)?;
-        let mut expires = Moment::default();
-        if stamp.expires() {
-            let behind = words.get(value_start..).and_then(|words| moment_behind(words, value_len));
-            expires = behind.ok_or(ReadFailure::Conflict)?;
-        }
-        Ok(Some(Candidate { entry, record, stamp, value, value_len, expires }))
+        Ok(Some(Candidate { entry, record, stamp, value, value_len }))
     }
 
     #[inline(always)]
     fn read_and_validate(
         &self,
         candidate: Candidate<'_>,
+        expires: Moment,
         epoch: u64,
         touch: Touch,
         read: impl FnOnce(&[Word64], usize),
     ) -> Result<Seen, ReadFailure> {
-        let Candidate { entry, record, stamp, value, value_len, expires } = candidate;
+        let Candidate { entry, record, stamp, value, value_len } = candidate;
         if touch == Touch::AlreadyMarked && self.order.hit(record) != HitNeeds::Nothing {
             return Err(ReadFailure::NeedsLock);
         }
@@ -689,9 +699,11 @@ mod tests {
         let epoch = reader.table.placement_epoch();
         let entry = shared.writer.find(key(NAME)).unwrap();
         let Ok(Some(candidate)) = reader.probe(entry, key(NAME)) else { panic!("it is there") };
-        assert_eq!(reader.confirm_expiry(&candidate, epoch), ReadFailure::NotFound);
-        shared.put_until(NAME, &OLD, Some(Moment(30)));
-        assert_eq!(reader.confirm_expiry(&candidate, epoch), ReadFailure::Conflict);
+        let Candidate { stamp, value_len, .. } = candidate;
+        let check = || reader.check_moment(entry, stamp, value_len, epoch, &|| NOW);
+        assert_eq!(check(), Err(ReadFailure::NotFound));
+        shared.put_until(NAME, &OLD, Some(Moment(4)));
+        assert_eq!(check(), Err(ReadFailure::Conflict));
     }
 
     #[test]

@@ -229,11 +229,6 @@ pub fn operations() -> Vec<Operation> {
             |_, c| put_with(c, NEW, 6000, LONG),
         ),
         Operation::new(
-            "a new key that expires, with a large value",
-            |_, c| fill(c, 0..20, 300),
-            |_, c| put_with(c, NEW, 70_000, LONG),
-        ),
-        Operation::new(
             "a value is replaced in place by one that expires",
             |_, c| fill(c, 0..20, 300),
             |_, c| put_with(c, 3, 301, LONG),
