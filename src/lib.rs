@@ -27,7 +27,8 @@
 //! # Memory
 //!
 //! A cache uses the bytes that it is given, and no more. An entry takes its key, padded to 8 bytes, its value, and
-//! [`ENTRY_METADATA_BYTES`] (45): a record of 32, a slot header of 8, a cell of 5 in the hash table. Slots are at most a
+//! [`ENTRY_METADATA_BYTES`] (45): a record of 32, a slot header of 8, a cell of 5 in the hash table; one that expires
+//! ([`Expiry`]) 4 more. Slots are at most a
 //! sixteenth larger than what they hold, or an eighth in small caches. [`SharedCache::memory_report`] says where the
 //! bytes are.
 //!
@@ -80,6 +81,7 @@ pub use engine::policy::Policy;
 pub use engine::report::{ClassReport, MemoryReport};
 pub use shared::cache::SharedCache;
 pub use shared::drained::Parts;
+pub use shared::expiry::{Expiry, SweepReport};
 pub use shared::lock::{LockMode, Locks, NoLocks, Tenancy};
 pub use shared::multi_get::Found;
 pub use shared::open::CreateError;

@@ -8,7 +8,8 @@
 //!
 //! Each value is kept with its [`Version`], and a `get` asks the shared memory whether that still holds. So what anybody
 //! does to the entry, in any process, is seen by the next `get`: a put, a removal, an eviction, `clear`, a reset, the
-//! end of the cache. There is no time for which old values may be seen, and no message to send.
+//! end of the cache. There is no time for which old values may be seen, and no message to send. A value that expires is kept
+//! with its moment: from then on it is not current.
 //!
 //! What goes when the near cache is full: second chance. A hit sets a bit and moves nothing, which is what makes a hit
 //! cheap; the hand passes over an entry whose bit is set once. A stricter order would cost writes at every hit and gain
@@ -43,8 +44,11 @@ use crate::engine::entry::record::Stamp;
 use crate::engine::flight::version::Version;
 use crate::engine::ids::EntryIndex;
 use crate::engine::index::optimistic::PlacementHint;
+use crate::engine::limits::MAX_PARTITIONS;
+use crate::engine::moment::Moment;
 use crate::engine::partition::{PushError, Put};
 use crate::shared::cache::SharedCache;
+use crate::shared::expiry::Expiry;
 use crate::shared::lock::Locks;
 
 /// Near hits on one entry of which the last is a use in the shared cache.
@@ -60,7 +64,7 @@ pub struct NearStats {
     pub shared_hits: u64,
     /// Keys without a value.
     pub misses: u64,
-    /// Values that were here, but had been replaced or removed in the shared cache.
+    /// Values that were here, but had been replaced or removed in the shared cache, or had expired.
     pub outdated: u64,
 }
 
@@ -73,9 +77,11 @@ struct Slot<K, V> {
     stamp: Stamp,
     hint: PlacementHint,
     entry: EntryIndex,
-    partition: u32,
+    /// When the value expires, if its stamp says that it does.
+    expires: Moment,
     /// At most what an entry can have, which is far below 4 GiB.
     encoded_bytes: u32,
+    partition: u8,
     /// Hits, modulo 256.
     hits: u8,
     /// Whether there was one since the hand passed.
@@ -191,10 +197,19 @@ where
     ///
     /// See [`PushError`]; a value that the key had stays.
     pub fn put(&mut self, key: K, value: V) -> Result<Put, PushError> {
+        self.put_with(key, value, Expiry::Default)
+    }
+
+    /// As [`NearCache::put`]; from `expiry` on the entry is as good as absent, there and here.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn put_with(&mut self, key: K, value: V, expiry: Expiry) -> Result<Put, PushError> {
         let rest = &mut self.rest;
         let key_bytes = key_bytes(&key, &mut rest.key_buffer);
         let value_bytes = value_bytes(&key, &value, &mut rest.value_buffer);
-        let (put, version) = rest.shared.encoded().put_versioned(key_bytes, value_bytes)?;
+        let (put, version) = rest.shared.encoded().put_versioned(key_bytes, value_bytes, expiry)?;
         let encoded_bytes = key_bytes.len() + value_bytes.len();
         let hash = self.hasher.hash_one(&key);
         let table = match self.values.find_entry(hash, |slot| slot.key == key) {
@@ -258,17 +273,19 @@ where
 
 impl<K, V> Slot<K, V> {
     fn new(key: K, value: V, version: Version, encoded_bytes: usize) -> Self {
-        let Version { entry, stamp, partition, .. } = version;
-        let (hint, encoded_bytes) = (PlacementHint::default(), encoded_bytes as u32);
-        Slot { key, value, stamp, hint, entry, partition, encoded_bytes, hits: 0, referenced: false }
+        let Version { entry, stamp, partition, expires, .. } = version;
+        let (hint, encoded_bytes, partition) = (PlacementHint::default(), encoded_bytes as u32, partition as u8);
+        Slot { key, value, stamp, hint, entry, expires, encoded_bytes, partition, hits: 0, referenced: false }
     }
 
     #[inline(always)]
     fn version(&self) -> Version {
-        Version { entry: self.entry, stamp: self.stamp, changes: 0, partition: self.partition }
+        let Slot { entry, stamp, expires, .. } = *self;
+        Version { entry, stamp, changes: 0, partition: u32::from(self.partition), expires }
     }
 }
 const _: () = assert!(size_of::<Slot<u64, Vec<u8>>>() == 64);
+const _: () = assert!(MAX_PARTITIONS <= 1 << u8::BITS);
 
 impl<C> Rest<C> {
     /// Whether a value is current; notes the hit if it is.
@@ -371,6 +388,7 @@ impl Bounds {
 mod tests {
     use std::num::NonZero;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use super::*;
     use crate::engine::compaction::CompactBudget;
@@ -378,6 +396,7 @@ mod tests {
     use crate::engine::policy::Policy;
     use crate::shared::lock::NoLocks;
     use crate::shared::robust_locks::RobustLocks;
+    use crate::shared::wall_clock::WallClock;
 
     type Values<L> = TypedCache<u32, Vec<u64>, L>;
 
@@ -413,6 +432,37 @@ mod tests {
             assert_eq!(near.get(&4).unwrap(), None);
             let expected = NearStats { near_hits: 201, shared_hits: 2, misses: 1, outdated: 0 };
             assert_eq!(near.stats(), expected);
+        }
+    }
+
+    #[test]
+    fn a_value_that_has_expired_is_not_given_though_it_is_here() {
+        for policy in Policy::ALL {
+            let clock: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(WallClock::SYSTEM.unix_ms())));
+            let config = Config::bytes(1 << 20).partitions(2).slab_bytes(16 << 10).policy(policy);
+            let shared: Values<NoLocks> =
+                TypedCache::private(&config).unwrap().with_wall_clock(WallClock::set_by(clock));
+            let second = Expiry::After(Duration::from_secs(1));
+            for size in [0, 3, 100, 5000] {
+                let value = vec![7; size];
+                let mut near = near(&shared, 10);
+                shared.put_with(&1, &value, second).unwrap();
+                near.put_with(2, value.clone(), second).unwrap();
+                near.put(3, value.clone()).unwrap();
+                near.get(&1).unwrap();
+                assert!((0..130).all(|_| is_near(&mut near, 1) && is_near(&mut near, 2) && is_near(&mut near, 3)));
+                clock.fetch_add(1000, Ordering::SeqCst);
+                (1..=2).for_each(|key| assert_eq!(near.get(&key).unwrap(), None, "{policy}, {size} words"));
+                assert!(is_near(&mut near, 3));
+                assert_eq!((near.stats().outdated, near.stats().misses, near.len()), (2, 2, 1));
+                // Renewed by anybody, it is here again.
+                shared.put_with(&1, &value, second).unwrap();
+                near.get(&1).unwrap();
+                assert!(is_near(&mut near, 1));
+                clock.fetch_add(1000, Ordering::SeqCst);
+                assert_eq!(near.get(&1).unwrap(), None);
+            }
+            shared.validate().unwrap();
         }
     }
 

@@ -22,11 +22,13 @@ use crate::engine::partition::{PushError, Put};
 use crate::engine::report::MemoryReport;
 use crate::shared::cache::SharedCache;
 use crate::shared::drained::Parts;
+use crate::shared::expiry::{Expiry, SweepReport};
 use crate::shared::lock::{Locks, NoLocks};
 use crate::shared::multi_get::Found;
 use crate::shared::open::CreateError;
 use crate::shared::robust_locks::RobustLocks;
 use crate::shared::scan::Entries;
+use crate::shared::wall_clock::WallClock;
 
 /// A cache of typed keys and values.
 ///
@@ -131,6 +133,12 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> TypedCache<K, V, L> {
         }
     }
 
+    /// This handle with another clock: for tests.
+    #[doc(hidden)]
+    pub fn with_wall_clock(self, wall_clock: WallClock) -> Self {
+        TypedCache { encoded: self.encoded.with_wall_clock(wall_clock), types: PhantomData }
+    }
+
     /// The cache of encoded keys and values behind.
     pub fn encoded(&self) -> &SharedCache<L> {
         &self.encoded
@@ -199,6 +207,15 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> TypedCache<K, V, L> {
         self.encoded.put(&encoded_key(key), &encoded_value(key, value))
     }
 
+    /// As [`TypedCache::put`]; from `expiry` on the entry is as good as absent. See [`SharedCache::put_with`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn put_with(&self, key: &K, value: &V, expiry: Expiry) -> Result<Put, PushError> {
+        self.encoded.put_with(&encoded_key(key), &encoded_value(key, value), expiry)
+    }
+
     /// Stores a value; what was evicted for it is appended to `evicted`.
     ///
     /// # Errors
@@ -206,6 +223,26 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> TypedCache<K, V, L> {
     /// See [`PushError`]; a value that the key had stays. What was evicted all the same is in `evicted`.
     pub fn push(&self, key: &K, value: &V, evicted: &mut TypedEvicted<K, V>) -> Result<Put, PushError> {
         self.encoded.push(&encoded_key(key), &encoded_value(key, value), &mut evicted.encoded)
+    }
+
+    /// As [`TypedCache::push`], with an expiry as [`TypedCache::put_with`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn push_with(
+        &self,
+        key: &K,
+        value: &V,
+        expiry: Expiry,
+        evicted: &mut TypedEvicted<K, V>,
+    ) -> Result<Put, PushError> {
+        self.encoded.push_with(&encoded_key(key), &encoded_value(key, value), expiry, &mut evicted.encoded)
+    }
+
+    /// Removes entries that have expired, among the next `budget`; see [`SharedCache::sweep`].
+    pub fn sweep(&self, budget: u64) -> SweepReport {
+        self.encoded.sweep(budget)
     }
 
     /// Removes a key and returns its value.

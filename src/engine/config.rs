@@ -3,6 +3,8 @@
 //! Every value is checked here, once; an error names the value and the range. Nothing is silently clamped,
 //! except that a bucket count is rounded up to a power of two.
 
+use std::time::Duration;
+
 use super::config_error::ConfigError;
 use super::entry::payload::PayloadShape;
 use super::ids::ClassIndex;
@@ -12,6 +14,7 @@ use super::limits::{
     BUCKET_CELLS, MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES,
     MAX_SLAB_BYTES, MIN_SLAB_BYTES, MIN_SLABS, SLOT_ALIGN_BYTES,
 };
+use super::moment::DEFAULT_TTL_RANGE_MS;
 use super::policy::Policy;
 use super::slab::class::{Class, ClassTable, RECORD_BYTES, check_slot_bytes, largest_slot_bytes};
 use super::slab::sizing::{LEAST_SHARE_BYTES, slab_bytes_for, waste_parts_for};
@@ -64,6 +67,7 @@ pub struct Config {
     slab_bytes: Option<u32>,
     /// Buckets to start with, and whether their number is fixed.
     buckets: Option<(u64, bool)>,
+    ttl: Option<Duration>,
 }
 
 impl Config {
@@ -89,7 +93,8 @@ impl Config {
     }
 
     fn new(capacity: Capacity) -> Config {
-        Config { capacity, policy: Policy::Lru, classes: None, partitions: None, slab_bytes: None, buckets: None }
+        let policy = Policy::Lru;
+        Config { capacity, policy, classes: None, partitions: None, slab_bytes: None, buckets: None, ttl: None }
     }
 
     /// Sets the eviction policy. Default: [`Policy::Lru`].
@@ -134,6 +139,19 @@ impl Config {
         self
     }
 
+    /// Sets how long an entry lives whose put says nothing of it: from a tenth of a second to 13.6 years, in steps of
+    /// milliseconds. Default: for ever. [`SharedCache::set_default_ttl`](crate::SharedCache::set_default_ttl) changes it
+    /// later.
+    pub fn ttl(mut self, ttl: Duration) -> Config {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The time to live as a region has it: in milliseconds, 0 for none.
+    pub(crate) fn ttl_ms(&self) -> Result<u64, ConfigError> {
+        checked_ttl_ms(self.ttl)
+    }
+
     /// The bytes that a region of this configuration takes.
     ///
     /// # Errors
@@ -154,6 +172,7 @@ impl Config {
 
     /// As [`Config::resolve`], with all that follows.
     pub(crate) fn layout(&self) -> Result<Layout, ConfigError> {
+        self.ttl_ms()?;
         let geometry = self.geometry()?;
         let (region_bytes, partitions) = (geometry.region_bytes, geometry.partition_count);
         if region_bytes > MAX_REGION_BYTES {
@@ -345,6 +364,13 @@ impl Resolved {
             max_key_bytes: layout.max_key_bytes,
         }
     }
+}
+
+/// A time to live for all entries in milliseconds, 0 for none.
+pub(crate) fn checked_ttl_ms(ttl: Option<Duration>) -> Result<u64, ConfigError> {
+    let Some(ttl) = ttl else { return Ok(0) };
+    let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    if DEFAULT_TTL_RANGE_MS.contains(&ttl_ms) { Ok(ttl_ms) } else { Err(ConfigError::TtlMs(ttl_ms)) }
 }
 
 /// Slot bytes that an entry of this many bytes takes at most, if it lies in one slot.

@@ -5,6 +5,7 @@ use super::limits::{
     MIN_SLAB_BYTES,
 };
 use super::limits::{MAX_CLASSES, MIN_LARGEST_SLOT_BYTES, MIN_SLOT_BYTES, SLOT_ALIGN_BYTES};
+use super::moment::{MAX_TTL_MS, TENTH_MS};
 use super::policy::UnknownPolicy;
 
 /// A value that a configuration cannot have.
@@ -59,6 +60,9 @@ pub enum ConfigError {
     /// The entry size is out of range.
     #[error("entries of up to {0} bytes: must be from 1 to {max}", max = MAX_ENTRY_BYTES)]
     EntryBytes(u32),
+    /// The time to live of a cache's entries is out of range.
+    #[error("a time to live of {0} ms for all entries: must be from {TENTH_MS} to {MAX_TTL_MS}, or none at all")]
+    TtlMs(u64),
     /// The region would be too small to work, or to use most of its memory.
     #[error(
         "{given} bytes are {missing} too few: {partitions} partition(s) of slabs of {slab_bytes} bytes need at least {needed}{advice}",

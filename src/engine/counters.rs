@@ -97,6 +97,8 @@ counters! {
     bytes_moved,
     /// Partitions that were found damaged and emptied.
     resets,
+    /// Entries removed because their time was over, by a sweep or by whoever met them under the exclusive lock.
+    expirations,
 }
 
 impl Stats {

@@ -1,7 +1,8 @@
 //! The header of a region: what `create` writes and `attach` checks.
 //!
 //! A header is complete once its magic number is there, which is written last. A checksum covers all of it, and every
-//! number is checked against the limits besides: a region may come from a file.
+//! number is checked against the limits besides: a region may come from a file. What may be changed while the cache is used
+//! ([`LiveSettings`]) lies behind it and is not covered: each of its words is checked where it is used.
 
 use std::sync::atomic::Ordering;
 
@@ -14,16 +15,17 @@ use super::limits::{
 };
 use super::memory::region::{Region, region_struct};
 use super::memory::words::{Word32, Word64};
+use super::moment::{DEFAULT_TTL_RANGE_MS, EPOCH_LIMIT_MS};
 use super::policy::Policy;
 use super::slab::class::check_slot_bytes;
 
 /// Raised with every change of what the bytes mean.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 const MAGIC: u64 = u64::from_le_bytes(*b"PGSLRU\0\x01");
 
 region_struct! {
     /// The header.
-    struct RegionHeader: 1112 bytes, align 8 {
+    struct RegionHeader: 1120 bytes, align 8 {
         magic: Word64,
         /// Here in every version.
         layout_version: Word32,
@@ -34,6 +36,8 @@ region_struct! {
         type_tag: Word64,
         /// Hash seed, the same for every process that attaches.
         hash_seed: Word64,
+        /// When the region was created, in milliseconds since 1970: moments are counted from then on.
+        epoch_ms: Word64,
         slab_bytes: Word32,
         base_buckets: Word32,
         table_is_fixed: Word32,
@@ -45,7 +49,33 @@ region_struct! {
         slot_bytes: [Word32; MAX_CLASSES],
     }
 }
-const _: () = assert!(size_of::<RegionHeader>() <= HEADER_BYTES && HEADER_BYTES % 64 == 0);
+const LIVE_SETTINGS_OFFSET: usize = size_of::<RegionHeader>();
+const _: () = assert!(LIVE_SETTINGS_OFFSET + size_of::<LiveSettings>() <= HEADER_BYTES && HEADER_BYTES % 64 == 0);
+
+region_struct! {
+    /// What may be changed while the cache is used: words that any process stores and loads by themselves. Looked at under
+    /// a lock of some partition, where the memory is the cache's.
+    pub struct LiveSettings: 16 bytes, align 8 {
+        /// How long entries live whose put says nothing, in milliseconds; 0: for ever.
+        pub default_ttl_ms: Word64,
+        /// The partition that the next sweep begins with. A hint: any number will do.
+        pub sweep_partition: Word32,
+        _pad: Word32,
+    }
+}
+
+impl LiveSettings {
+    /// Whether the default time to live is one that a cache can have.
+    pub fn has_possible_ttl(&self) -> bool {
+        let ttl_ms = self.default_ttl_ms.get();
+        ttl_ms == 0 || DEFAULT_TTL_RANGE_MS.contains(&ttl_ms)
+    }
+}
+
+/// The settings of a region that was created.
+pub fn live_settings(region: &Region) -> &LiveSettings {
+    region.at(LIVE_SETTINGS_OFFSET)
+}
 
 /// Why a region cannot be attached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +115,8 @@ pub struct Identity {
     pub type_tag: u64,
     /// Seeds the hash of keys.
     pub hash_seed: u64,
+    /// When the region was created, in milliseconds since 1970.
+    pub epoch_ms: u64,
 }
 
 impl RegionHeader {
@@ -104,6 +136,7 @@ pub fn write(region: &Region, geometry: &Geometry, identity: Identity) {
     header.partition_bytes.set(geometry.partition_bytes as u64);
     header.type_tag.set(identity.type_tag);
     header.hash_seed.set(identity.hash_seed);
+    header.epoch_ms.set(identity.epoch_ms);
     header.slab_bytes.set(geometry.slab_bytes);
     header.base_buckets.set(geometry.table.base_count);
     header.table_is_fixed.set(u32::from(geometry.table.is_fixed));
@@ -149,8 +182,15 @@ pub fn read(region: &Region, type_tag: u64) -> Result<(Layout, Identity), Attach
     if header.type_tag.get() != type_tag {
         return Err(AttachError::TypeTag { found: header.type_tag.get(), expected: type_tag });
     }
+    let (hash_seed, epoch_ms) = (header.hash_seed.get(), header.epoch_ms.get());
+    if epoch_ms >= EPOCH_LIMIT_MS {
+        return Err(AttachError::Damaged("impossible time of creation"));
+    }
+    if !live_settings(region).has_possible_ttl() {
+        return Err(AttachError::Damaged("impossible time to live"));
+    }
     let geometry = checked_geometry(header, region.len_bytes()).map_err(AttachError::Damaged)?;
-    Ok((Layout::new(geometry), Identity { type_tag, hash_seed: header.hash_seed.get() }))
+    Ok((Layout::new(geometry), Identity { type_tag, hash_seed, epoch_ms }))
 }
 
 /// The geometry that a header gives, every number checked: a checksum can be right by intent.

@@ -54,7 +54,11 @@ region_struct! {
         pub(super) quarantine_tick: Word32,
         /// First of the large entries that are retired and not yet free, linked through their records.
         pub(super) doomed: Word32,
-        _more_pad: [Word64; 2],
+        /// Entries that expire at some moment, expired or not.
+        pub(super) expiring: Word32,
+        /// The record from which on a sweep goes on, 0 for the first. A hint: any number will do.
+        pub(super) sweep_from: Word32,
+        _more_pad: Word64,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each file and folder may use those above it, and nothing below (`src/tests/layers.rs` checks that):
 //!
 //! ```text
-//! ids, limits, policy, hash, findings, work   numbers with names
+//! ids, limits, policy, hash, findings, work, moment   numbers with names
 //! memory      words, regions of words, lists through words
 //! config_error
 //! slab        slab classes; the allocator of slots
@@ -16,7 +16,7 @@
 //! index/optimistic   lookups beside a writer, without the lock
 //! reservation what is asked of reclaim, and what it answers
 //! partition   the components, composed: the cache's operations
-//! reclaim, compaction, recovery, report, validate   further operations of a partition
+//! reclaim, sweep, compaction, recovery, report, validate   further operations of a partition
 //! ```
 
 pub mod compaction;
@@ -35,6 +35,7 @@ pub mod index;
 pub mod layout;
 pub mod limits;
 pub mod memory;
+pub mod moment;
 pub mod partition;
 pub mod policy;
 mod reclaim;
@@ -42,5 +43,6 @@ pub mod recovery;
 pub mod report;
 mod reservation;
 pub mod slab;
+pub mod sweep;
 pub mod validate;
 pub mod work;

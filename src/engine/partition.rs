@@ -22,6 +22,8 @@
 //!   record and slots.
 //! - Every change runs between two marks (`recovery`). Nothing fails after the first write, but for a refusal that leaves
 //!   the partition as it was, less what was evicted.
+//! - An entry that has expired is as good as absent, whoever asks. Under the shared lock it is left where it is; under the
+//!   exclusive one it is removed by whoever meets it. One whose value the store must have (`DIRTY`) never expires.
 //! - Capacity in entries is never exceeded, not even while an entry is being added.
 //! - One call does bounded work ([`Work`]).
 //!
@@ -29,7 +31,7 @@
 
 use super::counters::{Counters, Stats};
 use super::entry::directory::Directory;
-use super::entry::payload::{Payload, PayloadShape};
+use super::entry::payload::{Lengths, Payload, PayloadShape};
 use super::entry::record::{Flags, Pin, Record, Stamp};
 use super::evict::{Eviction, EvictionOrder, HitNeeds, Search, Totals};
 use super::evicted::{Evicted, OnEvict};
@@ -41,6 +43,7 @@ use super::index::optimistic::UnlockedPartition;
 use super::index::table::Table;
 use super::layout::{Layout, PartitionParts, PartitionState};
 use super::memory::region::Region;
+use super::moment::{Moment, Now};
 use super::reservation::{NoRoom, Reclaim, Reservation};
 use super::slab::allocator::SlabAllocator;
 use super::slab::area::SlabArea;
@@ -51,7 +54,7 @@ use super::work::Work;
 pub enum Put {
     /// The key is new.
     Inserted,
-    /// The key had a value, which is replaced.
+    /// The key had a value that had not expired, which is replaced.
     Replaced,
 }
 
@@ -72,7 +75,7 @@ pub enum PushError {
         "an entry of {bytes} bytes (key and value) is too large: at most {max} bytes in this cache, a quarter of a partition; use fewer partitions or more memory"
     )]
     TooLarge {
-        /// Length of key plus value.
+        /// Length of key plus value, and 4 for the moment at which the entry expires, if it does.
         bytes: usize,
         /// Largest entry.
         max: usize,
@@ -90,6 +93,16 @@ pub enum PushError {
     /// The system gave no memory for an entry that must make way and is to be kept.
     #[error("no memory for an evicted entry: store with less at a time, or let evicted entries go")]
     OutOfMemory,
+    /// The entry would expire later than a moment can be told: 13.6 years after the cache was created.
+    #[error(
+        "a time to live of {ttl_seconds} s is too long: at most {max_seconds} s from now on, for 13.6 years after a cache was created its time ends; use none, or create the cache anew"
+    )]
+    TtlTooLong {
+        /// Seconds to live, as asked for.
+        ttl_seconds: u64,
+        /// The most, at this moment.
+        max_seconds: u64,
+    },
 }
 
 /// Why a call has not done what it was asked for, or not all of it. The partition is whole; what was evicted or moved
@@ -106,6 +119,20 @@ pub enum Unfinished {
     Dirty(EntryIndex),
     /// The next entry has so many bytes of key and value, for which there is no room. It stays.
     NeedsRoom(usize),
+}
+
+/// What became of the entry that was next to be evicted, which is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Popped {
+    /// There was none.
+    Nothing,
+    /// It was collected.
+    Entry {
+        /// Its age.
+        age: u32,
+    },
+    /// It had expired, and was dropped.
+    Expired,
 }
 
 /// Where an entry goes that is taken out.
@@ -134,6 +161,8 @@ pub struct RecordInfo {
     pub referenced: bool,
     /// Whether a reader uses the entry without a lock at this moment.
     pub pinned: bool,
+    /// When the entry expires, if it does.
+    pub expires: Option<Moment>,
 }
 
 /// What must hold for a value to be stored.
@@ -311,16 +340,60 @@ impl Partition {
         self.counters.stats()
     }
 
-    /// The entry with this key.
+    /// The entry with this key, also one that has expired.
     #[inline]
     pub fn find(&self, key: Key<'_>) -> Option<EntryIndex> {
         self.table.find(key.hash, |entry| self.payload.key_equals(entry, key.bytes))
     }
 
-    /// Looks a key up, counts that, and notes the use, whatever the policy.
+    /// The entry with this key, unless it has expired.
     #[inline]
-    pub fn find_and_promote(&mut self, key: Key<'_>) -> Option<EntryIndex> {
-        let found = self.find(key);
+    pub fn find_unexpired(&self, key: Key<'_>, now: Now<'_>) -> Option<EntryIndex> {
+        self.find(key).filter(|&entry| !self.has_expired(entry, now))
+    }
+
+    /// The entry with this key; one that has expired is removed.
+    #[inline]
+    pub fn find_or_expire(&mut self, key: Key<'_>, now: Now<'_>) -> Option<EntryIndex> {
+        let entry = self.find(key)?;
+        if self.has_expired(entry, now) {
+            self.remove_expired(entry);
+            return None;
+        }
+        Some(entry)
+    }
+
+    /// Whether an entry has expired. `now` is asked only if the entry expires at some moment.
+    #[inline(always)]
+    pub fn has_expired(&self, entry: EntryIndex, now: Now<'_>) -> bool {
+        self.record(entry).expires() && self.moment_has_come(entry, now)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn moment_has_come(&self, entry: EntryIndex, now: Now<'_>) -> bool {
+        self.payload.expires(entry).is_some_and(|moment| moment.has_come(now()))
+    }
+
+    /// Removes an entry that can be found and has expired.
+    #[cold]
+    pub(super) fn remove_expired(&mut self, entry: EntryIndex) {
+        self.mutate(|partition| partition.expire(entry));
+    }
+
+    /// As [`Partition::remove_expired`]. Part of a change.
+    #[cold]
+    pub(super) fn expire(&mut self, entry: EntryIndex) {
+        self.unlink(entry, self.hash_of(entry));
+        self.retire(entry);
+        self.counters.expirations().add(1);
+    }
+
+    /// Looks a key up, counts that, and notes the use, whatever the policy. An entry that has expired is removed, and a
+    /// miss.
+    #[inline]
+    pub fn find_and_promote(&mut self, key: Key<'_>, now: Now<'_>) -> Option<EntryIndex> {
+        let found = self.find_or_expire(key, now);
         let count = if found.is_some() { self.counters.hits() } else { self.counters.misses() };
         count.add(1);
         if let Some(entry) = found {
@@ -388,7 +461,7 @@ impl Partition {
         self.payload.key(entry)
     }
 
-    /// Stores a value, evicting what is in the way.
+    /// Stores a value until it expires, evicting what is in the way.
     ///
     /// # Errors
     ///
@@ -398,44 +471,48 @@ impl Partition {
         &mut self,
         key: Key<'_>,
         value: &[u8],
+        expires: Option<Moment>,
         on_evict: OnEvict<'_>,
+        now: Now<'_>,
         work: &mut Work,
     ) -> Result<Put, Unfinished> {
-        self.check_size(key, value.len())?;
-        let mut reclaim = Reclaim::new(on_evict, work);
-        let stored = self.mutate(|partition| partition.store(key, value, &mut reclaim));
-        stored.map(|(put, _)| put).map_err(|reason| self.unfinished(reason, key, value.len()))
+        let lengths = Lengths::new(key.bytes.len(), value.len(), expires);
+        self.check_size(lengths)?;
+        let mut reclaim = Reclaim::new(on_evict, now, work);
+        let stored = self.mutate(|partition| partition.store(key, value, expires, &mut reclaim));
+        stored.map(|(put, _)| put).map_err(|reason| self.unfinished(reason, lengths))
+    }
+
+    /// Refuses a value before anything is done for it. Counts that.
+    pub fn refuse(&mut self, error: PushError) -> Unfinished {
+        self.counters.refused().add(1);
+        Unfinished::Refused(error)
     }
 
     /// Whether an entry of these lengths may be stored at all. Counts a refusal.
-    pub(super) fn check_size(&mut self, key: Key<'_>, value_len: usize) -> Result<(), Unfinished> {
-        let bytes = key.bytes.len() + value_len;
-        let error = if key.bytes.len() > self.max_key_bytes {
-            PushError::KeyTooLong { bytes: key.bytes.len(), max: self.max_key_bytes }
+    pub(super) fn check_size(&mut self, lengths: Lengths) -> Result<(), Unfinished> {
+        let bytes = lengths.entry_bytes();
+        let error = if lengths.key > self.max_key_bytes {
+            PushError::KeyTooLong { bytes: lengths.key, max: self.max_key_bytes }
         } else if bytes > self.max_entry_bytes {
             PushError::TooLarge { bytes, max: self.max_entry_bytes }
         } else {
             return Ok(());
         };
-        self.counters.refused().add(1);
-        Err(Unfinished::Refused(error))
+        Err(self.refuse(error))
     }
 
     /// What a caller is told of a lack of room. Counts a refusal.
-    fn unfinished(&mut self, reason: NoRoom, key: Key<'_>, value_len: usize) -> Unfinished {
+    fn unfinished(&mut self, reason: NoRoom, lengths: Lengths) -> Unfinished {
         let pinned = match reason {
             NoRoom::OutOfWork => return Unfinished::OutOfWork,
             NoRoom::CopyFirst(pin) => return Unfinished::CopyFirst(pin),
             NoRoom::Dirty(entry) => return Unfinished::Dirty(entry),
-            NoRoom::OutOfMemory => {
-                self.counters.refused().add(1);
-                return Unfinished::Refused(PushError::OutOfMemory);
-            }
+            NoRoom::OutOfMemory => return self.refuse(PushError::OutOfMemory),
             NoRoom::Forbidden => 0,
             NoRoom::Pinned => self.len() + self.state().zombies.get(),
         };
-        self.counters.refused().add(1);
-        Unfinished::Refused(PushError::Full { bytes: key.bytes.len() + value_len, pinned })
+        self.refuse(PushError::Full { bytes: lengths.entry_bytes(), pinned })
     }
 
     /// Stores a value. Part of a change.
@@ -443,10 +520,15 @@ impl Partition {
         &mut self,
         key: Key<'_>,
         value: &[u8],
+        expires: Option<Moment>,
         reclaim: &mut Reclaim<'_, '_>,
     ) -> Result<(Put, EntryIndex), NoRoom> {
-        let old = self.find(key);
-        if let Some(entry) = old.filter(|&entry| self.overwrite(entry, key, value)) {
+        let old = self.find_in_change(key, reclaim.now);
+        let expires = match (expires, old) {
+            (Some(_), Some(old)) if self.is_dirty(old) => None,
+            _ => expires,
+        };
+        if let Some(entry) = old.filter(|&entry| self.overwrite(entry, key, value, expires)) {
             self.counters.updates().add(1);
             return Ok((Put::Replaced, entry));
         }
@@ -454,9 +536,29 @@ impl Partition {
             self.make_room_for_one_more(reclaim)?;
         }
         reclaim.spared = old;
-        let built = self.reserve(key.bytes.len(), value.len(), reclaim)?;
-        self.payload.fill(built, key, value);
+        let built = self.reserve(Lengths::new(key.bytes.len(), value.len(), expires), reclaim)?;
+        self.payload.fill(built, key, value, expires);
         Ok(self.publish(key, built, old))
+    }
+
+    /// As [`Partition::find_or_expire`]. Part of a change.
+    #[inline(always)]
+    fn find_in_change(&mut self, key: Key<'_>, now: Now<'_>) -> Option<EntryIndex> {
+        let entry = self.find(key)?;
+        if self.has_expired(entry, now) {
+            self.expire(entry);
+            return None;
+        }
+        Some(entry)
+    }
+
+    /// Takes the moment from a complete entry that nobody finds yet. Part of a change.
+    #[cold]
+    fn forget_moment(&mut self, built: EntryIndex) {
+        let before = self.payload.stored_bytes(built);
+        self.directory.set_expires(built, false);
+        let class = self.slabs.class_at(self.record(built).location());
+        self.slabs.replace_stored(class, before, self.payload.stored_bytes(built));
     }
 
     /// Makes a complete entry findable, in the place of `old` if the key has a value. Part of a change.
@@ -473,23 +575,35 @@ impl Partition {
                 self.order.insert(built, key.hash, bytes, self.totals());
                 self.record(built).mark_stable();
                 self.table.insert(key.hash, built);
-                self.count_entry(bytes);
+                self.count_entry(built);
                 self.counters.inserts().add(1);
                 (Put::Inserted, built)
             }
         }
     }
 
-    fn count_entry(&mut self, bytes: u64) {
-        self.state().len.add(1);
-        self.state().live_bytes.add(bytes);
+    fn count_entry(&mut self, entry: EntryIndex) {
+        let state = self.state();
+        state.len.add(1);
+        state.live_bytes.add(self.payload.entry_bytes(entry));
+        if self.record(entry).expires() {
+            state.expiring.add(1);
+        }
+    }
+
+    /// Counts an entry whose value was replaced, by one that expires or one that does not.
+    #[cold]
+    fn count_expiring(&mut self, expires: bool) {
+        let expiring = &self.state().expiring;
+        if expires { expiring.add(1) } else { expiring.sub(1) }
     }
 
     /// Replaces a value where it lies, if the new one belongs to the same class and nobody reads the old. Part of a
     /// change.
     #[inline]
-    fn overwrite(&mut self, entry: EntryIndex, key: Key<'_>, value: &[u8]) -> bool {
-        let PayloadShape::Single { bytes } = self.payload.shape(key.bytes.len(), value.len()) else { return false };
+    fn overwrite(&mut self, entry: EntryIndex, key: Key<'_>, value: &[u8], expires: Option<Moment>) -> bool {
+        let lengths = Lengths::new(key.bytes.len(), value.len(), expires);
+        let PayloadShape::Single { bytes } = self.payload.shape(lengths) else { return false };
         let record = self.record(entry);
         if record.has(Flags::CHAINED) || record.pins() > 0 || !record.can_count_replacement() {
             return false;
@@ -500,8 +614,13 @@ impl Partition {
         }
         let (stored_before, bytes_before) = (self.payload.stored_bytes(entry), self.payload.entry_bytes(entry));
         self.slabs.replace_stored(class, stored_before, bytes);
-        self.record(entry).mark_unstable();
-        self.payload.overwrite(entry, key.bytes.len(), value);
+        let record = self.record(entry);
+        record.mark_unstable();
+        if record.expires() != lengths.expires() {
+            self.count_expiring(lengths.expires());
+            self.directory.set_expires(entry, lengths.expires());
+        }
+        self.payload.overwrite(entry, key.bytes.len(), value, expires);
         self.record(entry).mark_replaced();
         self.resized(entry, bytes_before);
         self.order.promote(entry);
@@ -516,6 +635,10 @@ impl Partition {
             self.record(old).mark_unstable();
             self.payload.exchange(old, built);
             self.record(old).mark_replaced();
+            let expires = self.record(old).expires();
+            if expires != self.record(built).expires() {
+                self.count_expiring(expires);
+            }
             self.free_or_doom(built);
             self.resized(old, bytes_before);
             self.order.promote(old);
@@ -530,7 +653,7 @@ impl Partition {
         self.record(old).mark_unstable();
         self.table.replace(key.hash, old, built);
         self.retire(old);
-        self.count_entry(bytes);
+        self.count_entry(built);
         self.order.promote(built);
         built
     }
@@ -543,9 +666,9 @@ impl Partition {
         self.order.resize(entry, bytes_before, bytes);
     }
 
-    /// Removes a key; `false` if there is none. Its value is not read.
-    pub fn remove(&mut self, key: Key<'_>) -> bool {
-        let Some(entry) = self.find(key) else { return false };
+    /// Removes a key; `false` if there is none, or had expired. Its value is not read.
+    pub fn remove(&mut self, key: Key<'_>, now: Now<'_>) -> bool {
+        let Some(entry) = self.find_or_expire(key, now) else { return false };
         self.remove_entry(entry);
         true
     }
@@ -582,8 +705,12 @@ impl Partition {
     /// An entry that nobody finds any more is counted no more; its memory goes with the last pin. Part of a change.
     pub(super) fn retire(&mut self, entry: EntryIndex) {
         self.inflight.transfer(entry, EntryIndex::NONE);
-        self.state().len.sub(1);
-        self.state().live_bytes.sub(self.payload.entry_bytes(entry));
+        let state = self.state();
+        state.len.sub(1);
+        state.live_bytes.sub(self.payload.entry_bytes(entry));
+        if self.record(entry).expires() {
+            state.expiring.sub(1);
+        }
         if self.record(entry).set_flags(Flags::ZOMBIE) == 0 {
             self.free_or_doom(entry);
         } else {
@@ -601,13 +728,13 @@ impl Partition {
     }
 
     /// Removes the entry that is next to be evicted (or, if none may be, the one that would be next without pins and
-    /// leases), and returns its age; `None` if the partition is empty.
+    /// leases). One that has expired is collected by nobody; where nothing is to be collected, it is as good as any.
     ///
     /// # Errors
     ///
     /// See [`Unfinished`]. With [`Unfinished::CopyFirst`] the entry is removed.
-    pub fn pop(&mut self, collect: Collect<'_>, work: &mut Work) -> Result<Option<u32>, Unfinished> {
-        let Some(mut entry) = self.order.oldest(self.totals()) else { return Ok(None) };
+    pub fn pop(&mut self, collect: Collect<'_>, now: Now<'_>, work: &mut Work) -> Result<Popped, Unfinished> {
+        let Some(mut entry) = self.order.oldest(self.totals()) else { return Ok(Popped::Nothing) };
         if !work.nothing_to_evict() {
             match self.mutate(|partition| partition.search(None, work)) {
                 Search::Victim(victim) => entry = victim,
@@ -617,6 +744,10 @@ impl Partition {
         }
         let age = self.age(entry);
         work.spend(Work::EVICTION);
+        if !matches!(collect, Collect::Nothing) && self.has_expired(entry, now) {
+            self.remove_expired(entry);
+            return Ok(Popped::Expired);
+        }
         let bytes = self.payload.entry_bytes(entry) as usize;
         let popped = match collect {
             Collect::Nothing => None,
@@ -634,7 +765,7 @@ impl Partition {
             pushed.map_err(|_| Unfinished::Refused(PushError::OutOfMemory))?;
         }
         self.remove_entry(entry);
-        Ok(Some(age))
+        Ok(Popped::Entry { age })
     }
 
     /// Whether an entry is so large that nobody should copy it under a lock.
@@ -705,6 +836,7 @@ impl Partition {
             age: self.age(entry),
             referenced: self.order.is_marked(record),
             pinned: record.pins() > 0,
+            expires: self.payload.expires(entry),
         }
     }
 
@@ -723,10 +855,11 @@ impl Partition {
     }
 
     /// The version of an entry's value.
-    #[inline]
+    #[inline(always)]
     pub fn version_of(&self, hash: KeyHash, entry: EntryIndex) -> Version {
         let (stamp, changes) = (self.record(entry).stamp(), self.inflight.changes(hash));
-        Version { entry, stamp, changes, partition: self.index }
+        let expires = if stamp.expires() { self.payload.expires(entry) } else { None }.unwrap_or_default();
+        Version { entry, stamp, changes, partition: self.index, expires }
     }
 
     /// The version of an entry's value, whose hash is not known.
@@ -737,7 +870,8 @@ impl Partition {
     /// The version that stands for a key which is not in the cache, whatever the store has.
     fn version_of_absence(&self, hash: KeyHash) -> Version {
         let changes = self.inflight.changes(hash);
-        Version { entry: EntryIndex::NONE, stamp: Stamp::NONE, changes, partition: self.index }
+        let expires = Moment::default();
+        Version { entry: EntryIndex::NONE, stamp: Stamp::NONE, changes, partition: self.index, expires }
     }
 
     /// Whether an entry has the value that this version was read with.
@@ -764,7 +898,8 @@ impl Partition {
         self.counters.resets().get()
     }
 
-    /// Stores a value if `expected` holds, letting clean entries make way.
+    /// Stores a value if `expected` holds, letting clean entries make way. It never expires: what is in front of a store
+    /// goes when it is written, and not before.
     ///
     /// # Errors
     ///
@@ -775,15 +910,17 @@ impl Partition {
         value: &[u8],
         expected: Expected,
         write_back: &mut WriteBack<'_>,
+        now: Now<'_>,
         work: &mut Work,
     ) -> Result<StoreOutcome, Unfinished> {
-        self.check_size(key, value.len())?;
-        if !self.is_as_expected(key, expected) {
+        self.check_size(Lengths::new(key.bytes.len(), value.len(), None))?;
+        let found = self.find_or_expire(key, now);
+        if !self.is_as_expected(key, found, expected) {
             return Ok(StoreOutcome::Stale);
         }
         let stored = self.mutate(|partition| {
-            let mut reclaim = Reclaim::new(OnEvict::DiscardClean(write_back.dropped), work);
-            let stored = partition.store(key, value, &mut reclaim);
+            let mut reclaim = Reclaim::new(OnEvict::DiscardClean(write_back.dropped), now, work);
+            let stored = partition.store(key, value, None, &mut reclaim);
             match stored {
                 // What was loaded is what the store has.
                 Ok((put, entry)) if !matches!(expected, Expected::Load(_)) => {
@@ -817,8 +954,8 @@ impl Partition {
         }
     }
 
-    fn is_as_expected(&self, key: Key<'_>, expected: Expected) -> bool {
-        match (expected, self.find(key)) {
+    fn is_as_expected(&self, key: Key<'_>, found: Option<EntryIndex>, expected: Expected) -> bool {
+        match (expected, found) {
             (Expected::Anything, _) => true,
             (Expected::Version(version), Some(entry)) => self.has_version(entry, version),
             (Expected::Version(version), None) => version.changes == self.inflight.changes(key.hash),
@@ -857,8 +994,8 @@ impl Partition {
 
     /// Leases the load of an absent key to a process. With [`Concurrency::AllowDuplicate`], grants it even while another
     /// process is loading the key.
-    pub fn lease_load(&mut self, key: Key<'_>, owner: u32, concurrency: Concurrency) -> LoadOutcome {
-        if self.find(key).is_some() {
+    pub fn lease_load(&mut self, key: Key<'_>, owner: u32, concurrency: Concurrency, now: Now<'_>) -> LoadOutcome {
+        if self.find_or_expire(key, now).is_some() {
             return LoadOutcome::Present;
         }
         if !self.inflight.may_load(key.hash, concurrency) {
@@ -904,15 +1041,15 @@ impl Partition {
     /// See [`Unfinished`].
     pub fn begin_large(
         &mut self,
-        key: Key<'_>,
-        value_len: usize,
+        lengths: Lengths,
         on_evict: OnEvict<'_>,
+        now: Now<'_>,
         work: &mut Work,
     ) -> Result<Reservation, Unfinished> {
-        self.check_size(key, value_len)?;
-        let mut reclaim = Reclaim::new(on_evict, work);
-        let begun = self.mutate(|partition| partition.open_skeleton(key.bytes.len(), value_len, 1, &mut reclaim));
-        begun.map_err(|reason| self.unfinished(reason, key, value_len))
+        self.check_size(lengths)?;
+        let mut reclaim = Reclaim::new(on_evict, now, work);
+        let begun = self.mutate(|partition| partition.open_skeleton(lengths, 1, &mut reclaim));
+        begun.map_err(|reason| self.unfinished(reason, lengths))
     }
 
     /// Reserves further slots for a large value, until all have been or the lock has been held long enough.
@@ -925,9 +1062,10 @@ impl Partition {
         key: Key<'_>,
         reservation: &mut Reservation,
         on_evict: OnEvict<'_>,
+        now: Now<'_>,
         work: &mut Work,
     ) -> Result<(), Unfinished> {
-        let mut reclaim = Reclaim::new(on_evict, work);
+        let mut reclaim = Reclaim::new(on_evict, now, work);
         reclaim.spared = self.find(key);
         let extended = self.mutate(|partition| {
             if reclaim.spared.is_none() {
@@ -935,7 +1073,7 @@ impl Partition {
             }
             partition.extend_skeleton(reservation, &mut reclaim)
         });
-        extended.map_err(|reason| self.unfinished(reason, key, reservation.value_len))
+        extended.map_err(|reason| self.unfinished(reason, reservation.lengths))
     }
 
     /// Makes a large value findable that has all its slots and was filled; its pin is the caller's no longer.
@@ -948,19 +1086,24 @@ impl Partition {
         key: Key<'_>,
         reservation: Reservation,
         on_evict: OnEvict<'_>,
+        now: Now<'_>,
         work: &mut Work,
     ) -> Result<Put, Unfinished> {
-        let mut reclaim = Reclaim::new(on_evict, work);
-        let old = self.find(key);
-        reclaim.spared = old;
+        let mut reclaim = Reclaim::new(on_evict, now, work);
         let published = self.mutate(|partition| {
+            let old = partition.find_in_change(key, now);
+            reclaim.spared = old;
             if old.is_none() {
                 partition.make_room_for_one_more(&mut reclaim)?;
             }
-            partition.record(reservation.pin.entry).unpin();
-            Ok(partition.publish(key, reservation.pin.entry, old).0)
+            let built = reservation.pin.entry;
+            if reservation.lengths.expires() && old.is_some_and(|old| partition.is_dirty(old)) {
+                partition.forget_moment(built);
+            }
+            partition.record(built).unpin();
+            Ok(partition.publish(key, built, old).0)
         });
-        published.map_err(|reason| self.unfinished(reason, key, reservation.value_len))
+        published.map_err(|reason| self.unfinished(reason, reservation.lengths))
     }
 
     /// Whether what was reserved is still there: a reset takes it away.

@@ -7,12 +7,15 @@
 //! another class wants one (pins aside). Directory records cannot move; a directory slab with few entries left is emptied
 //! by evicting these.
 //!
+//! An entry whose turn to go has come and that has expired is dropped, whatever becomes of those that are evicted: nobody
+//! is handed what is as good as absent. That is not looked for: the order of eviction is what it is without expiry.
+//!
 //! Only this may evict, compact or refuse; what is reserved is filled and published without fail. Work is bounded: who
 //! runs out of it keeps what was evicted, cancels what was reserved, and comes back.
 //!
 //! Locking: everything here is part of a change under the partition's exclusive lock.
 
-use super::entry::payload::{HEADER_BYTES, PayloadShape};
+use super::entry::payload::{HEADER_BYTES, Lengths, PayloadShape};
 use super::entry::record::{Flags, Pin, Record};
 use super::evict::{Candidates, Eviction, Search};
 use super::evicted::OnEvict;
@@ -22,15 +25,10 @@ use super::reservation::{NoRoom, Reclaim, Reservation};
 use super::work::Work;
 
 impl Partition {
-    /// Reserves a record and all slots for a key and a value of these lengths. Nothing stays reserved on failure.
+    /// Reserves a record and all slots for an entry of these lengths. Nothing stays reserved on failure.
     #[inline]
-    pub(super) fn reserve(
-        &mut self,
-        key_len: usize,
-        value_len: usize,
-        reclaim: &mut Reclaim<'_, '_>,
-    ) -> Result<EntryIndex, NoRoom> {
-        let mut skeleton = self.open_skeleton(key_len, value_len, 0, reclaim)?;
+    pub(super) fn reserve(&mut self, lengths: Lengths, reclaim: &mut Reclaim<'_, '_>) -> Result<EntryIndex, NoRoom> {
+        let mut skeleton = self.open_skeleton(lengths, 0, reclaim)?;
         let entry = skeleton.pin.entry;
         self.extend_skeleton(&mut skeleton, reclaim).inspect_err(|_| self.cancel(entry))?;
         Ok(entry)
@@ -40,22 +38,27 @@ impl Partition {
     #[inline]
     pub(super) fn open_skeleton(
         &mut self,
-        key_len: usize,
-        value_len: usize,
+        lengths: Lengths,
         pins: u32,
         reclaim: &mut Reclaim<'_, '_>,
     ) -> Result<Reservation, NoRoom> {
-        let shape = self.payload.shape(key_len, value_len);
+        let shape = self.payload.shape(lengths);
         let (flags, bytes_left) = match shape {
             PayloadShape::Single { .. } => (Flags::RESERVED, 0),
-            PayloadShape::Chained { first_part, .. } => (Flags::RESERVED.with(Flags::CHAINED), value_len - first_part),
+            PayloadShape::Chained { first_part, .. } => {
+                (Flags::RESERVED.with(Flags::CHAINED), lengths.value - first_part)
+            }
         };
         let slot = self.take_slot(ClassIndex::DIRECTORY, 0, reclaim)?;
-        let entry = self.directory.open_record(slot, flags, key_len, pins, self.order.tick());
+        let entry = self.directory.open_record(slot, flags, lengths.key, pins, self.order.tick());
+        if lengths.expires() {
+            self.directory.set_expires(entry, true);
+        }
         self.state().reserved.add(1);
-        self.take_slot_for(entry, shape.first_slot_bytes(), value_len, reclaim).inspect_err(|_| self.cancel(entry))?;
+        let taken = self.take_slot_for(entry, shape.first_slot_bytes(), lengths.value, reclaim);
+        taken.inspect_err(|_| self.cancel(entry))?;
         let generation = self.record(entry).generation();
-        Ok(Reservation { pin: Pin { entry, generation }, last: entry, bytes_left, value_len })
+        Ok(Reservation { pin: Pin { entry, generation }, last: entry, bytes_left, lengths })
     }
 
     /// Reserves the slots that are missing. On failure what there is stays reserved.
@@ -73,7 +76,7 @@ impl Partition {
 
     fn extend_by_one(&mut self, skeleton: &mut Reservation, reclaim: &mut Reclaim<'_, '_>) -> Result<(), NoRoom> {
         let head = skeleton.pin.entry;
-        let shape = self.payload.shape(self.record(head).key_len(), skeleton.value_len);
+        let shape = self.payload.shape(skeleton.lengths);
         let PayloadShape::Chained { part, .. } = shape else { unreachable!("a single slot has no further parts") };
         // What is reserved over several holds of the lock is pinned by whoever reserves it.
         if self.record(head).pins() > 0 {
@@ -339,8 +342,13 @@ impl Partition {
         }
     }
 
-    /// Evicts an entry to where evicted entries go.
+    /// Evicts an entry to where evicted entries go; one that has expired goes nowhere.
     fn hand_over(&mut self, victim: EntryIndex, reclaim: &mut Reclaim<'_, '_>) -> Result<(), NoRoom> {
+        if self.has_expired(victim, reclaim.now) {
+            reclaim.work.spend(Work::EVICTION);
+            self.expire(victim);
+            return Ok(());
+        }
         match &mut reclaim.on_evict {
             OnEvict::DiscardClean(_) if self.record(victim).has(Flags::DIRTY) => return Err(NoRoom::Dirty(victim)),
             OnEvict::DiscardClean(dropped) => **dropped += 1,

@@ -62,7 +62,7 @@ impl Partition {
         for word in [&state.len, &state.zombies, &state.continuations, &state.reserved] {
             word.set(0);
         }
-        for word in [&state.quarantine_tick, &state.doomed] {
+        for word in [&state.quarantine_tick, &state.doomed, &state.expiring, &state.sweep_from] {
             word.set(0);
         }
         state.quarantined.set(quarantined);

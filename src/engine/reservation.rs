@@ -1,22 +1,26 @@
 //! What is asked of `reclaim`, and what it answers: how room may be made, why there is none, and memory that is reserved
 //! over several steps.
 
+use super::entry::payload::Lengths;
 use super::entry::record::Pin;
 use super::evicted::OnEvict;
 use super::ids::EntryIndex;
+use super::moment::Now;
 use super::work::Work;
 
 /// How room may be made.
 pub(super) struct Reclaim<'a, 'e> {
     pub(super) on_evict: OnEvict<'e>,
+    /// By which what has expired is told from what is evicted.
+    pub(super) now: Now<'a>,
     pub(super) work: &'a mut Work,
     /// Must not be evicted: its value is being replaced.
     pub(super) spared: Option<EntryIndex>,
 }
 
 impl<'a, 'e> Reclaim<'a, 'e> {
-    pub(super) fn new(on_evict: OnEvict<'e>, work: &'a mut Work) -> Self {
-        Reclaim { on_evict, work, spared: None }
+    pub(super) fn new(on_evict: OnEvict<'e>, now: Now<'a>, work: &'a mut Work) -> Self {
+        Reclaim { on_evict, now, work, spared: None }
     }
 }
 
@@ -45,7 +49,7 @@ pub struct Reservation {
     pub(super) last: EntryIndex,
     /// Bytes of the value that have no slot yet.
     pub(super) bytes_left: usize,
-    pub(super) value_len: usize,
+    pub(super) lengths: Lengths,
 }
 
 impl Reservation {

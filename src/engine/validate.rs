@@ -58,6 +58,7 @@ impl Partition {
         let (mut owned, mut in_chains) = (0u64, 0u32);
         let mut live_doomed = 0;
         let (mut entries, mut zombies, mut continuations, mut reserved, mut live_bytes) = (0, 0, 0, 0, 0);
+        let mut expiring = 0;
         for entry in self.directory.live_records(&self.slabs) {
             let record = self.record(entry);
             // What is reserved or freed in steps has not all of its parts.
@@ -91,6 +92,10 @@ impl Partition {
                 reserved += 1;
             } else {
                 entries += 1;
+                expiring += u32::from(record.expires());
+                if record.expires() && record.has(Flags::DIRTY) {
+                    findings.add(|| format!("record {} expires, and its store does not have its value", entry.0));
+                }
                 if record.has(Flags::LEASED) {
                     leased.push(entry);
                 }
@@ -110,6 +115,7 @@ impl Partition {
         findings.expect(|| "continuations".into(), state.continuations.get(), continuations);
         findings.expect(|| "continuations that a head lists".into(), in_chains, continuations);
         findings.expect(|| "live bytes".into(), state.live_bytes.get(), live_bytes);
+        findings.expect(|| "entries that expire".into(), state.expiring.get(), expiring);
         findings.expect(|| "leased entries".into(), self.inflight.leased_entries(), leased);
         let max_entries = state.max_entries.get();
         if max_entries != 0 && entries > max_entries {

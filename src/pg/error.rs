@@ -269,6 +269,7 @@ impl SqlError for PushError {
         match self {
             PushError::Full { .. } | PushError::OutOfMemory => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
             PushError::TooLarge { .. } | PushError::KeyTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            PushError::TtlTooLong { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         }
     }
 
@@ -282,7 +283,7 @@ impl SqlError for PushError {
             PushError::KeyTooLong { .. } => Some(
                 "Create the cache with larger slabs (slab_bytes), or use a hash of the key. No key has more than 65535 bytes.",
             ),
-            PushError::Full { .. } | PushError::OutOfMemory => None,
+            PushError::Full { .. } | PushError::OutOfMemory | PushError::TtlTooLong { .. } => None,
         }
     }
 }

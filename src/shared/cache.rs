@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 use super::backing::Backing;
 use super::lock::{Guard, LockMode, Locks, NoLocks};
 use super::resources::ResourceRegistry;
+use super::wall_clock::WallClock;
 use crate::engine::config::Resolved;
 use crate::engine::counters::Stripe;
 use crate::engine::hash::Key;
@@ -38,6 +39,9 @@ use crate::engine::partition::Partition;
 /// | [`push`](SharedCache::push) | they are collected |
 /// | [`put_if_room`](SharedCache::put_if_room) | the value is refused |
 /// | `store_if` | dirty ones are written back first: see `shared::write_back` |
+///
+/// [`put_with`](SharedCache::put_with) and [`push_with`](SharedCache::push_with) say how long an entry lives; from then on
+/// it is as good as absent.
 ///
 /// # Examples
 ///
@@ -67,6 +71,9 @@ pub struct SharedCache<L: Locks = NoLocks> {
     pub(super) stripes: Option<&'static [Stripe]>,
     pub(super) hash_seed: u64,
     pub(super) type_tag: u64,
+    /// When the region was created, in milliseconds since 1970.
+    pub(super) epoch_ms: u64,
+    pub(super) wall_clock: WallClock,
     pub(super) backing: Backing,
 }
 

@@ -1,13 +1,13 @@
 //! Entries taken out in the order of eviction: one, a batch, or all.
 //!
 //! Every step takes one partition's exclusive lock for a bounded time; between steps nothing is held. A large entry is
-//! removed first and copied without the lock.
+//! removed first and copied without the lock. One that has expired is handed to nobody: it is dropped, and counted as such.
 
 use super::cache::SharedCache;
 use super::lock::Locks;
 use super::resources::PinGuard;
 use crate::engine::evicted::Evicted;
-use crate::engine::partition::{Collect, PushError, Unfinished};
+use crate::engine::partition::{Collect, Popped, PushError, Unfinished};
 use crate::engine::work::Work;
 
 /// Entries that a batch has, at most.
@@ -46,7 +46,7 @@ impl<L: Locks> SharedCache<L> {
         }
     }
 
-    /// Removes every entry and says how many there were. Entries added meanwhile may stay.
+    /// Removes every entry and says how many there were, expired ones included. Entries added meanwhile may stay.
     pub fn clear(&self) -> u64 {
         self.clear_in_steps(|| ())
     }
@@ -54,6 +54,7 @@ impl<L: Locks> SharedCache<L> {
     /// As [`SharedCache::clear`]; `between` runs without a lock after each step, and may unwind.
     pub fn clear_in_steps(&self, mut between: impl FnMut()) -> u64 {
         let mut total = 0;
+        let now = || self.now();
         for index in 0..self.partition_count() {
             let mut left = self.partition_len(index);
             let mut work = Work::new();
@@ -61,9 +62,9 @@ impl<L: Locks> SharedCache<L> {
                 let removed = self.exclusive(index, |partition| {
                     let mut removed = 0;
                     while removed < left && !work.is_spent() {
-                        match partition.pop(Collect::Nothing, &mut work) {
-                            Ok(Some(_)) => removed += 1,
-                            Ok(None) => return None,
+                        match partition.pop(Collect::Nothing, &now, &mut work) {
+                            Ok(Popped::Entry { .. } | Popped::Expired) => removed += 1,
+                            Ok(Popped::Nothing) => return None,
                             Err(_) => break,
                         }
                     }
@@ -136,13 +137,16 @@ impl<L: Locks> SharedCache<L> {
         ages.clear();
         ages.reserve(limit);
         let mut work = Work::new();
+        let now = || self.now();
         loop {
             let unfinished = self.exclusive(partition, |partition| {
                 while batch.len() < limit && batch.bytes() < BATCH_BYTES && !work.is_spent() {
                     let age = partition.oldest_age();
-                    match partition.pop(Collect::Growing(batch), &mut work) {
-                        Ok(Some(age)) => ages.push(age),
-                        Ok(None) => break,
+                    match partition.pop(Collect::Growing(batch), &now, &mut work) {
+                        Ok(Popped::Entry { age }) => ages.push(age),
+                        Ok(Popped::Expired) if work.is_spent() => return Some((Unfinished::OutOfWork, age)),
+                        Ok(Popped::Expired) => {}
+                        Ok(Popped::Nothing) => break,
                         Err(unfinished) => return Some((unfinished, age)),
                     }
                 }
@@ -176,12 +180,14 @@ impl<L: Locks> SharedCache<L> {
         let limit = limit.min(BATCH_ENTRIES);
         let before = drained.len();
         let mut work = Work::new();
+        let now = || self.now();
         loop {
             let last = self.exclusive(partition, |partition| {
                 while drained.len() - before < limit && !work.is_spent() {
-                    match partition.pop(Collect::Within(drained), &mut work) {
-                        Ok(Some(_)) => {}
-                        Ok(None) => return Ok(Drained::Nothing),
+                    match partition.pop(Collect::Within(drained), &now, &mut work) {
+                        Ok(Popped::Expired) if work.is_spent() => return Err(Unfinished::OutOfWork),
+                        Ok(Popped::Entry { .. } | Popped::Expired) => {}
+                        Ok(Popped::Nothing) => return Ok(Drained::Nothing),
                         Err(unfinished) => return Err(unfinished),
                     }
                 }

@@ -33,7 +33,7 @@ impl<L: Locks> SharedCache<L> {
         sum
     }
 
-    /// Live entries.
+    /// Live entries. One that has expired counts until it is removed.
     pub fn len(&self) -> u64 {
         self.sum(|partition| u64::from(partition.len()))
     }
@@ -122,6 +122,9 @@ impl<L: Locks> SharedCache<L> {
     /// What was found wrong.
     pub fn validate(&self) -> Result<(), Inconsistencies> {
         let mut found = Vec::new();
+        if !self.shared(0, |_| self.settings().has_possible_ttl()) {
+            found.push("the time to live of entries whose put says nothing is none that can be set".to_owned());
+        }
         for index in 0..self.partition_count() {
             if let Err(Inconsistencies(more)) = self.validate_partition(index) {
                 found.extend(more);

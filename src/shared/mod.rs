@@ -6,10 +6,12 @@
 //! backing       private memory and shared mappings
 //! process       forks, and whether a process lives
 //! resources     what this process holds: pins, leases, reservations
+//! wall_clock    the time
 //! cache         the doors to the partitions
 //! open          a cache created or attached
 //! read, multi_get, bounded   lookups: of one key, of many, into memory of the caller's
 //! write, drains stores, removals; entries taken out in order
+//! expiry        how long entries live; sweeps of those whose time is over
 //! scan          iteration by cursor
 //! drained       a cache taken apart
 //! transfer      entries copied into another cache
@@ -24,6 +26,7 @@ pub mod bounded;
 pub mod cache;
 pub mod drained;
 pub mod drains;
+pub mod expiry;
 mod inspect;
 pub mod lock;
 pub mod multi_get;
@@ -36,5 +39,7 @@ mod resources;
 pub mod robust_locks;
 pub mod scan;
 mod transfer;
+#[doc(hidden)]
+pub mod wall_clock;
 mod write;
 pub mod write_back;

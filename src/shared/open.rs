@@ -18,6 +18,7 @@ use super::backing::{Backing, PrivateMemory, SharedMapping};
 use super::cache::SharedCache;
 use super::lock::{Locks, NoLocks};
 use super::robust_locks::RobustLocks;
+use super::wall_clock::WallClock;
 use crate::engine::config::Config;
 use crate::engine::config_error::ConfigError;
 use crate::engine::counters::Stripe;
@@ -25,6 +26,7 @@ use crate::engine::header::{self, AttachError, Identity};
 use crate::engine::layout::Layout;
 use crate::engine::limits::STRIPE_COUNT;
 use crate::engine::memory::region::Region;
+use crate::engine::moment::EPOCH_LIMIT_MS;
 use crate::engine::partition::Partition;
 
 /// Why a cache could not be created.
@@ -154,7 +156,7 @@ impl<L: Locks> SharedCache<L> {
         locks: L,
         stripes: Option<&'static [Stripe]>,
     ) -> Result<Self, CreateError> {
-        let layout = config.layout()?;
+        let (layout, ttl_ms) = (config.layout()?, config.ttl_ms()?);
         let needed = layout.geometry.region_bytes;
         if needed > bytes {
             return Err(CreateError::RegionTooSmall { given: bytes, needed });
@@ -165,8 +167,10 @@ impl<L: Locks> SharedCache<L> {
         // sees that it was dropped (`Tenancy::is_current`).
         fence(Ordering::Release);
         region.zero(0, Layout::REGION_HEAD_BYTES);
-        let identity = Identity { type_tag, hash_seed: fresh_seed() };
+        let epoch_ms = WallClock::SYSTEM.unix_ms().min(EPOCH_LIMIT_MS - 1);
+        let identity = Identity { type_tag, hash_seed: fresh_seed(), epoch_ms };
         header::write(&region, &layout.geometry, identity);
+        header::live_settings(&region).default_ttl_ms.set(ttl_ms);
         for stripe in stripes.unwrap_or_default() {
             stripe.hits.set(0);
             stripe.misses.set(0);
@@ -221,14 +225,14 @@ impl<L: Locks> SharedCache<L> {
         L: Clone,
     {
         let (layout, locks) = (Layout::clone(&self.layout), self.locks.clone());
-        let identity = Identity { type_tag: self.type_tag, hash_seed: self.hash_seed };
+        let identity = Identity { type_tag: self.type_tag, hash_seed: self.hash_seed, epoch_ms: self.epoch_ms };
         let clone = Self::over(self.region, layout, identity, locks, self.stripes);
-        SharedCache { resources: self.resources.clone(), ..clone }
+        SharedCache { resources: self.resources.clone(), wall_clock: self.wall_clock, ..clone }
     }
 
     fn over(region: Region, layout: Layout, identity: Identity, locks: L, stripes: Option<&'static [Stripe]>) -> Self {
         debug_assert!(stripes.is_none_or(|stripes| stripes.len() == STRIPE_COUNT));
-        let Identity { type_tag, hash_seed } = identity;
+        let Identity { type_tag, hash_seed, epoch_ms } = identity;
         let indexes = 0..layout.geometry.partition_count;
         let partitions: Vec<Partition> =
             indexes.map(|index| Partition::open(&region, &layout, index, hash_seed)).collect();
@@ -244,6 +248,8 @@ impl<L: Locks> SharedCache<L> {
             stripes,
             hash_seed,
             type_tag,
+            epoch_ms,
+            wall_clock: WallClock::SYSTEM,
             backing: Backing::External,
         }
     }

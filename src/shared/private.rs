@@ -3,6 +3,7 @@
 //! Invariants:
 //! - The region has no other handle, in this process or another, and it changes only by methods that take `&mut self`. So
 //!   bytes that are borrowed from `&self` stay what they are while they are borrowed.
+//! - No entry expires: none is given a time to live.
 //! - The entry that was found last is remembered until something is stored or removed: whoever asks whether a key is there
 //!   and then for its value has it looked up once.
 //!

@@ -8,6 +8,9 @@
 //! A large value is pinned under the lock and copied without it. Where a value is copied to is a [`ValueBuffer`], so that
 //! memory can be had in the caller's own way.
 //!
+//! An entry that has expired is a miss, and stays; where a read has the exclusive lock anyway, it goes. A value is held to
+//! the time at which its lookup looks; what is pinned or copied then may expire while the caller has it.
+//!
 //! Not here: why what was read so is right (`engine::index::optimistic`), and what the caches of PostgreSQL do against
 //! being dropped meanwhile (`pg::named_locks`).
 
@@ -194,7 +197,7 @@ impl<L: Locks> SharedCache<L> {
         let (index, key) = self.key(key);
         match self.look_optimistically(index, key, Touch::No, &mut Nothing) {
             Some(seen) => seen.is_some(),
-            None => self.shared(index, |partition| partition.find(key).is_some()),
+            None => self.shared(index, |partition| partition.find_unexpired(key, &|| self.now()).is_some()),
         }
     }
 
@@ -232,6 +235,7 @@ impl<L: Locks> SharedCache<L> {
     }
 
     fn look_up_locked<B: ValueBuffer>(&self, (index, key): (usize, Key<'_>), usage: Use, buffer: &mut B) -> Lookup {
+        let now = || self.now();
         let mut copy = |partition: &Partition, entry: Option<EntryIndex>| {
             let Some(entry) = entry else { return Locked::Miss };
             let version = partition.version_of(key.hash, entry);
@@ -248,9 +252,9 @@ impl<L: Locks> SharedCache<L> {
             Locked::Copied(version)
         };
         let found = match usage {
-            Use::None => self.shared(index, |partition| copy(partition, partition.find(key))),
+            Use::None => self.shared(index, |partition| copy(partition, partition.find_unexpired(key, &now))),
             Use::Counted if self.promotes_on_hit => self.exclusive(index, |partition| {
-                let entry = partition.find(key);
+                let entry = partition.find_or_expire(key, &now);
                 let found = copy(partition, entry);
                 match (&found, entry) {
                     (Locked::NoRoom(_), _) => {}
@@ -263,7 +267,7 @@ impl<L: Locks> SharedCache<L> {
                 found
             }),
             Use::Counted => self.shared(index, |partition| {
-                let entry = partition.find(key);
+                let entry = partition.find_unexpired(key, &now);
                 let found = copy(partition, entry);
                 if !matches!(found, Locked::NoRoom(_)) {
                     self.count_shared_read(entry.is_some());
@@ -318,7 +322,7 @@ impl<L: Locks> SharedCache<L> {
         }
         let partition = self.unlocked(index);
         for _ in 0..TRIES {
-            let seen = match partition.read_optimistic(key, touch, &mut read) {
+            let seen = match partition.read_optimistic(key, touch, || self.now(), &mut read) {
                 Ok(seen) => Some(seen),
                 Err(ReadFailure::NotFound) => None,
                 Err(ReadFailure::NeedsLock) => return None,
@@ -345,6 +349,7 @@ impl<L: Locks> SharedCache<L> {
     pub fn with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let (index, key) = self.key(key);
         let mut copied = Vec::new();
+        let now = || self.now();
         let mut pin = |partition: &Partition, entry| {
             let pin = partition.pin(entry);
             if pin.is_none() {
@@ -354,12 +359,12 @@ impl<L: Locks> SharedCache<L> {
         };
         let found = if self.promotes_on_hit {
             self.exclusive(index, |partition| {
-                let entry = partition.find_and_promote(key)?;
+                let entry = partition.find_and_promote(key, &now)?;
                 Some(pin(partition, entry))
             })
         } else {
             self.shared(index, |partition| {
-                let found = partition.find(key);
+                let found = partition.find_unexpired(key, &now);
                 self.count_shared_read(found.is_some());
                 let entry = found?;
                 partition.mark(entry);
@@ -378,7 +383,7 @@ impl<L: Locks> SharedCache<L> {
         Some(read(&copied))
     }
 
-    /// Whether a value is still its key's: neither replaced nor removed nor evicted. Takes no lock, and updates neither
+    /// Whether a value is still its key's: neither replaced nor removed nor evicted, nor expired. Takes no lock, and updates neither
     /// the statistics nor the order of eviction.
     ///
     /// `version` is one of this cache's, by whatever handle. Whoever asks often keeps `hint` beside it: then the next
@@ -388,6 +393,7 @@ impl<L: Locks> SharedCache<L> {
         // The locks are asked last, as in a lookup.
         self.locks.is_mapped()
             && self.unlocked(version.partition()).is_current(version, hint)
+            && !version.has_expired(|| self.now())
             && self.locks.is_current()
     }
 
@@ -397,7 +403,8 @@ impl<L: Locks> SharedCache<L> {
         let index = version.partition();
         if self.promotes_on_hit {
             return self.exclusive(index, |partition| {
-                let Some(entry) = partition.resolve_version(version) else { return false };
+                let found = partition.resolve_version(version).filter(|_| !version.has_expired(|| self.now()));
+                let Some(entry) = found else { return false };
                 partition.count_hit();
                 partition.promote(entry);
                 true

@@ -3,9 +3,11 @@
 //! A walk follows the directory, whose records do not move, by a cursor that is a number: it can be kept,
 //! sent elsewhere and resumed. Each step takes one partition's lock, copies a few entries and lets go. Every
 //! entry that lives from the first step to the last is seen exactly once; one that comes or goes meanwhile may be
-//! seen or not. (An entry whose value is replaced while a reader has it pinned goes on under a new id.)
+//! seen or not. One that has expired is not. (An entry whose value is replaced while a reader has it pinned goes on under a new id.)
 
+use std::cell::LazyCell;
 use std::ops::Deref;
+use std::time::SystemTime;
 
 use super::cache::SharedCache;
 use super::lock::Locks;
@@ -63,6 +65,8 @@ pub struct EntrySnapshot {
     pub referenced: bool,
     /// Whether a reader was using it without a lock.
     pub pinned: bool,
+    /// When the entry expires, in steps of a tenth of a second; `None` if it does not.
+    pub expires: Option<SystemTime>,
 }
 
 /// Iterates over all entries; see [`SharedCache::iter`].
@@ -110,8 +114,8 @@ impl<L: Locks> SharedCache<L> {
         Entries::over(self, true)
     }
 
-    /// One step of a walk: appends up to `limit` entries (at least one, if any is left in the partition) to `out` and
-    /// says where to go on; `None` after the last.
+    /// One step of a walk: looks at up to `limit` entries (at least one, if any is left in the partition), appends those
+    /// that have not expired to `out` and says where to go on; `None` after the last.
     pub fn scan(
         &self,
         cursor: Cursor,
@@ -125,9 +129,12 @@ impl<L: Locks> SharedCache<L> {
         }
         let next = self.shared(index, |partition| {
             let mut from = cursor.entry();
+            let now = LazyCell::new(|| self.now());
             for _ in 0..limit.max(1) {
                 let entry = partition.walk(from)?;
-                out.push(self.snapshot(partition, index, entry, with_values));
+                if !partition.has_expired(entry, &|| *now) {
+                    out.push(self.snapshot(partition, index, entry, with_values));
+                }
                 from = EntryIndex(entry.0 + 1);
             }
             Some(from)
@@ -138,12 +145,13 @@ impl<L: Locks> SharedCache<L> {
         }
     }
 
-    /// The entry with this id, with its value, if it still lives.
+    /// The entry with this id, with its value, if it still lives and has not expired.
     pub fn entry(&self, id: EntryId) -> Option<EntrySnapshot> {
         let (index, entry) = self.place_of(id);
         self.shared(index, |partition| {
             let entry = partition.resolve(entry, id.generation().get())?;
-            Some(self.snapshot(partition, index, entry, true))
+            let is_there = !partition.has_expired(entry, &|| self.now());
+            is_there.then(|| self.snapshot(partition, index, entry, true))
         })
     }
 
@@ -174,6 +182,7 @@ impl<L: Locks> SharedCache<L> {
             age: info.age,
             referenced: info.referenced,
             pinned: info.pinned,
+            expires: info.expires.map(|moment| self.system_time(moment)),
         }
     }
 }

@@ -8,13 +8,15 @@
 //! Locking: the exclusive lock of the key's partition, for a bounded time. Not here: what makes room (`engine::reclaim`).
 
 use super::cache::SharedCache;
+use super::expiry::Expiry;
 use super::lock::Locks;
 use super::resources::{HeldResource, PinGuard, Registration};
+use crate::engine::entry::payload::Lengths;
 use crate::engine::entry::record::Pin;
 use crate::engine::evicted::{Evicted, OnEvict};
 use crate::engine::flight::version::Version;
 use crate::engine::hash::Key;
-use crate::engine::partition::{LARGE_VALUE_BYTES, PushError, Put, Unfinished};
+use crate::engine::partition::{LARGE_VALUE_BYTES, Partition, PushError, Put, Unfinished};
 use crate::engine::work::Work;
 
 /// What is reserved for a large value; given back unless it is published.
@@ -57,17 +59,39 @@ impl<L: Locks> SharedCache<L> {
     /// See [`PushError`]; a value that the key had stays.
     #[inline]
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Put, PushError> {
-        self.store(key, value, OnEvict::Discard)
+        self.store(key, value, Expiry::Default, OnEvict::Discard)
+    }
+
+    /// As [`SharedCache::put`]; from `expiry` on the entry is as good as absent. A value that is replaced takes its own
+    /// expiry with it.
+    ///
+    /// An entry that expires takes 4 bytes more than one that does not.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`PushError::TtlTooLong`].
+    #[inline]
+    pub fn put_with(&self, key: &[u8], value: &[u8], expiry: Expiry) -> Result<Put, PushError> {
+        self.store(key, value, expiry, OnEvict::Discard)
     }
 
     /// Stores a value; entries that must make way are appended to `evicted`, keys and values intact. A value that is
-    /// replaced is not.
+    /// replaced is not, nor one that has expired.
     ///
     /// # Errors
     ///
     /// See [`PushError`]; a value that the key had stays. What was evicted all the same is in `evicted`.
     pub fn push(&self, key: &[u8], value: &[u8], evicted: &mut Evicted) -> Result<Put, PushError> {
-        self.store(key, value, OnEvict::Collect(evicted))
+        self.store(key, value, Expiry::Default, OnEvict::Collect(evicted))
+    }
+
+    /// As [`SharedCache::push`], with an expiry as [`SharedCache::put_with`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn push_with(&self, key: &[u8], value: &[u8], expiry: Expiry, evicted: &mut Evicted) -> Result<Put, PushError> {
+        self.store(key, value, expiry, OnEvict::Collect(evicted))
     }
 
     /// Stores a value only if nothing must make way for it.
@@ -76,29 +100,30 @@ impl<L: Locks> SharedCache<L> {
     ///
     /// [`PushError::Full`] where [`SharedCache::put`] would evict.
     pub fn put_if_room(&self, key: &[u8], value: &[u8]) -> Result<Put, PushError> {
-        self.store(key, value, OnEvict::Forbid)
+        self.store(key, value, Expiry::Default, OnEvict::Forbid)
     }
 
-    /// As [`SharedCache::put`], with the value's version, by which it can be recognised later; `None` if it was replaced
+    /// As [`SharedCache::put_with`], with the value's version, by which it can be recognised later; `None` if it was replaced
     /// or evicted at once.
     ///
     /// # Errors
     ///
     /// As there.
     #[allow(clippy::missing_panics_doc, reason = "the key was stored under the lock that is held")]
-    pub fn put_versioned(&self, key: &[u8], value: &[u8]) -> Result<(Put, Option<Version>), PushError> {
+    pub fn put_versioned(&self, key: &[u8], value: &[u8], expiry: Expiry) -> Result<(Put, Option<Version>), PushError> {
         let (index, hashed) = self.key(key);
         let mut work = Work::new();
+        let now = || self.now();
         if value.len() > LARGE_VALUE_BYTES {
-            let put = self.store(key, value, OnEvict::Discard)?;
-            let find = |partition: &crate::engine::partition::Partition| {
-                partition.find(hashed).map(|entry| partition.version_of(hashed.hash, entry))
-            };
+            let put = self.store(key, value, expiry, OnEvict::Discard)?;
+            let find =
+                |partition: &Partition| partition.find(hashed).map(|entry| partition.version_of(hashed.hash, entry));
             return Ok((put, self.shared(index, find)));
         }
         loop {
             let stored = self.exclusive(index, |partition| {
-                let put = partition.put(hashed, value, OnEvict::Discard, &mut work)?;
+                let expires = self.moment_for(expiry).map_err(|error| partition.refuse(error))?;
+                let put = partition.put(hashed, value, expires, OnEvict::Discard, &now, &mut work)?;
                 let entry = partition.find(hashed).expect("the key was stored under this lock");
                 Ok((put, Some(partition.version_of(hashed.hash, entry))))
             });
@@ -110,15 +135,17 @@ impl<L: Locks> SharedCache<L> {
     }
 
     #[inline]
-    fn store(&self, key: &[u8], value: &[u8], mut on_evict: OnEvict<'_>) -> Result<Put, PushError> {
+    fn store(&self, key: &[u8], value: &[u8], expiry: Expiry, mut on_evict: OnEvict<'_>) -> Result<Put, PushError> {
         let (index, key) = self.key(key);
         if value.len() > LARGE_VALUE_BYTES {
-            return self.store_large(index, key, value, on_evict);
+            return self.store_large(index, key, value, expiry, on_evict);
         }
         let mut work = Work::new();
+        let now = || self.now();
         loop {
-            let put = |partition: &mut crate::engine::partition::Partition| {
-                partition.put(key, value, on_evict.reborrow(), &mut work)
+            let put = |partition: &mut Partition| {
+                let expires = self.moment_for(expiry).map_err(|error| partition.refuse(error))?;
+                partition.put(key, value, expires, on_evict.reborrow(), &now, &mut work)
             };
             match self.exclusive(index, put) {
                 Ok(put) => return Ok(put),
@@ -167,16 +194,21 @@ impl<L: Locks> SharedCache<L> {
         index: usize,
         key: Key<'_>,
         value: &[u8],
+        expiry: Expiry,
         mut on_evict: OnEvict<'_>,
     ) -> Result<Put, PushError> {
         let mut work = Work::new();
+        let now = || self.now();
         // Again from the start where a reset has taken away what was reserved.
         'again: loop {
-            let begin = |partition: &mut crate::engine::partition::Partition| {
-                partition.begin_large(key, value.len(), on_evict.reborrow(), &mut work)
+            let begin = |partition: &mut Partition| {
+                let expires = self.moment_for(expiry).map_err(|error| partition.refuse(error))?;
+                let lengths = Lengths::new(key.bytes.len(), value.len(), expires);
+                let begun = partition.begin_large(lengths, on_evict.reborrow(), &now, &mut work)?;
+                Ok((begun, expires))
             };
-            let mut reservation = match self.exclusive(index, begin) {
-                Ok(reservation) => reservation,
+            let (mut reservation, expires) = match self.exclusive(index, begin) {
+                Ok(begun) => begun,
                 Err(unfinished) => {
                     self.go_on(index, unfinished, &mut on_evict, &mut work)?;
                     continue;
@@ -188,7 +220,7 @@ impl<L: Locks> SharedCache<L> {
                     if !guard.is_held() || !partition.is_reserved(reservation.pin()) {
                         return Ok(false);
                     }
-                    partition.extend_large(key, &mut reservation, on_evict.reborrow(), &mut work).map(|()| true)
+                    partition.extend_large(key, &mut reservation, on_evict.reborrow(), &now, &mut work).map(|()| true)
                 });
                 match extended {
                     Ok(true) => break,
@@ -196,13 +228,13 @@ impl<L: Locks> SharedCache<L> {
                     Err(unfinished) => self.go_on(index, unfinished, &mut on_evict, &mut work)?,
                 }
             }
-            self.unlocked(index).fill_reserved(reservation.pin(), key, value);
+            self.unlocked(index).fill_reserved(reservation.pin(), key, value, expires);
             loop {
                 let published = self.exclusive(index, |partition| {
                     if !guard.is_held() || !partition.is_reserved(reservation.pin()) {
                         return Ok(None);
                     }
-                    partition.publish_large(key, reservation, on_evict.reborrow(), &mut work).map(Some)
+                    partition.publish_large(key, reservation, on_evict.reborrow(), &now, &mut work).map(Some)
                 });
                 match published {
                     Ok(Some(put)) => {
@@ -226,7 +258,7 @@ impl<L: Locks> SharedCache<L> {
         let (index, key) = self.key(key);
         let mut value = Vec::new();
         let large = self.exclusive(index, |partition| {
-            let entry = partition.find(key)?;
+            let entry = partition.find_or_expire(key, &|| self.now())?;
             if partition.is_large(entry) {
                 if let Some(pin) = partition.take(entry) {
                     return Some(Some(pin));
@@ -252,8 +284,8 @@ impl<L: Locks> SharedCache<L> {
     pub fn discard(&self, key: &[u8]) -> bool {
         let (index, key) = self.key(key);
         let mut work = Work::new();
-        let (removed, is_left) =
-            self.exclusive(index, |partition| (partition.remove(key), partition.free_doomed(&mut work)));
+        let (removed, is_left) = self
+            .exclusive(index, |partition| (partition.remove(key, &|| self.now()), partition.free_doomed(&mut work)));
         if is_left {
             self.free_large(index);
         }

@@ -5,6 +5,9 @@
 //! holds something does not wait: it is told [`StoreStep::Blocked`] or [`LoadStep::Taken`] and finds another way. So whoever is
 //! waited for goes on, and no circle of waiting workers can close.
 //!
+//! What is stored here never expires, whatever the cache's default time to live: an entry goes when the store has it. If one
+//! is given an expiry by a put of another kind while the store does not have it, that is not heeded.
+//!
 //! Locking: one partition at a time, as everywhere; nothing of the caller's runs under it. Write-backs and loads are guards:
 //! dropped without having been finished, as by an error that unwinds, they are undone.
 
@@ -212,7 +215,8 @@ impl<L: Locks> SharedCache<L> {
                     return Ok(None);
                 }
                 let mut write_back = WriteBack { owner: std::process::id(), dropped, evicted: &mut entry };
-                let stored = partition.store_if(key, value, expected, &mut write_back, &mut work)?;
+                let now = || self.now();
+                let stored = partition.store_if(key, value, expected, &mut write_back, &now, &mut work)?;
                 if let (Expected::Load(lease), StoreOutcome::Stored(..) | StoreOutcome::Stale) = (expected, stored) {
                     // Under the same lock, so that nobody finds the key loaded and still leased.
                     partition.release_lease(lease);
@@ -243,7 +247,8 @@ impl<L: Locks> SharedCache<L> {
     pub fn lease_load(&self, key: &[u8], concurrency: Concurrency) -> LoadStep<'_, L> {
         let (index, key) = self.key(key);
         let (outcome, completed) = self.exclusive(index, |partition| {
-            (partition.lease_load(key, std::process::id(), concurrency), partition.completed_leases())
+            let outcome = partition.lease_load(key, std::process::id(), concurrency, &|| self.now());
+            (outcome, partition.completed_leases())
         });
         match outcome {
             LoadOutcome::Leased(lease, absent) => {
@@ -317,6 +322,9 @@ impl<L: Locks> SharedCache<L> {
         let (index, entry) = self.place_of(id);
         self.shared(index, |partition| {
             let entry = partition.resolve(entry, id.generation().get())?;
+            if partition.has_expired(entry, &|| self.now()) {
+                return None;
+            }
             out.clear();
             partition.copy_parts(entry, |part| out.extend_from_slice(part));
             Some((partition.version_of_entry(entry), partition.is_dirty(entry)))

@@ -4,11 +4,17 @@
 //! and the contents must agree, and `validate()` must find nothing wrong. What `s3-fifo` evicts depends on hashes, so here
 //! the cache says which entries go; that they are the right ones is tested where the seed can be chosen
 //! (`engine::s3fifo`).
+//!
+//! Entries expire by a clock that the operations set. The model keeps an entry that has expired, as the cache does, until
+//! somebody meets it who removes it; each is counted once.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use pg_shared_lru::shared::wall_clock::WallClock;
 use pg_shared_lru::{
-    Classes, CompactBudget, Config, ENTRY_METADATA_BYTES, Evicted, NoLocks, Policy, PushError, Put, SharedCache,
+    Classes, CompactBudget, Config, ENTRY_METADATA_BYTES, Evicted, Expiry, NoLocks, Policy, PushError, Put, SharedCache,
 };
 use proptest::prelude::*;
 use testkit::models::{Bound, Clock, Ghosts, Lru, Model, Order, S3Fifo};
@@ -19,10 +25,32 @@ struct Reference {
     policy: Policy,
     /// 0: the capacity is in bytes, and the cache says how many go.
     max_entries: usize,
+    clock: &'static AtomicU64,
+    /// When entries expire, in milliseconds by the clock.
+    ends: HashMap<Vec<u8>, u64>,
+    default_ttl: Option<Duration>,
+    /// Entries that were removed because they had expired.
+    expirations: u64,
+}
+
+/// The unit in which entries expire, in milliseconds.
+const TENTH_MS: u64 = 100;
+
+/// The cache with a clock that stands at the beginning of a tenth of a second.
+fn with_clock(cache: SharedCache<NoLocks>) -> (SharedCache<NoLocks>, &'static AtomicU64) {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let unix_ms = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let clock: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(unix_ms(SystemTime::now()) + 12_345)));
+    let cache = cache.with_wall_clock(WallClock::set_by(clock));
+    cache.put_with(b"probe", b"", Expiry::After(HOUR)).unwrap();
+    let expires = cache.iter().next().unwrap().expires.unwrap();
+    clock.store(unix_ms(expires - HOUR), Ordering::SeqCst);
+    cache.remove(b"probe");
+    (cache, clock)
 }
 
 impl Reference {
-    fn new(policy: Policy, max_entries: usize) -> Self {
+    fn new(policy: Policy, max_entries: usize, clock: &'static AtomicU64) -> Self {
         let order: Box<dyn Order<Vec<u8>>> = match policy {
             Policy::Lru => Box::new(Lru::default()),
             Policy::Clock => Box::new(Clock::default()),
@@ -30,11 +58,90 @@ impl Reference {
             other => panic!("no model of {other}"),
         };
         let bound = if max_entries == 0 { Bound::None } else { Bound::Entries(max_entries) };
-        Reference { model: Model::new(order, bound), policy, max_entries }
+        let (ends, default_ttl, expirations) = (HashMap::new(), None, 0);
+        Reference { model: Model::new(order, bound), policy, max_entries, clock, ends, default_ttl, expirations }
     }
 
+    fn now_ms(&self) -> u64 {
+        self.clock.load(Ordering::SeqCst)
+    }
+
+    fn has_expired(&self, key: &[u8]) -> bool {
+        self.ends.get(key).is_some_and(|&end| end <= self.now_ms())
+    }
+
+    /// Removes an entry if it has expired.
+    fn expire(&mut self, key: &[u8]) {
+        if self.has_expired(key) {
+            self.expirations += u64::from(self.model.remove(key).is_some());
+            self.ends.remove(key);
+        }
+    }
+
+    /// Removes every entry that has expired.
+    fn expire_all(&mut self) {
+        let keys: Vec<_> = self.model.iter().map(|(key, _)| key.to_vec()).collect();
+        keys.iter().for_each(|key| self.expire(key));
+    }
+
+    /// Counts an entry that has gone; whether it had expired.
+    fn note_gone(&mut self, key: &[u8]) -> bool {
+        let expired = self.has_expired(key);
+        self.ends.remove(key);
+        self.expirations += u64::from(expired);
+        expired
+    }
+
+    /// Those of the entries that have gone which had not expired.
+    fn unexpired(&mut self, gone: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
+        gone.into_iter().filter(|(key, _)| !self.note_gone(key)).collect()
+    }
+
+    fn set_expiry(&mut self, key: &[u8], expiry: Expiry) {
+        let ttl = match expiry {
+            Expiry::Default => self.default_ttl,
+            Expiry::Never => None,
+            Expiry::After(ttl) => Some(ttl),
+        };
+        match ttl {
+            None => _ = self.ends.remove(key),
+            Some(ttl) => {
+                let whole_tenths_ms = ttl.as_millis() as u64 / TENTH_MS * TENTH_MS;
+                self.ends.insert(key.to_vec(), self.now_ms() + whole_tenths_ms);
+            }
+        }
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        self.model.contains(key) && !self.has_expired(key)
+    }
+
+    fn peek(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.model.peek(key).filter(|_| !self.has_expired(key)).map(<[u8]>::to_vec)
+    }
+
+    /// A read that counts. With policy `lru` it has the exclusive lock, and removes what has expired.
     fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
-        self.model.get(key).map(<[u8]>::to_vec)
+        if self.policy == Policy::Lru {
+            self.expire(key);
+        }
+        if self.has_expired(key) { None } else { self.model.get(key).map(<[u8]>::to_vec) }
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<Vec<u8>> {
+        self.expire(key);
+        self.ends.remove(key);
+        self.model.remove(key)
+    }
+
+    /// Takes out the next entry that has not expired.
+    fn pop(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
+        loop {
+            let (key, value) = self.model.pop()?;
+            if !self.note_gone(&key) {
+                return Some((key, value));
+            }
+        }
     }
 
     /// Whether the model knows what is evicted next.
@@ -44,7 +151,17 @@ impl Reference {
 
     /// Takes out an entry that the cache evicted.
     fn lose(&mut self, (key, value): &(Vec<u8>, Vec<u8>)) {
+        assert!(!self.note_gone(key), "nobody is handed what has expired");
         assert_same(self.model.remove(key).as_ref(), Some(value), "evicted");
+    }
+
+    /// Sweeps until every entry that has expired has gone, wherever the last sweep stopped.
+    fn sweep_all(&mut self, cache: &SharedCache<NoLocks>) {
+        for _ in 0..2 {
+            assert!(cache.sweep(u64::MAX).is_round_complete);
+        }
+        self.expire_all();
+        assert_eq!(cache.stats().expirations, self.expirations);
     }
 }
 
@@ -54,8 +171,12 @@ enum Op {
     With(u16),
     Peek(u16),
     Contains(u16),
-    Push(u16, usize),
-    PushWhilePinned(u16, usize),
+    Push(u16, usize, Expiry),
+    PushWhilePinned(u16, usize, Expiry),
+    /// The clock goes on so many milliseconds.
+    Wait(u64),
+    SetDefaultTtl(Option<Duration>),
+    Sweep(u64),
     Remove(u16),
     RemoveWhilePinned(u16),
     Pop,
@@ -65,13 +186,22 @@ enum Op {
 
 fn ops(keys: u16, sizes: impl Strategy<Value = usize> + Clone + 'static) -> impl Strategy<Value = Op> {
     let key = move || 0..keys;
+    let ttl = || (0u64..4000).prop_map(Duration::from_millis);
+    let expiry =
+        || prop_oneof![4 => Just(Expiry::Default), 1 => Just(Expiry::Never), 3 => ttl().prop_map(Expiry::After)];
     prop_oneof![
         8 => key().prop_map(Op::Get),
         2 => key().prop_map(Op::With),
         1 => key().prop_map(Op::Peek),
         1 => key().prop_map(Op::Contains),
-        12 => (key(), sizes.clone()).prop_map(|(key, size)| Op::Push(key, size)),
-        1 => (key(), sizes).prop_map(|(key, size)| Op::PushWhilePinned(key, size)),
+        12 => (key(), sizes.clone(), expiry()).prop_map(|(key, size, expiry)| Op::Push(key, size, expiry)),
+        1 => (key(), sizes, expiry()).prop_map(|(key, size, expiry)| Op::PushWhilePinned(key, size, expiry)),
+        3 => (0u64..8).prop_map(|tenths| Op::Wait(tenths * TENTH_MS)),
+        1 => prop_oneof![
+            2 => prop::option::of((TENTH_MS..3000).prop_map(Duration::from_millis)).prop_map(Op::SetDefaultTtl),
+            1 => (0u64..30).prop_map(Op::Sweep),
+            1 => Just(Op::Sweep(u64::MAX)),
+        ],
         3 => key().prop_map(Op::Remove),
         1 => key().prop_map(Op::RemoveWhilePinned),
         1 => Just(Op::Pop),
@@ -103,21 +233,32 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: &str
 
 /// Runs the operations on a cache bounded in entries: the model says exactly what is evicted.
 fn run_bounded_by_entries(policy: Policy, max_entries: u32, max_bytes: usize, ops: Vec<Op>) {
-    let max_entry_bytes = (max_bytes + 25) as u32;
+    // A key, and the moment at which the entry expires.
+    let max_entry_bytes = (max_bytes + 25 + 4) as u32;
     let config = Config::entries(max_entries, max_entry_bytes).policy(policy).partitions(1).slab_bytes(16 << 10);
-    let cache = SharedCache::private(&config).unwrap();
-    run(&cache, &mut Reference::new(policy, max_entries as usize), ops);
+    run(&config, policy, max_entries as usize, ops);
 }
 
-fn run(cache: &SharedCache<NoLocks>, reference: &mut Reference, ops: Vec<Op>) {
+fn run(config: &Config, policy: Policy, max_entries: usize, ops: Vec<Op>) {
+    let (cache, clock) = with_clock(SharedCache::private(config).unwrap());
+    let cache = &cache;
+    let reference = &mut Reference::new(policy, max_entries, clock);
     let (mut hits, mut misses) = (0, 0);
     for (step, op) in ops.into_iter().enumerate() {
         let mut out = Vec::new();
-        let push = |reference: &mut Reference, key: &[u8], size: usize| {
+        let push = |reference: &mut Reference, key: &[u8], size: usize, expiry: Expiry| {
             let value = value_bytes(step, size);
-            let known = reference.model.contains(key);
+            let known = reference.contains(key);
             let mut evicted = Evicted::default();
-            let put = cache.push(key, &value, &mut evicted).unwrap();
+            if !reference.knows_the_order() {
+                // Who goes, the cache says; it does not say so of what has expired.
+                reference.sweep_all(cache);
+            }
+            reference.expire(key);
+            let put = match expiry {
+                Expiry::Default => cache.push(key, &value, &mut evicted).unwrap(),
+                expiry => cache.push_with(key, &value, expiry, &mut evicted).unwrap(),
+            };
             assert_eq!(put, if known { Put::Replaced } else { Put::Inserted });
             if !reference.knows_the_order() {
                 if reference.max_entries > 0 {
@@ -127,15 +268,18 @@ fn run(cache: &SharedCache<NoLocks>, reference: &mut Reference, ops: Vec<Op>) {
                 assert_eq!(reference.model.contains(key), known, "what is replaced is not evicted for it");
                 assert_eq!(reference.model.put(key, &value), Ok(Vec::new()));
             } else if reference.max_entries > 0 {
-                assert_same(Ok(pairs(&evicted)), reference.model.put(key, &value), "evicted");
+                let gone = reference.model.put(key, &value).unwrap();
+                assert_same(pairs(&evicted), reference.unexpired(gone), "evicted");
             } else {
                 // Bounded by bytes: how many go is the cache's business, but it must be the right ones.
-                for pair in pairs(&evicted) {
-                    // The entry whose value is being replaced is not evicted for it.
-                    assert_same(Some(pair), reference.model.evict(&|other| other != key), "evicted");
-                }
+                let count = evicted.len() as u64 + cache.stats().expirations - reference.expirations;
+                // The entry whose value is being replaced is not evicted for it.
+                let gone = (0..count).map(|_| reference.model.evict(&|other| other != key).expect("one more"));
+                let gone: Vec<_> = gone.collect();
+                assert_same(pairs(&evicted), reference.unexpired(gone), "evicted");
                 assert_eq!(reference.model.put(key, &value), Ok(Vec::new()));
             }
+            reference.set_expiry(key, expiry);
         };
         match op.clone() {
             Op::Get(key) => {
@@ -151,43 +295,56 @@ fn run(cache: &SharedCache<NoLocks>, reference: &mut Reference, ops: Vec<Op>) {
                 *(if expected.is_some() { &mut hits } else { &mut misses }) += 1;
             }
             Op::Peek(key) => {
-                let expected = reference.model.peek(&key_bytes(key)).map(<[u8]>::to_vec);
+                let expected = reference.peek(&key_bytes(key));
                 assert_same(cache.peek(&key_bytes(key), &mut out).then_some(out), expected, "peek");
             }
             Op::Contains(key) => {
-                assert_eq!(cache.contains(&key_bytes(key)), reference.model.contains(&key_bytes(key)))
+                assert_eq!(cache.contains(&key_bytes(key)), reference.contains(&key_bytes(key)))
             }
-            Op::Push(key, size) => push(reference, &key_bytes(key), size),
-            Op::PushWhilePinned(key, size) => {
+            Op::Push(key, size, expiry) => push(reference, &key_bytes(key), size, expiry),
+            Op::Wait(ms) => _ = clock.fetch_add(ms, Ordering::SeqCst),
+            Op::SetDefaultTtl(ttl) => {
+                cache.set_default_ttl(ttl).unwrap();
+                reference.default_ttl = ttl;
+                assert_eq!(cache.default_ttl(), ttl);
+            }
+            Op::Sweep(budget) => {
+                let (entries, bytes) = (cache.len(), cache.bytes());
+                let report = cache.sweep(budget);
+                assert!(report.examined <= budget);
+                assert_eq!(entries - cache.len(), report.expired);
+                assert_eq!(bytes - cache.bytes(), report.bytes_freed);
+                reference.sweep_all(cache);
+            }
+            Op::PushWhilePinned(key, size, expiry) => {
                 let key = key_bytes(key);
                 let before = reference.get(&key);
                 *(if before.is_some() { &mut hits } else { &mut misses }) += 1;
                 let seen = cache.with(&key, |value| {
                     let old = value.to_vec();
-                    push(reference, &key, size);
+                    push(reference, &key, size, expiry);
                     cache.validate().unwrap();
                     assert!(value == old, "a pinned value does not change under its reader");
                     old
                 });
                 assert_same(seen, before, "read while it changes");
             }
-            Op::Remove(key) => {
-                assert_same(cache.remove(&key_bytes(key)), reference.model.remove(&key_bytes(key)), "remove")
-            }
+            Op::Remove(key) => assert_same(cache.remove(&key_bytes(key)), reference.remove(&key_bytes(key)), "remove"),
             Op::RemoveWhilePinned(key) => {
                 let key = key_bytes(key);
                 let before = reference.get(&key);
                 *(if before.is_some() { &mut hits } else { &mut misses }) += 1;
                 let seen = cache.with(&key, |value| {
-                    assert_same(cache.remove(&key), reference.model.remove(&key), "remove while pinned");
+                    assert_same(cache.remove(&key), reference.remove(&key), "remove while pinned");
                     cache.compact(CompactBudget::unlimited());
                     cache.validate().unwrap();
                     value.to_vec()
                 });
                 assert_same(seen, before, "read while it changes");
             }
-            Op::Pop if reference.knows_the_order() => assert_same(cache.pop_lru(), reference.model.pop(), "pop_lru"),
+            Op::Pop if reference.knows_the_order() => assert_same(cache.pop_lru(), reference.pop(), "pop_lru"),
             Op::Pop => {
+                reference.sweep_all(cache);
                 let popped = cache.pop_lru();
                 assert_eq!(popped.is_none(), reference.model.is_empty());
                 popped.iter().for_each(|pair| reference.lose(pair));
@@ -198,7 +355,8 @@ fn run(cache: &SharedCache<NoLocks>, reference: &mut Reference, ops: Vec<Op>) {
             }
             Op::Clear => {
                 assert_eq!(cache.clear(), reference.model.len() as u64);
-                *reference = Reference::new(reference.policy, reference.max_entries);
+                let Reference { policy, max_entries, default_ttl, expirations, .. } = *reference;
+                *reference = Reference { default_ttl, expirations, ..Reference::new(policy, max_entries, clock) };
             }
         }
         cache.validate().unwrap_or_else(|error| panic!("after step {step}, {op:?}: {:#?}", error.0));
@@ -207,19 +365,27 @@ fn run(cache: &SharedCache<NoLocks>, reference: &mut Reference, ops: Vec<Op>) {
     }
     let stats = cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.resets), (hits, misses, 0));
+    assert_eq!(stats.expirations, reference.expirations);
+    for entry in cache.iter() {
+        let end_ms = entry.expires.map(|end| end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64);
+        assert_eq!(end_ms.as_ref(), reference.ends.get(&entry.key));
+        assert_eq!(cache.entry(entry.id).map(|entry| entry.key), Some(entry.key));
+    }
     let mut walked: Vec<_> = cache.iter_with_values().map(|entry| (entry.key, entry.value.unwrap())).collect();
-    let mut expected: Vec<_> = reference.model.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+    let there = reference.model.iter().filter(|(key, _)| !reference.has_expired(key));
+    let mut expected: Vec<_> = there.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
     walked.sort();
     expected.sort();
     assert_same(walked, expected, "walk");
     let mut drained = Vec::new();
     cache.drain(|key, value| drained.push((key.to_vec(), value.to_vec())));
-    let mut in_order: Vec<_> = std::iter::from_fn(|| reference.model.pop()).collect();
+    let mut in_order: Vec<_> = std::iter::from_fn(|| reference.pop()).collect();
     if !reference.knows_the_order() {
         drained.sort();
         in_order.sort();
     }
     assert_same(drained, in_order, "drained in the order of eviction");
+    assert_eq!(cache.stats().expirations, reference.expirations);
     cache.validate().unwrap();
     let report = cache.memory_report();
     assert_eq!((report.slabs_free, report.entries), (report.slabs_total, 0), "every slab is back in the pool");
@@ -250,23 +416,20 @@ proptest! {
     #[test]
     fn s3_fifo_of_b_bytes_loses_what_it_evicts_and_nothing_else(ops in prop::collection::vec(ops(200, sizes()), 100..600)) {
         let config = Config::bytes(200 << 10).partitions(1).slab_bytes(16 << 10).buckets(2).policy(Policy::S3Fifo);
-        let cache = SharedCache::private(&config).unwrap();
-        run(&cache, &mut Reference::new(Policy::S3Fifo, 0), ops);
+        run(&config, Policy::S3Fifo, 0, ops);
     }
 
     #[test]
     fn lru_of_b_bytes_evicts_in_order_whatever_the_sizes(ops in prop::collection::vec(ops(200, sizes()), 100..600)) {
         let config = Config::bytes(200 << 10).partitions(1).slab_bytes(16 << 10).buckets(2);
-        let cache = SharedCache::private(&config).unwrap();
-        run(&cache, &mut Reference::new(Policy::Lru, 0), ops);
+        run(&config, Policy::Lru, 0, ops);
     }
 
     #[test]
     fn explicit_classes_work_like_any(ops in prop::collection::vec(ops(100, 0usize..3000), 50..300)) {
         let classes = Classes::Explicit(vec![64, 512, 1024]);
         let config = Config::bytes(200 << 10).partitions(1).slab_bytes(16 << 10).classes(classes);
-        let cache = SharedCache::private(&config).unwrap();
-        run(&cache, &mut Reference::new(Policy::Lru, 0), ops);
+        run(&config, Policy::Lru, 0, ops);
     }
 }
 

@@ -5,6 +5,7 @@
 //! - `accounting`   Processes (and threads) that use one cache at once lose nothing, invent nothing and read only what was
 //!   written; every entry ever inserted is evicted, removed, popped, drained or still there, once.
 //! - `optimistic_reads`    Readers that take no lock read whole values of their key, whatever writers do beside them.
+//! - `expiry`    No reader gets a value whose time is over.
 //! - `position_independence`   Nothing in the region depends on where it is mapped; an id means the same entry in every process, for
 //!   life.
 //! - `scan`      A walk sees each entry that stays exactly once, whatever others do.
@@ -41,6 +42,8 @@ mod capacity;
 mod compact;
 #[path = "processes/edge_cases.rs"]
 mod edge_cases;
+#[path = "processes/expiry.rs"]
+mod expiry;
 #[path = "processes/kill.rs"]
 mod kill;
 #[path = "processes/optimistic_reads.rs"]
@@ -58,6 +61,7 @@ fn main() -> std::process::ExitCode {
     let scenarios = [
         accounting::SCENARIOS,
         optimistic_reads::SCENARIOS,
+        expiry::SCENARIOS,
         position_independence::SCENARIOS,
         scan::SCENARIOS,
         kill::SCENARIOS,

@@ -80,6 +80,11 @@ impl Directory {
         entry
     }
 
+    /// Says whether an entry expires; while it is unstable.
+    pub fn set_expires(&mut self, entry: EntryIndex, expires: bool) {
+        self.record(entry).set_expires(expires);
+    }
+
     /// Ends a record's life. Returns its slot, to be freed; `None` if its generations are used up.
     pub fn close_record(&mut self, entry: EntryIndex) -> Option<Location> {
         let record = self.record(entry);

@@ -1,12 +1,12 @@
 //! What a slot holds: keys and values, in one slot or chained over several.
 //!
 //! ```text
-//! single        ┌───────┬───────────┬─────┬─────┬─────────────┐
-//!               │ entry │ value_len │ key │ pad │ value       │         value aligned to 8 bytes
-//!               └───────┴───────────┴─────┴─────┴─────────────┘
-//! chained head  ┌───────┬───────────┬──────┬───┬─────┬─────┬──────────────────────┐
-//!               │ entry │ value_len │ next │ 0 │ key │ pad │ first part of value  │    fills a slot of the largest class
-//!               └───────┴───────────┴──────┴───┴─────┴─────┴──────────────────────┘
+//! single        ┌───────┬───────────┬─────┬─────┬─────────────┬ ─ ─ ─ ─ ┐
+//!               │ entry │ value_len │ key │ pad │ value       │ expires           value aligned to 8 bytes, expires to 4
+//!               └───────┴───────────┴─────┴─────┴─────────────┴ ─ ─ ─ ─ ┘
+//! chained head  ┌───────┬───────────┬──────┬─────────┬─────┬─────┬──────────────────────┐
+//!               │ entry │ value_len │ next │ expires │ key │ pad │ first part of value  │    a slot of the largest class
+//!               └───────┴───────────┴──────┴─────────┴─────┴─────┴──────────────────────┘
 //! continuation  ┌───────┬──────────┬──────────────────────────────────────────────┐
 //!               │ entry │ part_len │ next part of value                           │    entry: its own continuation record
 //!               └───────┴──────────┴──────────────────────────────────────────────┘
@@ -14,6 +14,10 @@
 //!
 //! `entry` names the slot's record, so that compaction finds what to change when it moves the slot. A slot is given its
 //! `entry` and its length when it is reserved: it may be moved before its value is complete, and what it takes is known.
+//!
+//! `expires` is there if the record says that the entry expires; else it takes no byte of a single slot, and is zero in a
+//! chained one. Behind a value it is half of a word of 8 bytes, which is loaded and stored whole: of the value's last one,
+//! if that has room for it, else of the next.
 //!
 //! Every length that is read is checked against what fits: a damaged one ends in a panic, never in a loop or an
 //! allocation without limit.
@@ -25,12 +29,15 @@ use super::record::{Flags, Records};
 use crate::engine::hash::Key;
 use crate::engine::ids::{EntryIndex, Location};
 use crate::engine::limits::SLOT_ALIGN_BYTES;
-use crate::engine::memory::words::Word32;
+use crate::engine::memory::words::{Word32, Word64};
+use crate::engine::moment::Moment;
 use crate::engine::slab::area::SlabArea;
 
 /// Bytes before the key in the slot of a value that lies in one.
 pub const HEADER_BYTES: usize = 8;
 const CHAINED_HEADER_BYTES: usize = 16;
+/// Bytes of the moment at which an entry expires, behind a value that lies in one slot.
+pub const MOMENT_BYTES: usize = 4;
 
 /// Bytes that a key takes before its value.
 #[inline]
@@ -38,12 +45,60 @@ pub const fn padded(key_len: usize) -> usize {
     key_len.next_multiple_of(SLOT_ALIGN_BYTES as usize)
 }
 
+/// The word, counted from the value's start, that has the moment behind a value of so many bytes, and which half of it.
+#[inline]
+const fn place_of_moment(value_len: usize) -> (usize, usize) {
+    let offset = value_len.next_multiple_of(MOMENT_BYTES);
+    (offset / 8, offset % 8 / MOMENT_BYTES)
+}
+
+/// The moment behind a value, given the words from the value's start on; `None` if they end before. Safe beside writers.
+#[inline]
+pub fn moment_behind(value: &[Word64], value_len: usize) -> Option<Moment> {
+    let (word, half) = place_of_moment(value_len);
+    let bytes = value.get(word)?.get().to_ne_bytes();
+    let (first, second) = bytes.split_first_chunk::<MOMENT_BYTES>()?;
+    let bytes = if half == 0 { *first } else { second.try_into().ok()? };
+    Some(Moment(u32::from_ne_bytes(bytes)))
+}
+
+/// The bytes of what an entry stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Of the key.
+    pub key: usize,
+    /// Of the value.
+    pub value: usize,
+    /// Of the moment at which the entry expires: [`MOMENT_BYTES`], or 0 if it does not.
+    pub moment: usize,
+}
+
+impl Lengths {
+    /// Those of a key and a value of so many bytes.
+    #[inline]
+    pub fn new(key: usize, value: usize, expires: Option<Moment>) -> Lengths {
+        Lengths { key, value, moment: if expires.is_some() { MOMENT_BYTES } else { 0 } }
+    }
+
+    /// Whether the entry expires.
+    #[inline]
+    pub fn expires(self) -> bool {
+        self.moment > 0
+    }
+
+    /// All together: what counts against the largest entry.
+    #[inline]
+    pub fn entry_bytes(self) -> usize {
+        self.key + self.value + self.moment
+    }
+}
+
 /// How a key and a value are laid out in slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadShape {
     /// One slot of at least `bytes`.
     Single {
-        /// Header, key, padding and value.
+        /// Header, key, padding, value, and the moment at which the entry expires.
         bytes: usize,
     },
     /// A full slot of the largest class, then continuations.
@@ -60,12 +115,12 @@ pub enum PayloadShape {
 impl PayloadShape {
     /// The shape of an entry, given the largest slot.
     #[inline]
-    pub fn of(key_len: usize, value_len: usize, largest_slot: usize) -> PayloadShape {
-        let bytes = HEADER_BYTES + padded(key_len) + value_len;
+    pub fn of(lengths: Lengths, largest_slot: usize) -> PayloadShape {
+        let bytes = HEADER_BYTES + padded(lengths.key) + lengths.value + lengths.moment;
         if bytes <= largest_slot {
             return PayloadShape::Single { bytes };
         }
-        let first_part = largest_slot - CHAINED_HEADER_BYTES - padded(key_len);
+        let first_part = largest_slot - CHAINED_HEADER_BYTES - padded(lengths.key);
         PayloadShape::Chained { head_bytes: largest_slot, first_part, part: largest_slot - HEADER_BYTES }
     }
 
@@ -74,7 +129,7 @@ impl PayloadShape {
         largest_slot - CHAINED_HEADER_BYTES
     }
 
-    /// The most slots that an entry of `entry_bytes` (key plus value) can take.
+    /// The most slots that an entry of `entry_bytes` ([`Lengths::entry_bytes`]) can take.
     pub fn most_slots(entry_bytes: usize, largest_slot: usize) -> usize {
         let overhead = CHAINED_HEADER_BYTES + SLOT_ALIGN_BYTES as usize;
         (entry_bytes + overhead).div_ceil(largest_slot - HEADER_BYTES)
@@ -104,10 +159,18 @@ impl Payload {
         Payload { area, records: Records::new(area), largest_slot: largest_slot as usize }
     }
 
-    /// The shape of a key and a value of these lengths.
+    /// The shape of an entry of these lengths.
     #[inline]
-    pub fn shape(&self, key_len: usize, value_len: usize) -> PayloadShape {
-        PayloadShape::of(key_len, value_len, self.largest_slot)
+    pub fn shape(&self, lengths: Lengths) -> PayloadShape {
+        PayloadShape::of(lengths, self.largest_slot)
+    }
+
+    /// The lengths of an entry.
+    #[inline]
+    fn lengths(&self, entry: EntryIndex) -> Lengths {
+        let record = self.records.get(entry);
+        let moment = if record.expires() { MOMENT_BYTES } else { 0 };
+        Lengths { key: record.key_len(), value: self.value_len(entry), moment }
     }
 
     #[inline]
@@ -125,6 +188,11 @@ impl Payload {
         self.area.slot_word(slot, 2)
     }
 
+    /// When a chained entry expires, in the head's slot.
+    fn chained_moment_word(&self, slot: Location) -> &Word32 {
+        self.area.slot_word(slot, 3)
+    }
+
     /// The record that a used slot belongs to.
     #[inline]
     pub fn owner_of(&self, slot: Location) -> EntryIndex {
@@ -138,7 +206,7 @@ impl Payload {
         self.len_word(slot).set(len as u32);
         if self.records.get(entry).has(Flags::CHAINED) {
             self.next_word(slot).set(EntryIndex::NONE.0);
-            self.area.slot_word(slot, 3).set(0);
+            self.chained_moment_word(slot).set(0);
         }
         self.records.get(entry).set_location(slot);
     }
@@ -155,16 +223,21 @@ impl Payload {
         }
     }
 
-    /// Writes a key and a value into the slots that were reserved for them.
-    pub fn fill(&self, entry: EntryIndex, key: Key<'_>, value: &[u8]) {
+    /// Writes a key, a value and the moment at which they expire into the slots that were reserved for them.
+    pub fn fill(&self, entry: EntryIndex, key: Key<'_>, value: &[u8], expires: Option<Moment>) {
         let record = self.records.get(entry);
         let slot = record.location().offset();
         let key_start = slot + if record.has(Flags::CHAINED) { CHAINED_HEADER_BYTES } else { HEADER_BYTES };
         let value_start = key_start + padded(key.bytes.len());
         self.area.region().write_bytes(key_start, key.bytes);
-        let PayloadShape::Chained { first_part, part, .. } = self.shape(key.bytes.len(), value.len()) else {
-            return self.area.region().write_bytes(value_start, value);
+        let lengths = Lengths::new(key.bytes.len(), value.len(), expires);
+        assert_eq!(record.expires(), lengths.expires(), "what is reserved has room for the moment, or needs none");
+        let PayloadShape::Chained { first_part, part, .. } = self.shape(lengths) else {
+            return self.write_value(value_start, value, expires);
         };
+        if let Some(Moment(moment)) = expires {
+            self.chained_moment_word(record.location()).set(moment);
+        }
         self.area.region().write_bytes(value_start, &value[..first_part]);
         let mut pieces = value[first_part..].chunks(part);
         for continuation in self.continuations(entry) {
@@ -175,12 +248,55 @@ impl Payload {
         assert!(pieces.next().is_none(), "a piece has no continuation");
     }
 
-    /// Writes another value over the one in a single slot.
+    /// Writes a value that lies in one piece, and the moment behind it.
+    #[inline(always)]
+    fn write_value(&self, value_start: usize, value: &[u8], expires: Option<Moment>) {
+        self.area.region().write_bytes(value_start, value);
+        if let Some(moment) = expires {
+            self.write_moment(value_start, value.len(), moment);
+        }
+    }
+
+    #[inline(never)]
+    fn write_moment(&self, value_start: usize, value_len: usize, moment: Moment) {
+        let (word, half) = place_of_moment(value_len);
+        let word: &Word64 = self.area.region().at(value_start + 8 * word);
+        // The first half is the value's end, or nobody's.
+        let mut bytes = if half == 0 { [0; 8] } else { word.get().to_ne_bytes() };
+        bytes[MOMENT_BYTES * half..][..MOMENT_BYTES].copy_from_slice(&moment.0.to_ne_bytes());
+        word.set(u64::from_ne_bytes(bytes));
+    }
+
+    /// Writes another value, and the moment behind it, over what is in a single slot.
     #[inline]
-    pub fn overwrite(&self, entry: EntryIndex, key_len: usize, value: &[u8]) {
+    pub fn overwrite(&self, entry: EntryIndex, key_len: usize, value: &[u8], expires: Option<Moment>) {
         let slot = self.records.get(entry).location();
         self.len_word(slot).set(value.len() as u32);
-        self.area.region().write_bytes(slot.offset() + HEADER_BYTES + padded(key_len), value);
+        self.write_value(slot.offset() + HEADER_BYTES + padded(key_len), value, expires);
+    }
+
+    /// The moment from which on an entry is as good as absent, if there is one.
+    ///
+    /// # Panics
+    ///
+    /// As [`Payload::value_len`], or if the value does not end in its slab.
+    #[inline(always)]
+    pub fn expires(&self, entry: EntryIndex) -> Option<Moment> {
+        self.records.get(entry).expires().then(|| self.moment(entry))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn moment(&self, entry: EntryIndex) -> Moment {
+        let record = self.records.get(entry);
+        let slot = record.location();
+        if record.has(Flags::CHAINED) {
+            return Moment(self.chained_moment_word(slot).get());
+        }
+        let value_start = (HEADER_BYTES + padded(record.key_len())) / 8;
+        let value = self.area.words_from(slot).and_then(|words| words.get(value_start..));
+        let moment = value.and_then(|value| moment_behind(value, self.value_len(entry)));
+        moment.expect("a value that expires ends in its slab, and the moment behind it")
     }
 
     #[inline]
@@ -253,12 +369,12 @@ impl Payload {
 
     #[cold]
     fn for_each_chained_part(&self, entry: EntryIndex, take: &mut dyn FnMut(&[u8])) {
-        let (key_len, value_len) = (self.records.get(entry).key_len(), self.value_len(entry));
-        let PayloadShape::Chained { first_part, .. } = self.shape(key_len, value_len) else {
+        let lengths = self.lengths(entry);
+        let PayloadShape::Chained { first_part, .. } = self.shape(lengths) else {
             panic!("record {} is chained, and its value fits one slot", entry.0)
         };
-        take(self.area.region().bytes(self.key_offset(entry) + padded(key_len), first_part));
-        let mut left = value_len - first_part;
+        take(self.area.region().bytes(self.key_offset(entry) + padded(lengths.key), first_part));
+        let mut left = lengths.value - first_part;
         for continuation in self.continuations(entry) {
             let slot = self.records.get(continuation).location();
             let len = self.len_word(slot).get() as usize;
@@ -300,20 +416,21 @@ impl Payload {
     /// Bytes stored in the slot of a record, an entry's or a continuation's.
     #[inline]
     pub fn stored_bytes(&self, entry: EntryIndex) -> usize {
-        let record = self.records.get(entry);
-        let len = self.value_len(entry);
-        if record.has(Flags::CONTINUATION) {
-            return HEADER_BYTES + len;
+        if self.records.get(entry).has(Flags::CONTINUATION) {
+            return HEADER_BYTES + self.value_len(entry);
         }
-        self.shape(record.key_len(), len).first_slot_bytes()
+        self.shape(self.lengths(entry)).first_slot_bytes()
     }
 
     /// Exchanges what two records of one key store; neither may be pinned or findable by optimistic reads meanwhile.
     pub fn exchange(&self, a: EntryIndex, b: EntryIndex) {
         let (first, second) = (self.records.get(a), self.records.get(b));
         let (locations, chained) = ([first.location(), second.location()], first.has(Flags::CHAINED));
+        let expires = first.expires();
         first.put_flags(Flags::CHAINED, second.has(Flags::CHAINED));
         second.put_flags(Flags::CHAINED, chained);
+        first.set_expires(second.expires());
+        second.set_expires(expires);
         for (entry, slot) in [(a, locations[1]), (b, locations[0])] {
             self.entry_word(slot).set(entry.0);
             self.records.get(entry).set_location(slot);
@@ -357,7 +474,11 @@ impl Payload {
         let in_slot = match (record.has(Flags::CHAINED), record.has(Flags::CONTINUATION)) {
             (true, true) => return Err(format!("record {} is chained and a continuation", entry.0)),
             (true, false) => padded(record.key_len()),
-            (false, _) => padded(record.key_len()).saturating_add(len),
+            (false, true) if record.expires() => return Err(format!("continuation {} expires by itself", entry.0)),
+            (false, _) if record.expires() => {
+                padded(record.key_len()) + len.next_multiple_of(MOMENT_BYTES) + MOMENT_BYTES
+            }
+            (false, _) => padded(record.key_len()) + len,
         };
         if header + in_slot > room || len > self.area.region().len_bytes() {
             return Err(format!("record {} has {len} bytes in a slot of less than {room}", entry.0));
@@ -365,7 +486,7 @@ impl Payload {
         if !record.has(Flags::CHAINED) {
             return Ok(());
         }
-        let PayloadShape::Chained { first_part, .. } = self.shape(record.key_len(), len) else {
+        let PayloadShape::Chained { first_part, .. } = self.shape(self.lengths(entry)) else {
             return Err(format!("record {} is chained, and its {len} bytes fit one slot", entry.0));
         };
         let (mut before, mut bytes, mut parts) = (entry, first_part, 0);
@@ -397,15 +518,21 @@ impl Payload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::memory::region::Region;
 
     #[test]
     fn a_shape_holds_the_key_and_the_whole_value() {
         for largest in [256, 504, 2040] {
             for key_len in [0, 1, 8, 100] {
-                for value_len in 0..5000 {
-                    let slots = match PayloadShape::of(key_len, value_len, largest) {
+                for (value_len, expires) in (0..5000).flat_map(|len| [(len, None), (len, Some(Moment(7)))]) {
+                    let lengths = Lengths::new(key_len, value_len, expires);
+                    let slots = match PayloadShape::of(lengths, largest) {
                         PayloadShape::Single { bytes } => {
-                            assert!(bytes <= largest && bytes == HEADER_BYTES + padded(key_len) + value_len);
+                            let without = HEADER_BYTES + padded(key_len) + value_len;
+                            assert!(bytes <= largest && bytes == without + lengths.moment);
+                            let (word, half) = place_of_moment(value_len);
+                            let end = HEADER_BYTES + padded(key_len) + 8 * word + MOMENT_BYTES * (half + 1);
+                            assert!(!lengths.expires() || end <= bytes.next_multiple_of(8), "in the same slot");
                             1
                         }
                         PayloadShape::Chained { head_bytes, first_part, part } => {
@@ -415,9 +542,24 @@ mod tests {
                             1 + (value_len - first_part).div_ceil(part)
                         }
                     };
-                    assert!(slots <= PayloadShape::most_slots(key_len + value_len, largest).max(1));
+                    assert!(slots <= PayloadShape::most_slots(lengths.entry_bytes(), largest).max(1));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_moment_is_read_as_it_was_written_and_leaves_the_value_alone() {
+        let area = SlabArea::new(Region::leaked(4096), 4096);
+        let payload = Payload::new(area, 504);
+        for len in 0..100 {
+            let value: Vec<u8> = (1..=len as u8).collect();
+            area.region().write_bytes(64, &[0xee; 200]);
+            payload.write_value(64, &value, Some(Moment(0x1234_5678)));
+            assert_eq!(area.region().bytes(64, len), value);
+            let words = area.region().slice(64, 100);
+            assert_eq!(moment_behind(words, len), Some(Moment(0x1234_5678)), "behind {len} bytes");
+            assert_eq!(moment_behind(&words[..len / 8], len), None, "cut off");
         }
     }
 }

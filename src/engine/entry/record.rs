@@ -5,8 +5,8 @@
 //!          ┌────────┬──────────┬─────────┬───────┬──────────┬──────┬───────────────┐
 //!          │ stamp  │ location │ touched │ chain │ previous │ next │ state         │
 //!          └────────┴──────────┴─────────┴───────┴──────────┴──────┴───────────────┘
-//! stamp    generation (bits 0-31), unstable (bit 32), version (bits 33-63): one load tells whether an entry is the
-//!          same and unchanged
+//! stamp    generation (bits 0-31), unstable (bit 32), expires (bit 33), version (bits 34-63): one load tells whether an
+//!          entry is the same and unchanged, and whether the time matters to it
 //! touched  the tick of the order of eviction at the last use (bits 0-29), uses counted by `s3-fifo` (bits 30-31)
 //! state    pins (bits 0-7), flags (bits 8-15), key length in bytes (bits 16-31)
 //! ```
@@ -18,6 +18,9 @@
 //! A stamp is *unstable* while the entry is being built, while its value is being replaced, and from its removal on;
 //! else it is *stable*: the entry can be found, and its key and value are complete. Optimistic reads stand on that: a
 //! writer makes the stamp stable after the last write to what the record names, and unstable before the next.
+//!
+//! The mark that an entry *expires* is in the stamp because whoever reads loads that anyway, and whoever kept a stamp
+//! need not look at the record; the moment is in the slot (`payload`).
 //!
 //! Locking: everything but the pins, the policy's flag and `touched` is written under the partition's exclusive lock. A
 //! hit writes `touched` under the shared lock without regard to other hits: one of two at the same moment may be lost.
@@ -96,7 +99,7 @@ pub const MAX_USES: u32 = (1 << (32 - TICK_BITS)) - 1;
 /// No record is opened from this generation on.
 pub const LAST_GENERATION: u32 = u32::MAX - 1;
 
-/// Generation and version of an entry, and whether it is stable. No two contents of a record have the same stable stamp.
+/// Generation and version of an entry, whether it is stable, and whether it expires. No two contents of a record have the same stable stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp(u64);
 
@@ -104,13 +107,20 @@ impl Stamp {
     /// That of no entry.
     pub const NONE: Stamp = Stamp(0);
     const UNSTABLE: u64 = 1 << 32;
-    const ONE_VERSION: u64 = 1 << 33;
+    const EXPIRES: u64 = 1 << 33;
+    const ONE_VERSION: u64 = 1 << 34;
     const LAST_VERSION: u64 = u64::MAX / Self::ONE_VERSION;
 
     /// Whether the entry can be found, with key and value complete.
     #[inline]
     pub fn is_stable(self) -> bool {
         self.0 & (Self::UNSTABLE | 1) == 1
+    }
+
+    /// Whether there is a moment from which on the entry is as good as absent.
+    #[inline(always)]
+    pub fn expires(self) -> bool {
+        self.0 & Self::EXPIRES != 0
     }
 }
 
@@ -131,6 +141,19 @@ impl Record {
     #[inline(always)]
     pub fn stamp(&self) -> Stamp {
         Stamp(self.stamp.load_acquire())
+    }
+
+    /// Whether the entry's slot has the moment from which on it is as good as absent.
+    #[inline]
+    pub fn expires(&self) -> bool {
+        Stamp(self.stamp.get()).expires()
+    }
+
+    /// Says whether the slot has such a moment; while the entry is unstable.
+    pub(super) fn set_expires(&self, expires: bool) {
+        let stamp = self.stamp.get();
+        debug_assert!(!Stamp(stamp).is_stable());
+        self.stamp.set(if expires { stamp | Stamp::EXPIRES } else { stamp & !Stamp::EXPIRES });
     }
 
     /// Whether the record is in use, by an entry or by a continuation.
@@ -419,8 +442,13 @@ mod tests {
             record.mark_replaced();
             seen.push(record.stamp());
             record.mark_unstable();
+            record.set_expires(true);
+            record.mark_replaced();
+            seen.push(record.stamp());
+            assert!(record.stamp().expires());
+            record.mark_unstable();
             record.close();
-            assert!(!record.stamp().is_stable() && !record.is_live());
+            assert!(!record.stamp().is_stable() && !record.is_live() && !record.expires());
             record.open(Flags::NONE, 3, 0, 5);
         }
         assert!(seen[1..].iter().all(|stamp| stamp.is_stable()));
@@ -430,10 +458,10 @@ mod tests {
     #[test]
     fn the_last_replacement_that_is_counted_is_known() {
         let record = record();
-        record.stamp.set(record.stamp.get() | (u64::MAX << 34));
+        record.stamp.set(record.stamp.get() | (u64::MAX << 35));
         assert!(record.can_count_replacement());
         record.mark_replaced();
         assert!(!record.can_count_replacement());
-        assert_eq!(record.version(), u32::MAX >> 1);
+        assert_eq!(record.version(), u32::MAX >> 2);
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::engine::entry::record::Stamp;
 use crate::engine::ids::EntryIndex;
+use crate::engine::moment::Moment;
 
 /// Names a key's value, or its absence, as it was read.
 ///
-/// In a cache without a store behind it, a version is current until the value is replaced, removed or evicted. In front
+/// In a cache without a store behind it, a version is current until the value is replaced, removed or evicted, or expires. In front
 /// of a store it stays valid while the key keeps the value it was read with, in the cache or in the store: while the
 /// entry is cached, its stamp decides; after eviction, a count of changed values does, which the key shares with others
 /// of its partition. So another key's change may make a version stale, but never a change make it valid.
@@ -19,11 +20,19 @@ pub struct Version {
     pub(crate) changes: u32,
     /// The partition.
     pub(crate) partition: u32,
+    /// When the value expires, if its stamp says that it does.
+    pub(crate) expires: Moment,
 }
 
 impl Version {
     /// The partition of the key.
     pub(crate) fn partition(&self) -> usize {
         self.partition as usize
+    }
+
+    /// Whether the value has expired; `now` is asked only if it does expire.
+    #[inline(always)]
+    pub(crate) fn has_expired(&self, now: impl FnOnce() -> Moment) -> bool {
+        self.stamp.expires() && self.expires.has_come(now())
     }
 }

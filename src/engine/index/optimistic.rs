@@ -49,6 +49,9 @@
 //! beside a pin goes on in its cell with another record, and the record that the reader looks at may have become
 //! another key's.
 //!
+//! An entry that *expires* says so in its stamp, and the moment lies behind its value: the stamp vouches for both. One that
+//! has expired is told to be absent, by the same proof as a value; it is left to those who come with the lock.
+//!
 //! Where entries are chained behind the line, where the value is chained, and after a few conflicts, the caller takes
 //! the lock.
 //!
@@ -63,7 +66,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::table::{Bucket, Table, TableShape};
 use crate::engine::entry::directory::Directory;
-use crate::engine::entry::payload::{HEADER_BYTES, Payload, padded};
+use crate::engine::entry::payload::{HEADER_BYTES, Payload, moment_behind, padded};
 use crate::engine::entry::record::{Flags, Pin, Record, Records, Stamp};
 use crate::engine::evict::{Eviction, EvictionOrder, HitNeeds};
 use crate::engine::flight::inflight::Inflight;
@@ -74,6 +77,7 @@ use crate::engine::layout::PartitionState;
 use crate::engine::memory::copy::words_equal;
 use crate::engine::memory::region::Region;
 use crate::engine::memory::words::Word64;
+use crate::engine::moment::Moment;
 use crate::engine::slab::allocator::SlabAllocator;
 
 /// Entries that are followed beyond a bucket's line, at most.
@@ -84,7 +88,7 @@ const LONGEST_CHAIN: usize = 32;
 pub enum ReadFailure {
     /// A writer came in between: what `read` was given, if anything, is worth nothing. Another try may do.
     Conflict,
-    /// The key has no value.
+    /// The key has no value, or one that has expired.
     NotFound,
     /// To be decided under the lock: the key may be far down a chain, or its value is chained, or this use must be
     /// noted.
@@ -100,11 +104,12 @@ pub enum Touch {
     AlreadyMarked,
 }
 
-/// Where a value was seen: its record, the record's stamp.
+/// Where a value was seen: its record, the record's stamp, and when it expires, if it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     entry: EntryIndex,
     stamp: Stamp,
+    expires: Moment,
 }
 
 /// The placement epoch in which a version was last found current: whoever asks often keeps it beside the version, so that
@@ -163,7 +168,8 @@ impl UnlockedPartition {
         self.order.promotes_on_hit()
     }
 
-    /// Looks a key up without the lock; `read` is given the words of its value and their length in bytes.
+    /// Looks a key up without the lock; `read` is given the words of its value and their length in bytes. `now` is asked
+    /// only of an entry that expires.
     ///
     /// # Errors
     ///
@@ -173,6 +179,7 @@ impl UnlockedPartition {
         &self,
         key: Key<'_>,
         touch: Touch,
+        now: impl Fn() -> Moment,
         read: impl FnOnce(&[Word64], usize),
     ) -> Result<Seen, ReadFailure> {
         let epoch = self.table.placement_epoch();
@@ -195,10 +202,45 @@ impl UnlockedPartition {
                 },
             };
             if let Some(candidate) = self.probe(entry, key)? {
-                return self.read_and_validate(candidate, epoch, touch, read);
+                let mut expires = Moment::default();
+                if candidate.stamp.expires() {
+                    let Candidate { entry, stamp, value_len, .. } = candidate;
+                    expires = self.check_moment(entry, stamp, value_len, epoch, &now)?;
+                }
+                return self.read_and_validate(candidate, expires, epoch, touch, read);
             }
         }
         Err(self.confirm_absence(bucket, shape, key, epoch))
+    }
+
+    /// Whether the record had this stamp, and the partition this epoch, until after everything that was read before.
+    #[inline(always)]
+    fn is_confirmed(&self, record: &Record, stamp: Stamp, epoch: u64) -> bool {
+        fence(Ordering::Acquire);
+        record.stamp() == stamp && self.table.placement_epoch() == epoch
+    }
+
+    /// When an entry expires that was seen with this stamp; if that has come, the key has no value. What is read for it is
+    /// as good as the stamp, which is looked at afterwards: here, or when the value is read.
+    #[cold]
+    #[inline(never)]
+    fn check_moment(
+        &self,
+        entry: EntryIndex,
+        stamp: Stamp,
+        value_len: usize,
+        epoch: u64,
+        now: &dyn Fn() -> Moment,
+    ) -> Result<Moment, ReadFailure> {
+        let record = self.records.get(entry);
+        let words = self.slabs.area().words_from(record.location()).ok_or(ReadFailure::Conflict)?;
+        let value = words.get((HEADER_BYTES + padded(record.key_len())) / 8..).ok_or(ReadFailure::Conflict)?;
+        let moment = moment_behind(value, value_len).ok_or(ReadFailure::Conflict)?;
+        match moment.has_come(now()) {
+            true if self.is_confirmed(record, stamp, epoch) => Err(ReadFailure::NotFound),
+            true => Err(ReadFailure::Conflict),
+            false => Ok(moment),
+        }
     }
 
     /// After the key was not seen: the second look at the line, if nothing is chained behind it.
@@ -263,6 +305,7 @@ impl UnlockedPartition {
     fn read_and_validate(
         &self,
         candidate: Candidate<'_>,
+        expires: Moment,
         epoch: u64,
         touch: Touch,
         read: impl FnOnce(&[Word64], usize),
@@ -272,9 +315,8 @@ impl UnlockedPartition {
             return Err(ReadFailure::NeedsLock);
         }
         read(value, value_len);
-        fence(Ordering::Acquire);
-        if record.stamp() == stamp && self.table.placement_epoch() == epoch {
-            Ok(Seen { entry, stamp })
+        if self.is_confirmed(record, stamp, epoch) {
+            Ok(Seen { entry, stamp, expires })
         } else {
             Err(ReadFailure::Conflict)
         }
@@ -290,7 +332,8 @@ impl UnlockedPartition {
     /// The version of a value that was seen after so many changes.
     #[inline]
     pub fn version_of(&self, seen: Seen, changes: u32) -> Version {
-        Version { entry: seen.entry, stamp: seen.stamp, changes, partition: self.index }
+        let Seen { entry, stamp, expires } = seen;
+        Version { entry, stamp, changes, partition: self.index, expires }
     }
 
     /// Whether a value is still that of its entry, at this moment. Two loads, as long as the epoch is that of the hint.
@@ -385,8 +428,8 @@ impl UnlockedPartition {
     }
 
     /// Writes key and value into what was reserved for them, which is the caller's alone.
-    pub(crate) fn fill_reserved(&self, pin: Pin, key: Key<'_>, value: &[u8]) {
-        self.payload.fill(pin.entry, key, value);
+    pub(crate) fn fill_reserved(&self, pin: Pin, key: Key<'_>, value: &[u8], expires: Option<Moment>) {
+        self.payload.fill(pin.entry, key, value, expires);
     }
 
     /// Marks the partition as damaged, as `Partition::mark_damaged`: for whoever holds the lock and cannot go on.
@@ -405,11 +448,12 @@ mod tests {
     use super::*;
     use crate::engine::compaction::CompactBudget;
     use crate::engine::config::Config;
+    use crate::engine::entry::payload::Lengths;
     use crate::engine::evicted::OnEvict;
     use crate::engine::layout::Layout;
     use crate::engine::memory::copy::append_words;
     use crate::engine::partition::Collect;
-    use crate::engine::partition::Partition;
+    use crate::engine::partition::{Partition, Popped};
     use crate::engine::policy::Policy;
     use crate::engine::reservation::Reclaim;
     use crate::engine::slab::allocator::SlabUse;
@@ -453,11 +497,16 @@ mod tests {
         }
 
         fn put(&mut self, name: &[u8], value: &[u8]) {
-            self.writer.put(key(name), value, OnEvict::Discard, &mut Work::new()).unwrap();
+            self.put_until(name, value, None);
+        }
+
+        fn put_until(&mut self, name: &[u8], value: &[u8], expires: Option<Moment>) {
+            let mut work = Work::new();
+            self.writer.put(key(name), value, expires, OnEvict::Discard, &|| NOW, &mut work).unwrap();
         }
 
         fn remove(&mut self, name: &[u8]) {
-            assert!(self.writer.remove(key(name)));
+            assert!(self.writer.remove(key(name), &|| NOW));
         }
 
         fn fill(&mut self, numbers: std::ops::Range<u32>, value: &[u8]) {
@@ -468,12 +517,17 @@ mod tests {
         fn read(&mut self, name: &[u8], step: impl FnOnce(&mut Shared)) -> (Option<ReadFailure>, Vec<u8>) {
             let reader = self.reader();
             let mut value = Vec::new();
-            let seen = reader.read_optimistic(key(name), Touch::No, |words, len| {
-                let half = words.len() / 2;
-                append_words(&words[..half], 8 * half, &mut value);
-                step(self);
-                append_words(&words[half..], len - 8 * half, &mut value);
-            });
+            let seen = reader.read_optimistic(
+                key(name),
+                Touch::No,
+                || NOW,
+                |words, len| {
+                    let half = words.len() / 2;
+                    append_words(&words[..half], 8 * half, &mut value);
+                    step(self);
+                    append_words(&words[half..], len - 8 * half, &mut value);
+                },
+            );
             self.writer.validate().unwrap();
             (seen.err(), value)
         }
@@ -486,12 +540,13 @@ mod tests {
     /// Builds an entry that is not published.
     fn reserve(shared: &mut Shared) -> EntryIndex {
         let mut work = Work::new();
-        let mut reclaim = Reclaim::new(OnEvict::Discard, &mut work);
-        let built = shared.writer.reserve(NAME.len(), OLD.len(), &mut reclaim).unwrap();
-        shared.writer.payload.fill(built, key(NAME), &OLD);
+        let mut reclaim = Reclaim::new(OnEvict::Discard, &|| NOW, &mut work);
+        let built = shared.writer.reserve(Lengths::new(NAME.len(), OLD.len(), None), &mut reclaim).unwrap();
+        shared.writer.payload.fill(built, key(NAME), &OLD, None);
         built
     }
 
+    const NOW: Moment = Moment(10);
     const NAME: &[u8] = b"a name";
     const OLD: [u8; 500] = [1; 500];
 
@@ -500,7 +555,7 @@ mod tests {
         let mut shared = Shared::new();
         shared.put(NAME, &OLD);
         prepare(&mut shared);
-        let seen = shared.reader().read_optimistic(key(NAME), Touch::No, |_, _| ()).unwrap();
+        let seen = shared.reader().read_optimistic(key(NAME), Touch::No, || NOW, |_, _| ()).unwrap();
         let (before, mut hint) = (shared.reader().version_of(seen, 0), PlacementHint::default());
         assert!(shared.reader().is_current(&before, &mut hint), "before: {what}");
         assert!(shared.reader().is_current(&before, &mut hint), "before: {what}");
@@ -534,6 +589,19 @@ mod tests {
         });
         assert_disturbed("replaced by a larger one", nothing, |shared| shared.put(NAME, &[2; 800]));
         assert_disturbed("replaced by a chained one", nothing, |shared| shared.put(NAME, &[2; 5000]));
+        assert_disturbed("given a time to live", nothing, |shared| {
+            shared.put_until(NAME, &OLD, Some(Moment(11)));
+        });
+        assert_disturbed("replaced by one that has expired", nothing, |shared| {
+            shared.put_until(NAME, &[2; 500], Some(Moment(3)));
+        });
+        assert_disturbed(
+            "freed from its time to live",
+            |shared| shared.put_until(NAME, &OLD, Some(Moment(11))),
+            |shared| {
+                shared.put(NAME, &OLD);
+            },
+        );
         assert_disturbed("removed", nothing, |shared| shared.remove(NAME));
         assert_disturbed("removed and stored again", nothing, |shared| {
             shared.remove(NAME);
@@ -583,7 +651,7 @@ mod tests {
                 let offset = entry.offset();
                 let record = area.region().bytes(offset, size_of::<Record>()).to_vec();
                 let (slab, _) = area.locate(offset).unwrap();
-                while let Ok(Some(_)) = shared.writer.pop(Collect::Nothing, &mut Work::new()) {}
+                while let Ok(Popped::Entry { .. }) = shared.writer.pop(Collect::Nothing, &|| NOW, &mut Work::new()) {}
                 assert_ne!(shared.writer.slabs.slab_use(slab), Some(SlabUse::RECORDS));
                 // Values that look like the record wherever it lay, in as much memory as there is.
                 let mut number = 0u32;
@@ -597,6 +665,45 @@ mod tests {
                 }
             },
         );
+    }
+
+    #[test]
+    fn what_has_expired_is_absent_and_the_time_is_asked_of_nothing_else() {
+        for len in 0..40 {
+            let mut shared = Shared::new();
+            let old = vec![1; len];
+            let seen = |shared: &Shared, now: &dyn Fn() -> Moment| {
+                let mut value = Vec::new();
+                let take = |words: &[Word64], len| append_words(words, len, &mut value);
+                let seen = shared.reader().read_optimistic(key(NAME), Touch::No, now, take);
+                seen.map(|_| value)
+            };
+            shared.put(NAME, &old);
+            assert_eq!(seen(&shared, &|| panic!("nobody asks")), Ok(old.clone()));
+            shared.put_until(NAME, &old, Some(Moment(11)));
+            assert_eq!(seen(&shared, &|| Moment(10)), Ok(old.clone()), "{len} bytes");
+            assert_eq!(seen(&shared, &|| Moment(11)), Err(ReadFailure::NotFound), "{len} bytes");
+            assert!(shared.writer.find(key(NAME)).is_some(), "it is left where it is");
+            shared.writer.validate().unwrap();
+            shared.put(NAME, &old);
+            assert_eq!(seen(&shared, &|| panic!("nobody asks")), Ok(old));
+            shared.writer.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_expiry_that_was_read_from_another_value_is_not_believed() {
+        let mut shared = Shared::new();
+        shared.put_until(NAME, &OLD, Some(Moment(3)));
+        let reader = shared.reader();
+        let epoch = reader.table.placement_epoch();
+        let entry = shared.writer.find(key(NAME)).unwrap();
+        let Ok(Some(candidate)) = reader.probe(entry, key(NAME)) else { panic!("it is there") };
+        let Candidate { stamp, value_len, .. } = candidate;
+        let check = || reader.check_moment(entry, stamp, value_len, epoch, &|| NOW);
+        assert_eq!(check(), Err(ReadFailure::NotFound));
+        shared.put_until(NAME, &OLD, Some(Moment(4)));
+        assert_eq!(check(), Err(ReadFailure::Conflict));
     }
 
     #[test]
@@ -699,9 +806,14 @@ mod tests {
             let reader = shared.reader();
             for number in 0..300u32 {
                 let mut out = Vec::new();
-                let _ = reader.read_optimistic(key(&number.to_be_bytes()), Touch::No, |words, len| {
-                    append_words(words, len, &mut out);
-                });
+                let _ = reader.read_optimistic(
+                    key(&number.to_be_bytes()),
+                    Touch::No,
+                    || NOW,
+                    |words, len| {
+                        append_words(words, len, &mut out);
+                    },
+                );
                 assert!(out.len() <= 16 << 10);
             }
         }

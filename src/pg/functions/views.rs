@@ -149,6 +149,7 @@ fn list_stats() -> TableIterator<
         name!(entries_moved, i64),
         name!(bytes_moved, i64),
         name!(resets, i64),
+        name!(expirations, i64),
     ),
 > {
     let read = |cache: &SharedCache<LwLocks>| (cache.len(), cache.bytes(), cache.stats());
@@ -169,6 +170,7 @@ fn list_stats() -> TableIterator<
             stats.entries_moved as i64,
             stats.bytes_moved as i64,
             stats.resets as i64,
+            stats.expirations as i64,
         )
     }))
 }

@@ -7,6 +7,7 @@
 //! - a reader without a lock finds a key that is there before and after, with a value of it, or asks for the lock;
 //! - where the partition is not marked, each key has its value of before or of after, and is there if it is in both;
 //! - where it is marked, the next user empties it and says so;
+//! - what has expired is seen by nobody, and a sweep finds all of it;
 //! - every structure agrees with the others (`validate`), at once and after life has gone on;
 //! - as many entries are pinned as readers pin; nothing is under way that a dead process had in hand;
 //! - an id from before names the same key or nothing;
@@ -240,6 +241,9 @@ fn check_unlocked(unlocked: &SharedCache<RefusedLocks>, expected: &Expected<'_>)
 fn check_contents(cache: &Cache, expected: &Expected<'_>, is_marked: bool) -> Result<(), String> {
     let now = contents(cache);
     validate(cache, "recovered")?;
+    // One round that was begun before, and one from the start.
+    (0..2).for_each(|_| _ = cache.sweep(u64::MAX));
+    validate(cache, "swept")?;
     expect("entries by their number", cache.len(), now.len() as u64)?;
     let Expected { before, after, resets, .. } = expected;
     if is_marked {

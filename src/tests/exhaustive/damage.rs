@@ -17,9 +17,10 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadStep};
-use pg_shared_lru::{CompactBudget, Config, Cursor, EntryId, Evicted, Found, Policy, PushError};
+use pg_shared_lru::{CompactBudget, Config, Cursor, EntryId, Evicted, Expiry, Found, Policy, PushError};
 
 use super::layout;
 use super::runner::{Case, Extent, Findings, Part, Tally};
@@ -82,6 +83,14 @@ fn some_value(random: &mut Random) -> Vec<u8> {
     vec![random.next() as u8; random.value_len().min(2400)]
 }
 
+fn some_expiry(random: &mut Random) -> Expiry {
+    match random.below(3) {
+        0 => Expiry::After(Duration::ZERO),
+        1 => Expiry::After(Duration::from_secs(1_000_000)),
+        _ => Expiry::Default,
+    }
+}
+
 /// One operation on a region that may be damaged.
 type Deed = fn(&Cache, &mut Random);
 
@@ -98,6 +107,17 @@ const DEEDS: &[(&str, Deed)] = &[
     }),
     ("with", |cache, random| (0..10).for_each(|_| _ = cache.with(&some_key(random), <[u8]>::len))),
     ("put", |cache, random| (0..20).for_each(|_| _ = cache.put(&some_key(random), &some_value(random)))),
+    ("put that expires", |cache, random| {
+        (0..20).for_each(|_| _ = cache.put_with(&some_key(random), &some_value(random), some_expiry(random)));
+    }),
+    ("sweep", |cache, random| {
+        cache.sweep(random.below(40) as u64);
+        cache.sweep(u64::MAX);
+    }),
+    ("default time to live", |cache, _| {
+        cache.default_ttl();
+        cache.set_default_ttl(Some(Duration::from_secs(1))).expect("it is in range");
+    }),
     ("put, large", |cache, random| _ = cache.put(&some_key(random), &[3; 2400])),
     ("put, many", |cache, random| (0..300).for_each(|number| _ = cache.put(&key(1000 + number), &some_value(random)))),
     ("push", |cache, random| _ = cache.push(&some_key(random), &some_value(random), &mut Evicted::default())),
@@ -158,6 +178,9 @@ fn filled(world: &World, cache: &Cache, seed: u64) -> Vec<u8> {
         match random.below(10) {
             0 => _ = cache.remove(&some_key(&mut random)),
             1 => _ = cache.get(&some_key(&mut random), &mut Vec::new()),
+            3..5 => {
+                _ = cache.put_with(&some_key(&mut random), &some_value(&mut random), some_expiry(&mut random));
+            }
             2 => _ = cache.store_if(&some_key(&mut random), &[5; 40], &mut Condition::None, &cache.resets(), &mut 0),
             _ => _ = cache.put(&some_key(&mut random), &some_value(&mut random)),
         }
@@ -453,6 +476,7 @@ fn check_region(world: &World, image: &[u8], sound: &Cache, number: u64, progres
     if attempt(|| cache.validate()).is_ok_and(|found| found.is_ok()) {
         let works = attempt(|| {
             cache.clear();
+            cache.set_default_ttl(None).expect("none is in range");
             match cache.put(&key(1), b"value") {
                 Ok(_) if !cache.contains(&key(1)) => Err("an entry that was stored is not there".to_owned()),
                 // A header that was forged may say that entries are smaller.

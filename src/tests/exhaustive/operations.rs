@@ -3,8 +3,10 @@
 //! Caches are small, of one partition and twenty-odd slabs, so that every way through the engine is a short one. An
 //! operation leaves each key with the value of before or of after at every moment.
 
+use std::time::Duration;
+
 use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadStep, StoreStep, WriteBackGuard};
-use pg_shared_lru::{CompactBudget, Config, Evicted, Found, PlacementHint, Policy, RobustLocks};
+use pg_shared_lru::{CompactBudget, Config, Evicted, Expiry, Found, PlacementHint, Policy, RobustLocks};
 
 use super::layout;
 use super::world::{Cache, World};
@@ -69,6 +71,20 @@ pub fn key(number: u32) -> [u8; 4] {
 
 fn put(cache: &Cache, number: u32, len: usize) {
     cache.put(&key(number), &vec![number as u8 ^ len as u8; len]).expect("there is room, or something to evict");
+}
+
+/// Longer than any run.
+const LONG: Expiry = Expiry::After(Duration::from_secs(1_000_000));
+/// Over as soon as it is stored.
+const OVER: Expiry = Expiry::After(Duration::ZERO);
+
+fn put_with(cache: &Cache, number: u32, len: usize, expiry: Expiry) {
+    let value = vec![number as u8 ^ len as u8; len];
+    cache.put_with(&key(number), &value, expiry).expect("there is room, or something to evict");
+}
+
+fn fill_with(cache: &Cache, numbers: std::ops::Range<u32>, len: usize, expiry: Expiry) {
+    numbers.for_each(|number| put_with(cache, number, len, expiry));
 }
 
 fn fill(cache: &Cache, numbers: std::ops::Range<u32>, len: usize) {
@@ -205,6 +221,84 @@ pub fn operations() -> Vec<Operation> {
             .buckets(1),
         Operation::new("many keys go: the table shrinks", |_, c| fill(c, 0..120, 8), |_, c| remove(c, 20..60))
             .buckets(1),
+        // Entries that expire.
+        Operation::new("a new key that expires", |_, c| fill(c, 0..50, 300), |_, c| put_with(c, NEW, 100, LONG)),
+        Operation::new(
+            "a new key that expires, with a chained value",
+            |_, c| fill(c, 0..20, 300),
+            |_, c| put_with(c, NEW, 6000, LONG),
+        ),
+        Operation::new(
+            "a value is replaced in place by one that expires",
+            |_, c| fill(c, 0..20, 300),
+            |_, c| put_with(c, 3, 301, LONG),
+        ),
+        Operation::new(
+            "a value that expires is replaced in place by one that does not",
+            |_, c| fill_with(c, 0..20, 300, LONG),
+            |_, c| put(c, 3, 301),
+        ),
+        Operation::new(
+            "a value that expires is replaced by a chained one that does not",
+            |_, c| fill_with(c, 0..20, 300, LONG),
+            |_, c| put(c, 3, 5900),
+        ),
+        Operation::new(
+            "a pinned value is replaced by one that expires",
+            |_, c| fill_with(c, 0..20, 300, LONG),
+            |_, c| put_with(c, 3, 301, LONG),
+        )
+        .pinned(&[3]),
+        Operation::new(
+            "a value that has expired is replaced",
+            |_, c| {
+                fill(c, 0..20, 300);
+                put_with(c, 3, 300, OVER);
+            },
+            |_, c| put(c, 3, 301),
+        ),
+        Operation::new(
+            "a put evicts what has expired",
+            |_, c| fill_with(c, 0..400, 700, OVER),
+            |_, c| put(c, NEW, 700),
+        ),
+        Operation::new(
+            "a read meets what has expired",
+            |_, c| {
+                fill(c, 0..20, 300);
+                put_with(c, 3, 300, OVER);
+            },
+            |_, c| assert!(!c.get(&key(3), &mut Vec::new())),
+        ),
+        Operation::new(
+            "a sweep",
+            |_, c| {
+                fill_with(c, 0..30, 300, LONG);
+                fill_with(c, 10..20, 300, OVER);
+                put_with(c, 3, 6000, OVER);
+            },
+            |_, c| assert_eq!(c.sweep(u64::MAX).expired, 11),
+        ),
+        Operation::new(
+            "a sweep in two parts, and compaction",
+            |_, c| {
+                fill_with(c, 0..60, 300, OVER);
+                fill_with(c, 20..25, 300, LONG);
+            },
+            |_, c| {
+                assert_eq!(c.sweep(30).examined, 30);
+                assert!(c.sweep(u64::MAX).is_round_complete);
+                c.compact(CompactBudget::unlimited());
+            },
+        ),
+        Operation::new(
+            "what has expired is drained by nobody",
+            |_, c| {
+                fill(c, 0..20, 300);
+                fill_with(c, 10..15, 300, OVER);
+            },
+            |_, c| assert_eq!(c.drain(|_, _| ()), 15),
+        ),
         // Removals.
         Operation::new("a key is removed", |_, c| fill(c, 0..40, 300), |_, c| remove(c, 3..4)),
         Operation::new(
@@ -267,7 +361,7 @@ pub fn operations() -> Vec<Operation> {
             "a value is stored, recognised and used",
             |_, c| fill(c, 0..40, 300),
             |_, c| {
-                let (_, version) = c.put_versioned(&key(3), &[9; 300]).expect("there is room");
+                let (_, version) = c.put_versioned(&key(3), &[9; 300], Expiry::Default).expect("there is room");
                 let (version, mut hint) = (version.expect("stored a moment ago"), PlacementHint::default());
                 assert!(c.touch(&version, &mut hint) && c.is_current(&version, &mut hint));
             },

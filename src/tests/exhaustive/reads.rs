@@ -13,9 +13,10 @@
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use pg_shared_lru::{
-    CompactBudget, Config, Found, NearCache, PlacementHint, Policy, SharedCache, TypedCache, Version, type_tag,
+    CompactBudget, Config, Expiry, Found, NearCache, PlacementHint, Policy, SharedCache, TypedCache, Version, type_tag,
 };
 
 use super::runner::{Case, Extent, Findings, Part, Tally};
@@ -248,6 +249,29 @@ const EVICT: Write = Write {
     run: |cache, round| (0..300).for_each(|number| put_other(cache, 5000 + 1000 * u32::from(round) + number, 900)),
     makes_absent: true,
 };
+fn put_with(cache: &Writer, number: u8, expiry: Expiry) {
+    cache.put_with(&key(KEY), &value(number), expiry).expect("there is room");
+}
+
+const BY_ONE_THAT_EXPIRES: Write = Write {
+    name: "replace by one that expires",
+    run: |cache, round| put_with(cache, 10 + round, Expiry::After(Duration::from_secs(1_000_000))),
+    makes_absent: false,
+};
+const BY_ONE_THAT_HAS_EXPIRED: Write = Write {
+    name: "replace by one that has expired",
+    run: |cache, round| put_with(cache, 10 + round, Expiry::After(Duration::ZERO)),
+    makes_absent: true,
+};
+const EXPIRE_AND_SWEEP: Write = Write {
+    name: "replace by one that has expired, sweep, and another key takes the record",
+    run: |cache, round| {
+        put_with(cache, 10 + round, Expiry::After(Duration::ZERO));
+        cache.sweep(u64::MAX);
+        put_other(cache, 2000 + u32::from(round), 100);
+    },
+    makes_absent: true,
+};
 const CLEAR: Write = Write { name: "clear", run: |cache, _| _ = cache.clear(), makes_absent: true };
 
 /// What runs at the chosen instructions: the first alone, and both.
@@ -270,6 +294,10 @@ const SEQUENCES: &[[Write; 2]] = &[
     [COMPACT, REMOVE_AND_ANOTHER],
     [EVICT, IN_PLACE],
     [CLEAR, PUT_OTHERS],
+    [BY_ONE_THAT_EXPIRES, IN_PLACE],
+    [BY_ONE_THAT_EXPIRES, BY_ONE_THAT_HAS_EXPIRED],
+    [BY_ONE_THAT_HAS_EXPIRED, BY_ONE_THAT_EXPIRES],
+    [EXPIRE_AND_SWEEP, BY_ONE_THAT_EXPIRES],
 ];
 
 /// Every way to read, beside every sequence of writes, under every policy.
