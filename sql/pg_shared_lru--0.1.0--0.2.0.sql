@@ -12,6 +12,9 @@ DROP FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, inte
 DROP FUNCTION @extschema@.drop_cache(text);
 DROP VIEW @extschema@.caches;
 DROP FUNCTION @extschema@.list_caches();
+DROP VIEW @extschema@.stats;
+DROP FUNCTION @extschema@.list_stats();
+DROP FUNCTION @extschema@.entries(text);
 
 -- Definitions: foreign tables without columns, in a schema of their own. See docs/definitions.md.
 
@@ -31,6 +34,7 @@ CREATE FUNCTION @extschema@.create_cache(
     partitions integer DEFAULT NULL,
     buckets bigint DEFAULT NULL,
     slab_bytes integer DEFAULT NULL,
+    ttl interval DEFAULT NULL,
     if_not_exists boolean DEFAULT false
 ) RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'define_cache_wrapper';
 
@@ -43,6 +47,7 @@ CREATE FUNCTION @extschema@.alter_cache(
     partitions integer DEFAULT NULL,
     buckets bigint DEFAULT NULL,
     slab_bytes integer DEFAULT NULL,
+    ttl interval DEFAULT NULL,
     reset text[] DEFAULT NULL
 ) RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'alter_cache_wrapper';
 
@@ -122,11 +127,75 @@ SELECT t.relname::pg_catalog.text,
        SELECT FROM @extschema@.list_caches() AS c
         WHERE c.relation OPERATOR(pg_catalog.=) f.ftrelid AND c.database OPERATOR(pg_catalog.=) d.oid);
 
+-- With a time to live: NULL is the cache's own, zero is for ever.
+CREATE FUNCTION @extschema@.put(cache text, key bytea, value bytea, ttl interval) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_ttl_wrapper';
+
+CREATE FUNCTION @extschema@.put_text(cache text, key text, value text, ttl interval) RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+    RETURN @extschema@.put(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), ttl);
+
+CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb, ttl interval) RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+    RETURN @extschema@.put_text(cache, key, value::pg_catalog.text, ttl);
+
+CREATE FUNCTION @extschema@.entries(cache text) RETURNS TABLE (
+    entry_id bigint,
+    key bytea,
+    key_bytes integer,
+    value_bytes bigint,
+    generation bigint,
+    version bigint,
+    age bigint,
+    referenced boolean,
+    pinned boolean,
+    expires timestamptz
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'entries_wrapper';
+
+CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
+    cache text,
+    entries bigint,
+    live_bytes bigint,
+    hits bigint,
+    misses bigint,
+    inserts bigint,
+    updates bigint,
+    evictions bigint,
+    removals bigint,
+    refused bigint,
+    compactions bigint,
+    slabs_moved bigint,
+    entries_moved bigint,
+    bytes_moved bigint,
+    resets bigint,
+    expirations bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_stats_wrapper';
+
+CREATE VIEW @extschema@.stats AS
+SELECT cache,
+       entries,
+       live_bytes,
+       hits,
+       misses,
+       hits::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(hits OPERATOR(pg_catalog.+) misses, 0) AS hit_ratio,
+       inserts,
+       updates,
+       evictions,
+       removals,
+       refused,
+       compactions,
+       slabs_moved,
+       entries_moved,
+       resets,
+       bytes_moved,
+       expirations
+  FROM @extschema@.list_stats();
+
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
-COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, boolean) IS
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean) IS
     'Creates a cache of so many bytes, or of so many entries (max_entries, max_entry_bytes); false if it was there';
-COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, text[]) IS
+COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, text[]) IS
     'Changes what a cache is made of; what is NULL stays, what is in reset goes back to its default';
 COMMENT ON FUNCTION @extschema@.rename_cache(text, text) IS 'Gives a cache another name';
 COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
@@ -137,10 +206,17 @@ COMMENT ON FUNCTION @extschema@.definition_validator(text[], oid) IS 'Checks the
 COMMENT ON VIEW @extschema@.caches IS
     'All caches in memory, and those that this database defines; configurations of those of the current database';
 COMMENT ON FUNCTION @extschema@.list_caches() IS 'For the view caches';
+COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea, interval) IS
+    'As put, for so long; NULL: as the cache has it, zero: for ever';
+COMMENT ON FUNCTION @extschema@.put_text(text, text, text, interval) IS 'As put, with key and value as text';
+COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval) IS 'As put, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.entries(text) IS 'Walks over all entries without holding a lock between them';
+COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created';
+COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 
 -- Nothing is for PUBLIC; monitoring roles see names and numbers. What was granted on the functions that are new is to be
 -- granted again.
 REVOKE ALL ON SCHEMA shared_lru_caches FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
-GRANT SELECT ON @extschema@.caches TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.list_caches() TO pg_monitor;
+GRANT SELECT ON @extschema@.caches, @extschema@.stats TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats() TO pg_monitor;

@@ -28,6 +28,7 @@ CREATE FUNCTION @extschema@.create_cache(
     partitions integer DEFAULT NULL,
     buckets bigint DEFAULT NULL,
     slab_bytes integer DEFAULT NULL,
+    ttl interval DEFAULT NULL,
     if_not_exists boolean DEFAULT false
 ) RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'define_cache_wrapper';
 
@@ -40,6 +41,7 @@ CREATE FUNCTION @extschema@.alter_cache(
     partitions integer DEFAULT NULL,
     buckets bigint DEFAULT NULL,
     slab_bytes integer DEFAULT NULL,
+    ttl interval DEFAULT NULL,
     reset text[] DEFAULT NULL
 ) RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'alter_cache_wrapper';
 
@@ -60,6 +62,10 @@ CREATE FUNCTION @extschema@.defragment() RETURNS bigint
 
 CREATE FUNCTION @extschema@.put(cache text, key bytea, value bytea) RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_wrapper';
+
+-- With a time to live: NULL is the cache's own, zero is for ever.
+CREATE FUNCTION @extschema@.put(cache text, key bytea, value bytea, ttl interval) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_ttl_wrapper';
 
 CREATE FUNCTION @extschema@.get(cache text, key bytea) RETURNS bytea
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_wrapper';
@@ -87,7 +93,8 @@ CREATE FUNCTION @extschema@.entries(cache text) RETURNS TABLE (
     version bigint,
     age bigint,
     referenced boolean,
-    pinned boolean
+    pinned boolean,
+    expires timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'entries_wrapper';
 
 CREATE FUNCTION @extschema@.drain(cache text, max_entries bigint DEFAULT NULL) RETURNS TABLE (
@@ -143,7 +150,8 @@ CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
     slabs_moved bigint,
     entries_moved bigint,
     bytes_moved bigint,
-    resets bigint
+    resets bigint,
+    expirations bigint
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_stats_wrapper';
 
 CREATE FUNCTION @extschema@.list_slab_classes() RETURNS TABLE (
@@ -180,6 +188,14 @@ CREATE FUNCTION @extschema@.list_memory() RETURNS TABLE (
 CREATE FUNCTION @extschema@.put_text(cache text, key text, value text) RETURNS boolean
     LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
     RETURN @extschema@.put(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'));
+
+CREATE FUNCTION @extschema@.put_text(cache text, key text, value text, ttl interval) RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+    RETURN @extschema@.put(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), ttl);
+
+CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb, ttl interval) RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+    RETURN @extschema@.put_text(cache, key, value::pg_catalog.text, ttl);
 
 CREATE FUNCTION @extschema@.get_text(cache text, key text) RETURNS text
     LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
@@ -264,7 +280,8 @@ SELECT cache,
        slabs_moved,
        entries_moved,
        resets,
-       bytes_moved
+       bytes_moved,
+       expirations
   FROM @extschema@.list_stats();
 
 CREATE VIEW @extschema@.slab_classes AS
@@ -306,9 +323,9 @@ COMMENT ON VIEW @extschema@.memory IS 'Where the memory of each cache of the cur
 
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
-COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, boolean) IS
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean) IS
     'Creates a cache of so many bytes, or of so many entries (max_entries, max_entry_bytes); false if it was there';
-COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, text[]) IS
+COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, text[]) IS
     'Changes what a cache is made of; what is NULL stays, what is in reset goes back to its default';
 COMMENT ON FUNCTION @extschema@.rename_cache(text, text) IS 'Gives a cache another name';
 COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
@@ -317,6 +334,10 @@ COMMENT ON FUNCTION @extschema@.revoke_cache(text, text, text) IS 'Takes back wh
 COMMENT ON FUNCTION @extschema@.defragment() IS 'Moves all caches together, so that free memory is in one piece';
 COMMENT ON FUNCTION @extschema@.definition_validator(text[], oid) IS 'Checks the options of caches';
 COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea) IS 'Stores a value; true for a new key, false if it replaced one';
+COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea, interval) IS
+    'As put, for so long; NULL: as the cache has it, zero: for ever';
+COMMENT ON FUNCTION @extschema@.put_text(text, text, text, interval) IS 'As put, with key and value as text';
+COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval) IS 'As put, with the key as text and the value as JSON';
 COMMENT ON FUNCTION @extschema@.get(text, bytea) IS 'The value of a key; NULL if there is none. Counts as a use';
 COMMENT ON FUNCTION @extschema@.contains(text, bytea) IS 'Whether a key is there; does not count as a use';
 COMMENT ON FUNCTION @extschema@.remove(text, bytea) IS 'Removes a key; false if there was none';

@@ -134,6 +134,11 @@ impl Catalog {
         Area::mapped().map(Catalog)
     }
 
+    #[cfg(feature = "extension")]
+    pub(super) fn area(self) -> Area {
+        self.0
+    }
+
     /// Bytes for all caches.
     pub fn bytes(self) -> usize {
         self.0.bytes()

@@ -13,9 +13,10 @@
 //! drops           a cache goes with its database, and with its definition
 //! dsm_locks       the locks of a cache in the memory of a parallel operation
 //! parallel        such a cache
-//! settings        pg_shared_lru.*                       ─┐
+//! settings        pg_shared_lru.*                        ─┐
+//! worker          the background worker                   │
 //! definitions     the caches of SQL, and who may use them │ feature `extension`
-//! functions       what SQL calls                        ─┘
+//! functions       what SQL calls                         ─┘
 //! ```
 //!
 //! An extension that links this crate without the feature `extension` calls [`area::request`] from its own `_PG_init`
@@ -39,6 +40,8 @@ pub mod parallel;
 mod settings;
 mod slot;
 mod versions;
+#[cfg(feature = "extension")]
+mod worker;
 
 /// The pgrx that the library was built with. A consumer's has to be the same: `docs/library.md` says how.
 pub use pgrx;

@@ -4,6 +4,8 @@
 //! is created. The others are defaults for `create_cache`, which a superuser may change at any time; 0 means "chosen from
 //! the cache's size".
 
+use std::time::Duration;
+
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use super::area::{self, AreaSize};
@@ -17,6 +19,7 @@ static MAX_CACHES: GucSetting<i32> = GucSetting::<i32>::new(16);
 static SLAB_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static BUCKETS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static NAPTIME_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(10);
 static POLICY: GucSetting<PolicySetting> = GucSetting::<PolicySetting>::new(PolicySetting::Clock);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -42,6 +45,16 @@ fn define_for_area() {
         1 << 20,
         context(),
         GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_shared_lru.naptime",
+        c"How long the background worker sleeps between two rounds.",
+        c"It removes what has expired, moves entries together, and frees what dropped databases have left. 0 switches it off.",
+        &NAPTIME_SECONDS,
+        0,
+        3600,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"pg_shared_lru.max_caches",
@@ -105,6 +118,11 @@ fn define_defaults() {
         GucContext::Suset,
         GucFlags::default(),
     );
+}
+
+/// How long the background worker sleeps between two rounds; `None`: it is switched off.
+pub(super) fn naptime() -> Option<Duration> {
+    unless_zero(NAPTIME_SECONDS.get()).map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 pub(super) fn area_size() -> AreaSize {

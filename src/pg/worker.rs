@@ -12,12 +12,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
-use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
+use pgrx::{pg_guard, pg_sys};
 
 use super::area::{self, Area};
 use super::catalog::{Catalog, Listing};
 use super::error::CacheError;
-use super::{handles, settings};
+use super::{definitions, handles, settings};
 use crate::engine::compaction::CompactBudget;
 
 const NAME: &str = "pg_shared_lru worker";
@@ -85,7 +85,9 @@ extern "C-unwind" fn pg_shared_lru_worker(_argument: pg_sys::Datum) {
     loop {
         let nap = settings::naptime();
         if !BackgroundWorker::wait_latch(Some(nap.unwrap_or(OFF))) {
-            return;
+            // Asked to end. With a 0 PostgreSQL would not start it again.
+            // SAFETY: nothing is held.
+            unsafe { pg_sys::proc_exit(1) };
         }
         if BackgroundWorker::sighup_received() {
             // SAFETY: at a moment when nothing depends on settings.
@@ -116,9 +118,7 @@ fn work() {
     BackgroundWorker::transaction(|| catalog.drop_orphans(|cache| !database_exists(cache.database)));
     for cache in catalog.list() {
         // Dropped meanwhile, made anew or damaged: its next user will see.
-        PgTryBuilder::new(std::panic::AssertUnwindSafe(|| tend(catalog, &cache)))
-            .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| ())
-            .execute();
+        let _ = definitions::unless_dropped(|| tend(catalog, &cache));
     }
 }
 

@@ -4,14 +4,17 @@
 //! than what is there in the end: the caller sees to that.
 
 use std::collections::TryReserveError;
+use std::time::SystemTime;
 
 use super::cache::SharedCache;
+use super::expiry::Expiry;
 use super::lock::Locks;
 use crate::engine::ids::{EntryId, EntryIndex};
 
 impl<L: Locks> SharedCache<L> {
     /// Copies all entries into another cache, those that went unused longest first: so that, where not all fit, those used
-    /// last are there in the end. Returns how many were copied; one that is too large for the other cache is left out.
+    /// last are there in the end. Returns how many were copied; one that is too large for the other cache is left out,
+    /// and one that has expired. The others expire when they would have, or up to a tenth of a second before.
     /// Costs a walk, a sort, and a put for each entry, and 16 bytes of memory.
     ///
     /// # Errors
@@ -42,34 +45,44 @@ impl<L: Locks> SharedCache<L> {
         let (mut key, mut value) = (Vec::new(), Vec::new());
         let mut copied = 0;
         for (_, id) in order {
-            if self.copy_entry(id, &mut key, &mut value)? && other.put(&key, &value).is_ok() {
-                copied += 1;
-            }
+            let Some(expires) = self.copy_entry(id, &mut key, &mut value)? else { continue };
+            let expiry = match expires.map(|expires| expires.duration_since(SystemTime::now())) {
+                None => Expiry::Never,
+                Some(Ok(left)) => Expiry::After(left),
+                Some(Err(_)) => continue,
+            };
+            copied += u64::from(other.put_with(&key, &value, expiry).is_ok());
         }
         Ok(copied)
     }
 
-    /// Copies key and value of an entry; `false` if it is gone.
-    fn copy_entry(&self, id: EntryId, key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<bool, TryReserveError> {
+    /// Copies key and value of an entry and says when it expires, if it does; `None` if it is gone.
+    fn copy_entry(
+        &self,
+        id: EntryId,
+        key: &mut Vec<u8>,
+        value: &mut Vec<u8>,
+    ) -> Result<Option<Option<SystemTime>>, TryReserveError> {
         let (index, entry) = self.place_of(id);
         loop {
-            let missing = self.shared(index, |partition| {
+            let copied = self.shared(index, |partition| {
                 let entry = partition.resolve(entry, id.generation().get())?;
-                let needed = [partition.key(entry).len(), partition.info(entry).value_len];
+                let info = partition.info(entry);
+                let needed = [partition.key(entry).len(), info.value_len];
                 key.clear();
                 value.clear();
                 if key.capacity() < needed[0] || value.capacity() < needed[1] {
-                    return Some(Some(needed));
+                    return Some(Err(needed));
                 }
                 key.extend_from_slice(partition.key(entry));
                 partition.copy_parts(entry, |part| value.extend_from_slice(part));
-                Some(None)
+                Some(Ok(info.expires))
             });
-            match missing {
-                None => return Ok(false),
-                Some(None) => return Ok(true),
+            match copied {
+                None => return Ok(None),
+                Some(Ok(expires)) => return Ok(Some(expires.map(|moment| self.system_time(moment)))),
                 // Not under the lock.
-                Some(Some([key_bytes, value_bytes])) => {
+                Some(Err([key_bytes, value_bytes])) => {
                     key.try_reserve(key_bytes)?;
                     value.try_reserve(value_bytes)?;
                 }
@@ -86,6 +99,23 @@ mod tests {
     use crate::engine::config::Config;
     use crate::engine::policy::Policy;
     use crate::shared::cache::SharedCache;
+    use crate::shared::expiry::Expiry;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn what_expires_does_so_in_the_copy_and_what_has_expired_is_left_out() {
+        let config = Config::bytes(1 << 20).partitions(1);
+        let [cache, copy] = [(); 2].map(|()| SharedCache::private(&config).unwrap());
+        cache.put_with(b"gone", b"v", Expiry::After(Duration::ZERO)).unwrap();
+        cache.put_with(b"hour", b"v", Expiry::After(Duration::from_secs(3600))).unwrap();
+        cache.put(b"ever", b"v").unwrap();
+        assert_eq!(cache.copy_into(&copy).unwrap(), 2);
+        for entry in copy.iter() {
+            let left = entry.expires.map(|moment| moment.duration_since(SystemTime::now()).unwrap().as_secs());
+            assert!(matches!((&entry.key[..], left), (b"ever", None) | (b"hour", Some(3590..=3600))), "{entry:?}");
+        }
+        assert_eq!(copy.len(), 2);
+    }
 
     #[test]
     fn all_is_copied_where_it_fits_and_what_was_used_last_where_not() {

@@ -16,6 +16,7 @@
 //! - `shortage`    Want of memory is an error of the statement, never the end of the server.
 //! - `guide`       What docs/sql.md tells a reader to type does what it says.
 //! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
+//! - `expiry`      What has expired is nowhere to be seen; the background worker frees it.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
 //! - `parallel`    Leader and workers of a parallel operation share a cache; no end of one leaves anything behind.
@@ -35,6 +36,8 @@ mod databases;
 mod definitions;
 #[path = "postgres/encodings.rs"]
 mod encodings;
+#[path = "postgres/expiry.rs"]
+mod expiry;
 #[path = "postgres/faults.rs"]
 mod faults;
 #[path = "postgres/guide.rs"]

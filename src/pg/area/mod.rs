@@ -1,9 +1,9 @@
 //! One piece of shared memory that holds all named caches.
 //!
 //! ```text
-//! ┌─────────────┬───────────────────────────┬───────────────────────┬──────────────────────┐
-//! │ CacheSlot … │ LWLocks: 64 for each slot │ counters of each slot │ memory of the caches │
-//! └─────────────┴───────────────────────────┴───────────────────────┴──────────────────────┘
+//! ┌───────────┬─────────────┬───────────────────────────┬───────────────────────┬──────────────────────┐
+//! │ AreaWords │ CacheSlot … │ LWLocks: 64 for each slot │ counters of each slot │ memory of the caches │
+//! └───────────┴─────────────┴───────────────────────────┴───────────────────────┴──────────────────────┘
 //!
 //! main_memory  a part of PostgreSQL's main shared memory, for a library that the server preloads
 //! registry     a dynamic segment that PostgreSQL's DSM registry leads to, without a preload: from version 17 on
@@ -26,7 +26,7 @@ mod registry;
 use std::ffi::CStr;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use pgrx::pg_sys;
 
@@ -36,6 +36,8 @@ use super::lwlock::LwLockGuard;
 use super::slot::CacheSlot;
 use crate::engine::counters::Stripe;
 use crate::engine::limits::{MAX_PARTITIONS, STRIPE_COUNT};
+use crate::engine::memory::region::RegionType;
+use crate::engine::memory::words::Word32;
 use crate::shared::lock::LockMode;
 
 /// What an area is to be.
@@ -57,6 +59,8 @@ pub struct AreaSize {
 }
 
 static REQUEST: OnceLock<AreaRequest> = OnceLock::new();
+/// Set in the postmaster, inherited by all.
+static IS_PRELOADED: AtomicBool = AtomicBool::new(false);
 /// Where the area is in this process. In main shared memory the postmaster's hook sets it, and backends inherit it over
 /// fork; after a crash it is set anew, and the old table, of some words, left to itself. Of a dynamic segment each
 /// process finds out on its own.
@@ -72,9 +76,16 @@ static AREA: AtomicPtr<Places> = AtomicPtr::new(std::ptr::null_mut());
 pub fn request(area: AreaRequest) {
     assert!(REQUEST.set(area).is_ok(), "an area was requested before");
     if is_preloading() {
+        IS_PRELOADED.store(true, Ordering::Relaxed);
         main_memory::install_hooks();
     }
     drops::watch();
+}
+
+/// Whether the server has preloaded the library.
+#[cfg(feature = "extension")]
+pub(super) fn is_preloaded() -> bool {
+    IS_PRELOADED.load(Ordering::Relaxed)
 }
 
 /// Whether the postmaster is loading `shared_preload_libraries`.
@@ -87,8 +98,20 @@ fn requested() -> AreaRequest {
     *REQUEST.get().expect("hooks are installed by a request")
 }
 
-/// Where the parts of an area start. Slots first.
+/// Words of the whole area.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct AreaWords {
+    /// Number of the process that sweeps the caches; 0: none.
+    pub(super) worker: Word32,
+    padding: [Word32; 31],
+}
+// SAFETY: repr(C), words only, no padding.
+unsafe impl RegionType for AreaWords {}
+
+/// Where the parts of an area start. Words of the whole first.
 struct Offsets {
+    slots: usize,
     locks: usize,
     stripes: usize,
     heap: usize,
@@ -96,11 +119,12 @@ struct Offsets {
 
 impl Offsets {
     fn new(AreaSize { max_caches, .. }: AreaSize) -> Self {
-        let locks = (max_caches * size_of::<CacheSlot>()).next_multiple_of(128);
+        let slots = size_of::<AreaWords>();
+        let locks = (slots + max_caches * size_of::<CacheSlot>()).next_multiple_of(128);
         let lock_bytes = max_caches * MAX_PARTITIONS as usize * size_of::<pg_sys::LWLockPadded>();
         let stripes = (locks + lock_bytes).next_multiple_of(128);
         let stripe_bytes = max_caches * STRIPE_COUNT * size_of::<Stripe>();
-        Offsets { locks, stripes, heap: (stripes + stripe_bytes).next_multiple_of(4096) }
+        Offsets { slots, locks, stripes, heap: (stripes + stripe_bytes).next_multiple_of(4096) }
     }
 
     /// Of the whole area. PostgreSQL aligns what it gives to 128 bytes (a cache line) at least.
@@ -112,6 +136,7 @@ impl Offsets {
 /// The parts of the area in this process.
 #[derive(Debug)]
 struct Places {
+    words: &'static AreaWords,
     slots: &'static [CacheSlot],
     /// `MAX_PARTITIONS` for each slot.
     locks: NonNull<pg_sys::LWLockPadded>,
@@ -136,7 +161,8 @@ impl Places {
         // SAFETY: inside the area (caller), whose first bytes are made of words that any process may look at.
         unsafe {
             Places {
-                slots: std::slice::from_raw_parts(base.cast().as_ptr(), size.max_caches),
+                words: base.cast().as_ref(),
+                slots: std::slice::from_raw_parts(base.add(offsets.slots).cast().as_ptr(), size.max_caches),
                 locks: base.add(offsets.locks).cast(),
                 stripes: std::slice::from_raw_parts(
                     base.add(offsets.stripes).cast().as_ptr(),
@@ -223,6 +249,11 @@ impl Area {
     /// Bytes for caches.
     pub fn bytes(self) -> usize {
         self.0.bytes
+    }
+
+    #[cfg(feature = "extension")]
+    pub(super) fn words(self) -> &'static AreaWords {
+        self.0.words
     }
 
     pub(super) fn slots(self) -> &'static [CacheSlot] {

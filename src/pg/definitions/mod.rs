@@ -17,6 +17,7 @@ pub(super) mod statements;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
+use std::panic::AssertUnwindSafe;
 
 use hashbrown::HashMap;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
@@ -27,6 +28,7 @@ use super::drops;
 use super::error::CacheError;
 use super::handles::{self, AttachedCache};
 use super::named_locks::sleep_a_moment;
+use super::worker;
 use crate::engine::config::Config;
 
 /// The schema of the foreign tables, and their server.
@@ -89,14 +91,18 @@ pub(super) fn with_cache<R>(
 ) -> Result<R, CacheError> {
     loop {
         let cache = find(name, access)?;
-        // Raised where no lock is held, by this library; nothing of PostgreSQL's has to be cleaned up for it.
-        let done = PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Some(operation(&cache))))
-            .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| None)
-            .execute();
-        if let Some(done) = done {
+        if let Some(done) = unless_dropped(|| operation(&cache)) {
             return Ok(done);
         }
     }
+}
+
+/// Runs `work`; `None` if the memory that it used was no longer the cache's.
+pub(super) fn unless_dropped<R>(work: impl FnOnce() -> R) -> Option<R> {
+    // Raised where no lock is held, by this library; nothing of PostgreSQL's has to be cleaned up for it.
+    PgTryBuilder::new(AssertUnwindSafe(|| Some(work())))
+        .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| None)
+        .execute()
 }
 
 /// The cache of this name, for a role that may do this with it. Made, if its memory is not there.
@@ -132,7 +138,12 @@ fn look_up(name: &str, access: Access) -> Result<AttachedCache, CacheError> {
     if allowed & access.mask() != access.mask() {
         return Err(CacheError::Privilege { cache: name.to_owned(), needed: access.verb() });
     }
-    let (listing, cache) = definition.memory()?;
+    let (listing, cache) = loop {
+        // It may be made anew or moved while it is looked at, too.
+        if let Some(found) = unless_dropped(|| definition.memory()) {
+            break found?;
+        }
+    };
     let known = Known { relation: definition.relation, listing, cache: cache.clone(), role, allowed };
     KNOWN.with_borrow_mut(|all| all.insert(name.to_owned(), known));
     Ok(cache)
@@ -223,11 +234,11 @@ impl Definition {
     pub(super) fn memory(&self) -> Result<(Listing, AttachedCache), CacheError> {
         let catalog = Catalog::open()?;
         let database = handles::my_database();
-        let wanted = self.options()?.config;
-        let mut may_remake = true;
+        let wanted = self.options()?;
+        let mut may_follow = true;
         loop {
             let Some(listing) = catalog.find(database, CacheId::Definition(self.number)) else {
-                match self.make(catalog, &wanted) {
+                match self.make(catalog, &wanted.config) {
                     Ok(()) => {}
                     // Another backend is making it.
                     Err(CacheError::Exists(_)) => sleep_a_moment(),
@@ -243,8 +254,11 @@ impl Definition {
             if listing.name != self.name {
                 catalog.rename(&listing, &self.name);
             }
-            if std::mem::take(&mut may_remake) && wanted.resolve()? != cache.resolved() {
-                self.remake(catalog, &listing);
+            let follows = || {
+                Ok::<_, CacheError>(wanted.config.resolve()? == cache.resolved() && wanted.ttl == cache.default_ttl())
+            };
+            if std::mem::take(&mut may_follow) && !follows()? {
+                self.follow(catalog, &listing, &cache);
                 continue;
             }
             return Ok((listing, cache));
@@ -265,6 +279,7 @@ impl Definition {
         };
         if made.is_ok() {
             drops::note_made(self.number);
+            worker::start_if_missing(catalog.area());
         }
         // SAFETY: the lock that was taken.
         unsafe { pg_sys::UnlockRelationOid(self.relation, lock) };
@@ -273,7 +288,7 @@ impl Definition {
 
     /// Makes the memory as the definition wants it, unless that is about to change. What goes wrong is logged: the cache is
     /// in use as it is.
-    fn remake(&self, catalog: Catalog, listing: &Listing) {
+    fn follow(&self, catalog: Catalog, listing: &Listing, cache: &AttachedCache) {
         if self.is_altered_here() {
             return;
         }
@@ -282,14 +297,20 @@ impl Definition {
             return;
         }
         // What was read before the lock was had may have changed.
-        let remade = if drops::is_defined(self.number) {
-            self.options().and_then(|options| catalog.remake(listing, &options.config))
-        } else {
-            Ok(false)
+        let followed = match self.options() {
+            Ok(wanted) if drops::is_defined(self.number) => match wanted.config.resolve() {
+                Ok(resolved) if resolved == cache.resolved() => {
+                    cache.set_default_ttl(wanted.ttl).map_err(CacheError::from)
+                }
+                Ok(_) => catalog.remake(listing, &wanted.config).map(drop),
+                Err(error) => Err(error.into()),
+            },
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
         };
         // SAFETY: the lock that was taken.
         unsafe { pg_sys::UnlockRelationOid(self.relation, pg_sys::AccessShareLock as i32) };
-        if let Err(error) = remade {
+        if let Err(error) = followed {
             pgrx::log!("cache \"{}\" stays as it was made: {error}", self.name);
         }
     }

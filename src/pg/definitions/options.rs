@@ -1,6 +1,7 @@
 //! The options of a definition: texts in PostgreSQL's catalogs, a configuration here.
 
 use std::ffi::CStr;
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
@@ -11,12 +12,14 @@ use crate::pg::error::CacheError;
 
 /// The names of all options.
 pub(in crate::pg) const NAMES: &[&str] =
-    &["bytes", "max_entries", "max_entry_bytes", "policy", "partitions", "buckets", "slab_bytes"];
+    &["bytes", "max_entries", "max_entry_bytes", "policy", "partitions", "buckets", "slab_bytes", "ttl"];
 
 /// What a definition says of its cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::pg) struct Options {
     pub(in crate::pg) config: Config,
+    /// How long entries live whose put says nothing; `None`: for ever.
+    pub(in crate::pg) ttl: Option<Duration>,
 }
 
 impl Options {
@@ -55,8 +58,12 @@ impl Options {
         if let Some(slab_bytes) = number(text, "slab_bytes")? {
             config = config.slab_bytes(narrow("slab_bytes", slab_bytes)?);
         }
+        let ttl = text("ttl").map(seconds).transpose()?;
+        if let Some(ttl) = ttl {
+            config = config.ttl(ttl);
+        }
         config.resolve()?;
-        Ok(Options { config })
+        Ok(Options { config, ttl })
     }
 
     /// Those of a foreign table, which its validator has seen.
@@ -98,6 +105,12 @@ fn number<'a>(text: impl Fn(&str) -> Option<&'a str>, name: &str) -> Result<Opti
     text(name).map(parse).transpose()
 }
 
+/// A time in seconds, with decimals if need be.
+fn seconds(value: &str) -> Result<Duration, CacheError> {
+    let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| CacheError::Parameter(format!("ttl is {value}: no number of seconds")))
+}
+
 fn narrow(name: &str, value: u64) -> Result<u32, CacheError> {
     u32::try_from(value).map_err(|_| refused(name, &value.to_string()))
 }
@@ -133,6 +146,9 @@ mod tests {
             (&[("max_entries", "99999999999"), ("max_entry_bytes", "8")], "99999999999"),
             (&[("bytes", "4194304"), ("policy", "fifo")], "fifo"),
             (&[("bytes", "4194304"), ("partitions", "3")], "3"),
+            (&[("bytes", "4194304"), ("ttl", "soon")], "soon"),
+            (&[("bytes", "4194304"), ("ttl", "-1")], "-1"),
+            (&[("bytes", "4194304"), ("ttl", "0.001")], "1 ms"),
             (&[], "either bytes"),
         ] {
             let error = parse(options).unwrap_err();

@@ -1,6 +1,8 @@
 //! One key, or the keys of an array.
 #![allow(unsafe_code)]
 
+use std::time::Duration;
+
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use pgrx::{Array, PgMemoryContexts};
@@ -8,14 +10,37 @@ use pgrx::{Array, PgMemoryContexts};
 use super::bytea::Bytea;
 use super::text::ServerText;
 use super::with_cache;
+use crate::Expiry;
 use crate::engine::partition::Put;
 use crate::pg::definitions::Access;
-use crate::pg::error::or_report;
+use crate::pg::error::{CacheError, or_report};
 use crate::shared::bounded::PREFETCH_KEYS;
 
 #[pg_extern(volatile, parallel_restricted)]
 fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
     or_report(with_cache(cache, Access::Write, |cache| cache.put(key, value))) == Put::Inserted
+}
+
+/// With a time to live: `None` is the cache's own, zero is for ever.
+#[pg_extern(volatile, parallel_restricted)]
+fn put_ttl(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    ttl: Option<Interval>,
+) -> Option<bool> {
+    let (cache, key, value) = (cache?, key?, value?);
+    let expiry = match ttl.map(|ttl| ttl.as_micros()) {
+        None => Expiry::Default,
+        Some(0) => Expiry::Never,
+        Some(micros) => match u64::try_from(micros) {
+            Ok(micros) => Expiry::After(Duration::from_micros(micros)),
+            Err(_) => {
+                CacheError::Parameter(format!("ttl is {} seconds: must not be negative", micros / 1_000_000)).report()
+            }
+        },
+    };
+    Some(or_report(with_cache(cache, Access::Write, |cache| cache.put_with(key, value, expiry))) == Put::Inserted)
 }
 
 #[pg_extern(volatile, parallel_safe)]

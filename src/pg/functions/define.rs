@@ -28,6 +28,7 @@ struct Given<'a> {
     partitions: Option<i32>,
     buckets: Option<i64>,
     slab_bytes: Option<i32>,
+    ttl: Option<Interval>,
 }
 
 impl Given<'_> {
@@ -41,10 +42,20 @@ impl Given<'_> {
             number("partitions", self.partitions.map(i64::from)),
             number("buckets", self.buckets),
             number("slab_bytes", self.slab_bytes.map(i64::from)),
+            self.ttl.map(|ttl| ("ttl", written_seconds(ttl))),
         ]
         .into_iter()
         .flatten()
         .collect()
+    }
+}
+
+/// A time as a definition has it.
+fn written_seconds(ttl: Interval) -> String {
+    let micros = ttl.as_micros();
+    match micros % 1_000_000 {
+        0 => (micros / 1_000_000).to_string(),
+        _ => format!("{:.6}", micros as f64 / 1e6),
     }
 }
 
@@ -59,6 +70,7 @@ fn define_cache(
     partitions: Option<i32>,
     buckets: Option<i64>,
     slab_bytes: Option<i32>,
+    ttl: Option<Interval>,
     if_not_exists: Option<bool>,
 ) -> bool {
     let cache = not_null("cache", cache);
@@ -69,7 +81,8 @@ fn define_cache(
         (None, None, None) => Some((catalog.bytes() / DEFAULT_PART) as i64),
         _ => bytes,
     };
-    let mut given = Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes }.written();
+    let mut given =
+        Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes, ttl }.written();
     // What is a default today stays what it is: the definition may be read by a server with others.
     let defaults = [
         ("policy", Some(settings::default_policy().name().to_owned())),
@@ -102,6 +115,7 @@ fn alter_cache(
     partitions: Option<i32>,
     buckets: Option<i64>,
     slab_bytes: Option<i32>,
+    ttl: Option<Interval>,
     reset: Option<Vec<Option<String>>>,
 ) {
     let name = or_report(name_of(not_null("cache", cache)));
@@ -122,7 +136,7 @@ fn alter_cache(
     } else if max_entries.is_some() {
         changes.push(("bytes", None));
     }
-    let given = Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes }.written();
+    let given = Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes, ttl }.written();
     changes.retain(|(name, _)| given.iter().all(|(given, _)| given != name));
     changes.extend(given.into_iter().map(|(name, value)| (name, Some(value))));
     or_report(statements::alter(name, &changes));

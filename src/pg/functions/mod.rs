@@ -34,7 +34,7 @@ use super::area::{self, AreaRequest};
 use super::definitions::{self, Access};
 use super::error::{CacheError, or_report};
 use super::handles::AttachedCache;
-use super::settings;
+use super::{settings, worker};
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -43,6 +43,9 @@ use super::settings;
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     area::request(AreaRequest { name: c"pg_shared_lru", size: settings::area_size });
+    if area::is_preloading() {
+        worker::register();
+    }
 }
 
 /// The name of a cache that there may be.

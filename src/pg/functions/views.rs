@@ -4,7 +4,6 @@
 //! anybody's, one partition after the other, so no cache waits for the walk over another.
 
 use std::ffi::CStr;
-use std::panic::AssertUnwindSafe;
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
@@ -32,11 +31,7 @@ fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item
             Err(CacheError::Dropped) => return None,
             Err(error) => error.report(),
         };
-        // Raised where no lock is held, by this library; nothing of PostgreSQL's has to be cleaned up for it.
-        let found = PgTryBuilder::new(AssertUnwindSafe(|| Some(read(&cache))))
-            .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| None)
-            .execute();
-        found.map(|found| (name, found))
+        definitions::unless_dropped(|| read(&cache)).map(|found| (name, found))
     })
 }
 
