@@ -18,6 +18,7 @@
 //! And a plain store beside an exchange on the same word may be taken to come between its two halves.
 
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Counter, Ordering as CounterOrdering};
 
@@ -217,43 +218,46 @@ impl<O: Orders, const SLOTS: usize> World<O, SLOTS> {
     }
 }
 
-/// How often a case was run, and in how many runs something was wrong.
-#[derive(Debug, PartialEq, Eq)]
-struct Tally {
-    runs: u64,
-    wrong: u64,
-}
-
-impl Tally {
-    fn is_right(&self) -> bool {
-        self.wrong == 0
-    }
-}
-
-/// Runs a case in every order. It says whether all was right.
-fn explore(name: &str, case: impl Fn() -> bool + Send + Sync + 'static) -> Tally {
+/// Runs a case in every order, until one is wrong: whether none is. The case says whether all was right.
+fn holds(name: &str, case: impl Fn() -> bool + Send + Sync + 'static) -> bool {
     run(Builder::new(), name, case)
 }
 
 /// Runs a case in every order in which so many times a thread is interrupted that could have gone on.
-fn explore_some(interruptions: usize, name: &str, case: impl Fn() -> bool + Send + Sync + 'static) -> Tally {
+fn holds_for(interruptions: usize, name: &str, case: impl Fn() -> bool + Send + Sync + 'static) -> bool {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(interruptions);
     run(builder, name, case)
 }
 
-fn run(builder: Builder, name: &str, case: impl Fn() -> bool + Send + Sync + 'static) -> Tally {
-    let runs = Arc::new(Counter::new(0));
-    let wrong = Arc::new(Counter::new(0));
-    let counters = (runs.clone(), wrong.clone());
-    builder.check(move || {
-        let is_right = case();
-        counters.0.fetch_add(1, CounterOrdering::Relaxed);
-        counters.1.fetch_add(u64::from(!is_right), CounterOrdering::Relaxed);
+/// What ends the search.
+struct Wrong;
+
+fn run(builder: Builder, name: &str, case: impl Fn() -> bool + Send + Sync + 'static) -> bool {
+    let orders = Arc::new(Counter::new(0));
+    let counter = orders.clone();
+    let search = AssertUnwindSafe(|| {
+        builder.check(move || {
+            counter.fetch_add(1, CounterOrdering::Relaxed);
+            if !case() {
+                // Without the report that a panic makes: of a case with a fault this is what is wanted.
+                resume_unwind(Box::new(Wrong));
+            }
+        });
     });
-    let tally = Tally { runs: runs.load(CounterOrdering::Relaxed), wrong: wrong.load(CounterOrdering::Relaxed) };
-    println!("{name}: {} orders, {} wrong", tally.runs, tally.wrong);
-    tally
+    let result = catch_unwind(search);
+    let orders = orders.load(CounterOrdering::Relaxed);
+    match result {
+        Ok(()) => {
+            println!("{name}: right in {orders} orders");
+            true
+        }
+        Err(cause) if cause.is::<Wrong>() => {
+            println!("{name}: wrong in order {orders}");
+            false
+        }
+        Err(cause) => resume_unwind(cause),
+    }
 }
 
 /// Whether the answer is right, where the publications were these, in this order.
@@ -512,60 +516,58 @@ fn change<O: Orders>(raised: Raised, beside: Beside) -> bool {
 
 #[test]
 fn a_publication_is_seen_whole_or_not_at_all() {
-    assert!(explore("room in the ring", || one_publisher::<AsAsked, 2>(1)).is_right());
-    assert!(explore("one leaves the ring", || one_publisher::<AsAsked, 1>(1)).is_right());
-    assert!(explore("one of two leaves the ring", || one_publisher::<AsAsked, 2>(2)).is_right());
-    assert!(explore("one ends and leaves the ring", one_after_the_other::<AsAsked>).is_right());
-    assert!(explore_some(3, "one is marked late", a_late_mark::<AsAsked>).is_right());
+    assert!(holds("room in the ring", || one_publisher::<AsAsked, 2>(1)));
+    assert!(holds("one leaves the ring", || one_publisher::<AsAsked, 1>(1)));
+    assert!(holds("one of two leaves the ring", || one_publisher::<AsAsked, 2>(2)));
+    assert!(holds("one ends and leaves the ring", one_after_the_other::<AsAsked>));
+    assert!(holds_for(3, "one is marked late", a_late_mark::<AsAsked>));
 }
 
 #[test]
 fn two_publishers_get_different_places() {
-    assert!(explore("room for both", || two_publishers::<AsAsked, 2>(false)).is_right());
-    assert!(explore("room for one", || two_publishers::<AsAsked, 1>(false)).is_right());
-    assert!(explore_some(2, "room for both, read beside", || two_publishers::<AsAsked, 2>(true)).is_right());
-    assert!(explore_some(3, "room for one, read beside", || two_publishers::<AsAsked, 1>(true)).is_right());
+    assert!(holds("room for both", || two_publishers::<AsAsked, 2>(false)));
+    assert!(holds("room for one", || two_publishers::<AsAsked, 1>(false)));
+    assert!(holds_for(2, "room for both, read beside", || two_publishers::<AsAsked, 2>(true)));
+    assert!(holds_for(2, "room for one, read beside", || two_publishers::<AsAsked, 1>(true)));
 }
 
 #[test]
 fn a_torn_line_would_be_believed_without_any_one_order() {
-    assert!(!explore("all relaxed", || one_publisher::<AllRelaxed, 1>(1)).is_right());
-    assert!(!explore("no fence before the second look", || one_publisher::<NoAcquireFence, 1>(1)).is_right());
-    assert!(!explore("no fence behind the busy bit", || one_publisher::<NoReleaseFence, 1>(1)).is_right());
-    assert!(!explore("no busy bit, a reader", || one_publisher::<NoLock, 1>(1)).is_right());
-    assert!(!explore("no busy bit, two publishers", || two_publishers::<NoLock, 2>(false)).is_right());
+    assert!(!holds("all relaxed", || one_publisher::<AllRelaxed, 1>(1)));
+    assert!(!holds("no fence before the second look", || one_publisher::<NoAcquireFence, 1>(1)));
+    assert!(!holds("no fence behind the busy bit", || one_publisher::<NoReleaseFence, 1>(1)));
+    assert!(!holds("no busy bit, a reader", || one_publisher::<NoLock, 1>(1)));
+    assert!(!holds("no busy bit, two publishers", || two_publishers::<NoLock, 2>(false)));
 }
 
 #[test]
 fn a_writer_that_found_the_rings_off_is_below_the_floor() {
     let switching = Switching { was_on: false, renews: true, beside: Beside::Fill, compared: Compared::Last };
-    assert!(explore_some(3, "turned on", move || switching.run::<AsAsked>()).is_right());
-    assert!(!explore_some(2, "turned on, no full fence", move || switching.run::<NoFullFence>()).is_right());
+    assert!(holds_for(3, "turned on", move || switching.run::<AsAsked>()));
+    assert!(!holds_for(2, "turned on, no full fence", move || switching.run::<NoFullFence>()));
 }
 
 #[test]
 fn what_was_learned_before_the_rings_were_off_is_never_served() {
     for beside in [Beside::Fill, Beside::Hit] {
         let switching = Switching { was_on: true, renews: true, beside, compared: Compared::Last };
-        assert!(explore_some(3, "off and on", move || switching.run::<AsAsked>()).is_right());
+        assert!(holds_for(3, "off and on", move || switching.run::<AsAsked>()));
         let faulty = Switching { renews: false, ..switching };
-        assert!(!explore_some(3, "off and on, nothing renewed", move || faulty.run::<AsAsked>()).is_right());
+        assert!(!holds_for(3, "off and on, nothing renewed", move || faulty.run::<AsAsked>()));
     }
     let faulty = Switching { was_on: true, renews: true, beside: Beside::Hit, compared: Compared::First };
-    assert!(!explore_some(3, "off and on, definitions first", move || faulty.run::<AsAsked>()).is_right());
+    assert!(!holds_for(3, "off and on, definitions first", move || faulty.run::<AsAsked>()));
     let relaxed = Switching { compared: Compared::Last, ..faulty };
-    assert!(!explore_some(3, "off and on, relaxed", move || relaxed.run::<AllRelaxed>()).is_right());
+    assert!(!holds_for(3, "off and on, relaxed", move || relaxed.run::<AllRelaxed>()));
 }
 
 #[test]
 fn a_plan_with_an_old_definition_is_not_served_once_the_change_is_visible() {
     for beside in [Beside::Fill, Beside::Hit] {
         let right = Raised::BeforeAndAfter;
-        assert!(explore("raised twice", move || change::<AsAsked>(right, beside)).is_right());
+        assert!(holds("raised twice", move || change::<AsAsked>(right, beside)));
     }
-    assert!(!explore("raised before", || change::<AsAsked>(Raised::OnlyBefore, Beside::Fill)).is_right());
-    assert!(!explore("raised after", || change::<AsAsked>(Raised::OnlyAfter, Beside::Hit)).is_right());
-    assert!(
-        !explore("raised twice, relaxed", || change::<AllRelaxed>(Raised::BeforeAndAfter, Beside::Fill)).is_right()
-    );
+    assert!(!holds("raised before", || change::<AsAsked>(Raised::OnlyBefore, Beside::Fill)));
+    assert!(!holds("raised after", || change::<AsAsked>(Raised::OnlyAfter, Beside::Hit)));
+    assert!(!holds("raised twice, relaxed", || change::<AllRelaxed>(Raised::BeforeAndAfter, Beside::Fill)));
 }

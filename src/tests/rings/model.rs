@@ -435,7 +435,7 @@ fn run(seed: u64, fault: Fault) -> Tally {
 #[test]
 fn no_snapshot_is_served_what_it_would_not_see() {
     let mut total = Tally::default();
-    for seed in 0..12_000 {
+    for seed in 0..8_000 {
         let tally = run(seed, Fault::None);
         assert_eq!(tally.stale, 0, "seed {seed}, step {}", tally.steps);
         total.steps += tally.steps;
@@ -445,7 +445,7 @@ fn no_snapshot_is_served_what_it_would_not_see() {
     }
     let Tally { steps, fills, hits, untold, .. } = total;
     println!("{steps} steps, {fills} fills, {hits} results served, {untold} questions without answer");
-    assert!(fills > 50_000 && hits > 300_000 && untold > 300_000, "every answer is given often");
+    assert!(fills > 50_000 && hits > 200_000 && untold > 200_000, "every answer is given often");
 }
 
 #[test]
