@@ -213,6 +213,45 @@ CREATE FUNCTION @extschema@.get_jsonb(cache text, key text) RETURNS jsonb
     LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
     RETURN @extschema@.get_text(cache, key)::pg_catalog.jsonb;
 
+-- Leases, and what takes them away. See docs/leases.md.
+
+CREATE FUNCTION @extschema@.get_or_lease(cache text, key bytea, wait interval DEFAULT NULL) RETURNS TABLE (
+    value bytea,
+    lease bytea
+) LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'get_or_lease_wrapper';
+
+CREATE FUNCTION @extschema@.put_leased(cache text, key bytea, value bytea, lease bytea, ttl interval DEFAULT NULL) RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_leased_wrapper';
+
+CREATE FUNCTION @extschema@.put_if_absent(cache text, key bytea, value bytea) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_if_absent_wrapper';
+
+CREATE FUNCTION @extschema@.invalidate(cache text, key bytea) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'invalidate_wrapper';
+
+CREATE FUNCTION @extschema@.invalidate_all(cache text) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'invalidate_all_wrapper';
+
+CREATE FUNCTION @extschema@.invalidate_trigger() RETURNS trigger
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'invalidate_trigger_wrapper';
+
+CREATE FUNCTION @extschema@.get_text_or_lease(cache text, key text, wait interval DEFAULT NULL) RETURNS TABLE (
+    value text,
+    lease bytea
+) LANGUAGE sql VOLATILE ROWS 1
+BEGIN ATOMIC
+    SELECT pg_catalog.convert_from(g.value, 'UTF8'), g.lease
+      FROM @extschema@.get_or_lease(cache, pg_catalog.convert_to(key, 'UTF8'), wait) AS g;
+END;
+
+CREATE FUNCTION @extschema@.put_text_leased(cache text, key text, value text, lease bytea, ttl interval DEFAULT NULL) RETURNS boolean
+    LANGUAGE sql VOLATILE
+    RETURN @extschema@.put_leased(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), lease, ttl);
+
+CREATE FUNCTION @extschema@.invalidate_text(cache text, key text) RETURNS void
+    LANGUAGE sql VOLATILE STRICT
+    RETURN @extschema@.invalidate(cache, pg_catalog.convert_to(key, 'UTF8'));
+
 -- What is in memory, of all databases; and what is defined in this one, but not in memory yet.
 CREATE VIEW @extschema@.caches AS
 SELECT c.cache,
@@ -338,6 +377,18 @@ COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea, interval) IS
     'As put, for so long; NULL: as the cache has it, zero: for ever';
 COMMENT ON FUNCTION @extschema@.put_text(text, text, text, interval) IS 'As put, with key and value as text';
 COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval) IS 'As put, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.get_or_lease(text, bytea, interval) IS
+    'The value of a key; or a lease, the right to store it; or neither, if somebody else has that';
+COMMENT ON FUNCTION @extschema@.put_leased(text, bytea, bytea, bytea, interval) IS
+    'Stores a value if the lease is not void; whether it did';
+COMMENT ON FUNCTION @extschema@.put_if_absent(text, bytea, bytea) IS 'Stores a value if the key has none; whether it did';
+COMMENT ON FUNCTION @extschema@.invalidate(text, bytea) IS 'Removes a key and voids its leases when the transaction commits';
+COMMENT ON FUNCTION @extschema@.invalidate_all(text) IS 'Removes all keys and voids all leases when the transaction commits';
+COMMENT ON FUNCTION @extschema@.invalidate_trigger() IS
+    'Invalidates the keys of changed rows: arguments are a cache and the columns of its keys';
+COMMENT ON FUNCTION @extschema@.get_text_or_lease(text, text, interval) IS 'As get_or_lease, with key and value as text';
+COMMENT ON FUNCTION @extschema@.put_text_leased(text, text, text, bytea, interval) IS 'As put_leased, with key and value as text';
+COMMENT ON FUNCTION @extschema@.invalidate_text(text, text) IS 'As invalidate, with the key as text';
 COMMENT ON FUNCTION @extschema@.get(text, bytea) IS 'The value of a key; NULL if there is none. Counts as a use';
 COMMENT ON FUNCTION @extschema@.contains(text, bytea) IS 'Whether a key is there; does not count as a use';
 COMMENT ON FUNCTION @extschema@.remove(text, bytea) IS 'Removes a key; false if there was none';

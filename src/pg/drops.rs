@@ -67,6 +67,7 @@ pub(super) fn watch() {
 }
 
 /// Notes that the memory of a cache was made in this transaction.
+#[cfg(feature = "extension")]
 pub(super) fn note_made(definition: u64) {
     note(|changes| changes.made.push(definition));
 }

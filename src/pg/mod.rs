@@ -15,6 +15,8 @@
 //! parallel        such a cache
 //! settings        pg_shared_lru.*                        ─┐
 //! worker          the background worker                   │
+//! snapshot        a snapshot, as the commit rings ask it  │
+//! invalidations   keys that a transaction invalidates     │
 //! definitions     the caches of SQL, and who may use them │ feature `extension`
 //! functions       what SQL calls                         ─┘
 //! ```
@@ -33,12 +35,16 @@ pub mod error;
 #[cfg(feature = "extension")]
 mod functions;
 pub mod handles;
+#[cfg(feature = "extension")]
+mod invalidations;
 mod lwlock;
 pub mod named_locks;
 pub mod parallel;
 #[cfg(feature = "extension")]
 mod settings;
 mod slot;
+#[cfg(feature = "extension")]
+mod snapshot;
 mod versions;
 #[cfg(feature = "extension")]
 mod worker;

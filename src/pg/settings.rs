@@ -14,6 +14,9 @@ use crate::engine::config::Config;
 use crate::engine::limits::MAX_PARTITIONS;
 use crate::engine::policy::Policy;
 
+/// Lines of the commit rings: 2 MB. More keys than lines share some, at the cost of a lease now and then.
+const LINES: u32 = 1 << 14;
+
 static MEMORY_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
 static MAX_CACHES: GucSetting<i32> = GucSetting::<i32>::new(16);
 static SLAB_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -126,7 +129,7 @@ pub(super) fn naptime() -> Option<Duration> {
 }
 
 pub(super) fn area_size() -> AreaSize {
-    AreaSize { bytes: MEMORY_MB.get() as usize * (1 << 20), max_caches: MAX_CACHES.get() as usize }
+    AreaSize { bytes: MEMORY_MB.get() as usize * (1 << 20), max_caches: MAX_CACHES.get() as usize, lines: LINES }
 }
 
 /// The default, unless it is 0.

@@ -189,6 +189,12 @@ impl Rings {
         line::mark_ended(self.line(index), is_over);
     }
 
+    /// How many publications a line has, whoever sees them.
+    #[inline]
+    pub fn publications(&self, index: LineIndex) -> Publications {
+        line::publications(self.line(index))
+    }
+
     /// How many of a line's publications a snapshot sees. `None` if the line does not tell, if the snapshot is not
     /// [usable](Rings::is_usable), or if the definitions are not those that the result was planned with: see
     /// [`reader::ver`].

@@ -11,6 +11,9 @@ use std::num::NonZero;
 pub struct FullXid(NonZero<u64>);
 
 impl FullXid {
+    /// The lowest: of what PostgreSQL did before it had transactions, so it has ended for every snapshot.
+    pub const FIRST: FullXid = FullXid(NonZero::<u64>::MIN);
+
     /// `None` for 0, which is PostgreSQL's word for "no transaction id", and for numbers of more than 63 bits.
     #[inline]
     pub const fn new(value: u64) -> Option<FullXid> {

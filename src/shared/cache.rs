@@ -117,6 +117,12 @@ impl<L: Locks> SharedCache<L> {
         &self.layout
     }
 
+    /// A number that no other cache has, nor the same one made anew.
+    #[cfg(feature = "extension")]
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.hash_seed
+    }
+
     /// How many partitions there are.
     pub fn partition_count(&self) -> usize {
         self.partitions.len()

@@ -19,6 +19,15 @@ use crate::engine::hash::Key;
 use crate::engine::partition::{LARGE_VALUE_BYTES, Partition, PushError, Put, Unfinished};
 use crate::engine::work::Work;
 
+/// What became of a large value that was complete.
+enum Published {
+    Put(Put),
+    /// The caller's condition does not hold.
+    Forbidden,
+    /// A reset has taken its memory away.
+    Lost,
+}
+
 /// What is reserved for a large value; given back unless it is published.
 struct ReservationGuard<'a, L: Locks> {
     cache: &'a SharedCache<L>,
@@ -134,18 +143,52 @@ impl<L: Locks> SharedCache<L> {
         }
     }
 
+    /// Stores a value unless the key has one, or `still` says no: it is asked under the lock under which the value becomes
+    /// findable, takes no lock and is short. `true` if the value was stored. Entries that must make way are dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedCache::put_with`].
+    pub fn put_if_absent(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expiry: Expiry,
+        still: impl Fn() -> bool,
+    ) -> Result<bool, PushError> {
+        let hashed = self.key(key).1;
+        let may = |partition: &mut Partition| partition.find_or_expire(hashed, &|| self.now()).is_none() && still();
+        self.store_when(key, value, expiry, OnEvict::Discard, may).map(|stored| stored.is_some())
+    }
+
     #[inline]
-    fn store(&self, key: &[u8], value: &[u8], expiry: Expiry, mut on_evict: OnEvict<'_>) -> Result<Put, PushError> {
+    fn store(&self, key: &[u8], value: &[u8], expiry: Expiry, on_evict: OnEvict<'_>) -> Result<Put, PushError> {
+        Ok(self.store_when(key, value, expiry, on_evict, |_| true)?.expect("nothing forbids it"))
+    }
+
+    /// Stores a value if `may` says yes under the lock; `None` if not.
+    #[inline]
+    fn store_when(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expiry: Expiry,
+        mut on_evict: OnEvict<'_>,
+        may: impl Fn(&mut Partition) -> bool,
+    ) -> Result<Option<Put>, PushError> {
         let (index, key) = self.key(key);
         if value.len() > LARGE_VALUE_BYTES {
-            return self.store_large(index, key, value, expiry, on_evict);
+            return self.store_large(index, key, value, expiry, on_evict, &may);
         }
         let mut work = Work::new();
         let now = || self.now();
         loop {
             let put = |partition: &mut Partition| {
+                if !may(partition) {
+                    return Ok(None);
+                }
                 let expires = self.moment_for(expiry).map_err(|error| partition.refuse(error))?;
-                partition.put(key, value, expires, on_evict.reborrow(), &now, &mut work)
+                partition.put(key, value, expires, on_evict.reborrow(), &now, &mut work).map(Some)
             };
             match self.exclusive(index, put) {
                 Ok(put) => return Ok(put),
@@ -196,7 +239,8 @@ impl<L: Locks> SharedCache<L> {
         value: &[u8],
         expiry: Expiry,
         mut on_evict: OnEvict<'_>,
-    ) -> Result<Put, PushError> {
+        may: &dyn Fn(&mut Partition) -> bool,
+    ) -> Result<Option<Put>, PushError> {
         let mut work = Work::new();
         let now = || self.now();
         // Again from the start where a reset has taken away what was reserved.
@@ -232,17 +276,21 @@ impl<L: Locks> SharedCache<L> {
             loop {
                 let published = self.exclusive(index, |partition| {
                     if !guard.is_held() || !partition.is_reserved(reservation.pin()) {
-                        return Ok(None);
+                        return Ok(Published::Lost);
                     }
-                    partition.publish_large(key, reservation, on_evict.reborrow(), &now, &mut work).map(Some)
+                    if !may(partition) {
+                        return Ok(Published::Forbidden);
+                    }
+                    partition.publish_large(key, reservation, on_evict.reborrow(), &now, &mut work).map(Published::Put)
                 });
                 match published {
-                    Ok(Some(put)) => {
+                    Ok(Published::Put(put)) => {
                         guard.set_published();
                         self.free_large(index);
-                        return Ok(put);
+                        return Ok(Some(put));
                     }
-                    Ok(None) => continue 'again,
+                    Ok(Published::Forbidden) => return Ok(None),
+                    Ok(Published::Lost) => continue 'again,
                     Err(unfinished) => self.go_on(index, unfinished, &mut on_evict, &mut work)?,
                 }
             }
@@ -290,5 +338,31 @@ impl<L: Locks> SharedCache<L> {
             self.free_large(index);
         }
         removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::Config;
+    use std::time::Duration;
+
+    #[test]
+    fn a_value_is_stored_if_the_key_has_none_and_the_caller_still_wants_it() {
+        let cache = SharedCache::private(&Config::bytes(4 << 20).partitions(1)).unwrap();
+        for len in [10, 1000, LARGE_VALUE_BYTES + 1, 500_000] {
+            let (first, second) = (vec![1; len], vec![2; len]);
+            let key = (len as u32).to_be_bytes();
+            let put = |value: &[u8], still| cache.put_if_absent(&key, value, Expiry::Default, || still).unwrap();
+            assert!(!put(&first, false) && !cache.contains(&key), "{len}");
+            assert!(put(&first, true) && !put(&second, true), "{len}");
+            let mut out = Vec::new();
+            assert!(cache.get(&key, &mut out) && out == first, "{len}");
+            cache.put_with(&key, &first, Expiry::After(Duration::ZERO)).unwrap();
+            assert!(put(&second, true), "{len}: what has expired is absent");
+            cache.validate().unwrap();
+        }
+        let full = SharedCache::private(&Config::bytes(1 << 20).partitions(1)).unwrap();
+        assert!(full.put_if_absent(b"k", &vec![0; 2 << 20], Expiry::Default, || true).is_err());
     }
 }

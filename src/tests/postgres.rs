@@ -3,6 +3,7 @@
 //! What must hold, and which file holds it to that:
 //!
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
+//! - `leases`      No reader that comes late stores what is no longer true.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
 //! - `releases`    Scripts and library of different releases, updates and dumps work, or say what to do.
 //! - `definitions` A cache is what its definition says, for whom it says, while it is in use and after a restart.
@@ -46,6 +47,8 @@ mod guide;
 mod handles;
 #[path = "postgres/interrupts.rs"]
 mod interrupts;
+#[path = "postgres/leases.rs"]
+mod leases;
 #[path = "postgres/lifecycle.rs"]
 mod lifecycle;
 #[path = "postgres/memory.rs"]

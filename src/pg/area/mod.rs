@@ -1,9 +1,9 @@
 //! One piece of shared memory that holds all named caches.
 //!
 //! ```text
-//! ┌───────────┬─────────────┬───────────────────────────┬───────────────────────┬──────────────────────┐
-//! │ AreaWords │ CacheSlot … │ LWLocks: 64 for each slot │ counters of each slot │ memory of the caches │
-//! └───────────┴─────────────┴───────────────────────────┴───────────────────────┴──────────────────────┘
+//! ┌───────────┬─────────────┬───────────────────────────┬───────────────────────┬───────┬──────────────────────┐
+//! │ AreaWords │ CacheSlot … │ LWLocks: 64 for each slot │ counters of each slot │ rings │ memory of the caches │
+//! └───────────┴─────────────┴───────────────────────────┴───────────────────────┴───────┴──────────────────────┘
 //!
 //! main_memory  a part of PostgreSQL's main shared memory, for a library that the server preloads
 //! registry     a dynamic segment that PostgreSQL's DSM registry leads to, without a preload: from version 17 on
@@ -36,8 +36,11 @@ use super::lwlock::LwLockGuard;
 use super::slot::CacheSlot;
 use crate::engine::counters::Stripe;
 use crate::engine::limits::{MAX_PARTITIONS, STRIPE_COUNT};
-use crate::engine::memory::region::RegionType;
+use crate::engine::memory::region::{Region, RegionType};
 use crate::engine::memory::words::Word32;
+use crate::rings::table::LineCount;
+#[cfg(feature = "extension")]
+use crate::rings::table::Rings;
 use crate::shared::lock::LockMode;
 
 /// What an area is to be.
@@ -56,6 +59,8 @@ pub struct AreaSize {
     pub bytes: usize,
     /// The most caches at one time.
     pub max_caches: usize,
+    /// Lines of the commit rings; 0: there are none.
+    pub lines: u32,
 }
 
 static REQUEST: OnceLock<AreaRequest> = OnceLock::new();
@@ -114,17 +119,20 @@ struct Offsets {
     slots: usize,
     locks: usize,
     stripes: usize,
+    rings: usize,
     heap: usize,
 }
 
 impl Offsets {
-    fn new(AreaSize { max_caches, .. }: AreaSize) -> Self {
+    fn new(AreaSize { max_caches, lines, .. }: AreaSize) -> Self {
         let slots = size_of::<AreaWords>();
         let locks = (slots + max_caches * size_of::<CacheSlot>()).next_multiple_of(128);
         let lock_bytes = max_caches * MAX_PARTITIONS as usize * size_of::<pg_sys::LWLockPadded>();
         let stripes = (locks + lock_bytes).next_multiple_of(128);
         let stripe_bytes = max_caches * STRIPE_COUNT * size_of::<Stripe>();
-        Offsets { slots, locks, stripes, heap: (stripes + stripe_bytes).next_multiple_of(4096) }
+        let rings = (stripes + stripe_bytes).next_multiple_of(128);
+        let ring_bytes = LineCount::new(lines).map_or(0, Rings::region_bytes);
+        Offsets { slots, locks, stripes, rings, heap: (rings + ring_bytes).next_multiple_of(4096) }
     }
 
     /// Of the whole area. PostgreSQL aligns what it gives to 128 bytes (a cache line) at least.
@@ -136,7 +144,10 @@ impl Offsets {
 /// The parts of the area in this process.
 #[derive(Debug)]
 struct Places {
+    #[cfg(feature = "extension")]
     words: &'static AreaWords,
+    #[cfg(feature = "extension")]
+    rings: Option<Rings>,
     slots: &'static [CacheSlot],
     /// `MAX_PARTITIONS` for each slot.
     locks: NonNull<pg_sys::LWLockPadded>,
@@ -161,8 +172,11 @@ impl Places {
         // SAFETY: inside the area (caller), whose first bytes are made of words that any process may look at.
         unsafe {
             Places {
+                #[cfg(feature = "extension")]
                 words: base.cast().as_ref(),
                 slots: std::slice::from_raw_parts(base.add(offsets.slots).cast().as_ptr(), size.max_caches),
+                #[cfg(feature = "extension")]
+                rings: Rings::open(Region::new(base.add(offsets.rings), offsets.heap - offsets.rings)).ok(),
                 locks: base.add(offsets.locks).cast(),
                 stripes: std::slice::from_raw_parts(
                     base.add(offsets.stripes).cast().as_ptr(),
@@ -186,6 +200,9 @@ impl Places {
         // SAFETY: inside the area, which is the caller's alone.
         unsafe {
             base.write_bytes(0, offsets.heap);
+            if let Ok(lines) = LineCount::new(size.lines) {
+                Rings::format(Region::new(base.add(offsets.rings), offsets.heap - offsets.rings), lines);
+            }
             let locks: NonNull<pg_sys::LWLockPadded> = base.add(offsets.locks).cast();
             for lock in 0..size.max_caches * MAX_PARTITIONS as usize {
                 pg_sys::LWLockInitialize(&raw mut (*locks.as_ptr().add(lock)).lock, tranche);
@@ -254,6 +271,12 @@ impl Area {
     #[cfg(feature = "extension")]
     pub(super) fn words(self) -> &'static AreaWords {
         self.0.words
+    }
+
+    /// The commit rings, if the area has some.
+    #[cfg(feature = "extension")]
+    pub(super) fn rings(self) -> Option<Rings> {
+        self.0.rings
     }
 
     pub(super) fn slots(self) -> &'static [CacheSlot] {

@@ -37,6 +37,7 @@ struct Control {
     handle: pg_sys::dsm_handle,
     bytes: usize,
     max_caches: usize,
+    lines: u32,
 }
 
 /// Runs under the registry's lock, on memory that is new.
@@ -138,6 +139,7 @@ unsafe fn make(control: *mut Control, size: AreaSize) {
         pg_sys::dsm_detach(segment);
         (*control).bytes = size.bytes;
         (*control).max_caches = size.max_caches;
+        (*control).lines = size.lines;
         (*control).handle = handle;
     }
 }
@@ -157,7 +159,7 @@ unsafe fn attach(control: *mut Control) -> Result<Area, CacheError> {
         }
         pg_sys::dsm_pin_mapping(segment);
         let base = NonNull::new(pg_sys::dsm_segment_address(segment).cast()).expect("an attached segment is mapped");
-        let size = AreaSize { bytes: (*control).bytes, max_caches: (*control).max_caches };
+        let size = AreaSize { bytes: (*control).bytes, max_caches: (*control).max_caches, lines: (*control).lines };
         Ok(Places::new(base, size, &raw mut (*control).lock).publish())
     }
 }

@@ -17,6 +17,7 @@ pub(super) mod statements;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 
 use hashbrown::HashMap;
@@ -27,9 +28,10 @@ use super::catalog::{CacheId, Catalog, Listing, NewCache};
 use super::drops;
 use super::error::CacheError;
 use super::handles::{self, AttachedCache};
-use super::named_locks::sleep_a_moment;
+use super::named_locks::{LwLocks, sleep_a_moment};
 use super::worker;
 use crate::engine::config::Config;
+use crate::shared::cache::SharedCache;
 
 /// The schema of the foreign tables, and their server.
 pub(super) const SCHEMA: &CStr = c"shared_lru_caches";
@@ -63,11 +65,27 @@ impl Access {
     }
 }
 
+/// A cache, and what defines it.
+#[derive(Clone, Debug)]
+pub(super) struct DefinedCache {
+    cache: AttachedCache,
+    /// The number of the definition.
+    pub(super) number: u64,
+}
+
+impl Deref for DefinedCache {
+    type Target = SharedCache<LwLocks>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.cache
+    }
+}
+
 /// A cache that this backend has looked up.
 struct Known {
     relation: pg_sys::Oid,
     listing: Listing,
-    cache: AttachedCache,
+    cache: DefinedCache,
     /// The role that was asked about last, and what it may do.
     role: pg_sys::Oid,
     allowed: u64,
@@ -87,7 +105,7 @@ thread_local! {
 pub(super) fn with_cache<R>(
     name: &str,
     access: Access,
-    operation: impl Fn(&AttachedCache) -> R,
+    operation: impl Fn(&DefinedCache) -> R,
 ) -> Result<R, CacheError> {
     loop {
         let cache = find(name, access)?;
@@ -110,7 +128,7 @@ pub(super) fn unless_dropped<R>(work: impl FnOnce() -> R) -> Option<R> {
 /// # Errors
 ///
 /// No cache is defined by this name, the current role may not, or there is no memory for it.
-pub(super) fn find(name: &str, access: Access) -> Result<AttachedCache, CacheError> {
+pub(super) fn find(name: &str, access: Access) -> Result<DefinedCache, CacheError> {
     watch_changes();
     if STALE.replace(false) {
         KNOWN.with_borrow_mut(HashMap::clear);
@@ -127,7 +145,7 @@ pub(super) fn find(name: &str, access: Access) -> Result<AttachedCache, CacheErr
     }
 }
 
-fn look_up(name: &str, access: Access) -> Result<AttachedCache, CacheError> {
+fn look_up(name: &str, access: Access) -> Result<DefinedCache, CacheError> {
     // A long statement learns of what others have committed only if it asks.
     // SAFETY: inside of a transaction, holding no lock.
     unsafe { pg_sys::AcceptInvalidationMessages() };
@@ -144,6 +162,7 @@ fn look_up(name: &str, access: Access) -> Result<AttachedCache, CacheError> {
             break found?;
         }
     };
+    let cache = DefinedCache { cache, number: definition.number };
     let known = Known { relation: definition.relation, listing, cache: cache.clone(), role, allowed };
     KNOWN.with_borrow_mut(|all| all.insert(name.to_owned(), known));
     Ok(cache)
@@ -191,6 +210,11 @@ impl Definition {
             }
             Ok(Some(Definition { relation, name: name.to_owned(), number: drops::definition_of(relation) }))
         }
+    }
+
+    /// Its number.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The privileges of the current role.

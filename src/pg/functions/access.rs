@@ -12,8 +12,10 @@ use super::text::ServerText;
 use super::with_cache;
 use crate::Expiry;
 use crate::engine::partition::Put;
-use crate::pg::definitions::Access;
+use crate::pg::catalog::Catalog;
+use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};
+use crate::pg::invalidations;
 use crate::shared::bounded::PREFETCH_KEYS;
 
 #[pg_extern(volatile, parallel_restricted)]
@@ -21,7 +23,34 @@ fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
     or_report(with_cache(cache, Access::Write, |cache| cache.put(key, value))) == Put::Inserted
 }
 
-/// With a time to live: `None` is the cache's own, zero is for ever.
+/// A time to live: `None` is the cache's own, zero is for ever.
+pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
+    match ttl.map(|ttl| ttl.as_micros()) {
+        None => Expiry::Default,
+        Some(0) => Expiry::Never,
+        Some(micros) => match u64::try_from(micros) {
+            Ok(micros) => Expiry::After(Duration::from_micros(micros)),
+            Err(_) => {
+                let seconds = micros / 1_000_000;
+                CacheError::Parameter(format!("ttl is {seconds} seconds: must not be negative")).report()
+            }
+        },
+    }
+}
+
+/// Whether the current transaction has invalidated a key.
+#[inline]
+fn is_hidden(cache: &DefinedCache, key: &[u8]) -> bool {
+    invalidations::hides_some() && invalidations::hides(cache.number, key)
+}
+
+/// The value of a key, for the current transaction.
+#[inline]
+pub(super) fn value_of(cache: &DefinedCache, key: &[u8]) -> Option<Bytea> {
+    if is_hidden(cache, key) { None } else { Bytea::get(cache, key) }
+}
+
+/// With a time to live.
 #[pg_extern(volatile, parallel_restricted)]
 fn put_ttl(
     cache: Option<ServerText<'_>>,
@@ -30,32 +59,26 @@ fn put_ttl(
     ttl: Option<Interval>,
 ) -> Option<bool> {
     let (cache, key, value) = (cache?, key?, value?);
-    let expiry = match ttl.map(|ttl| ttl.as_micros()) {
-        None => Expiry::Default,
-        Some(0) => Expiry::Never,
-        Some(micros) => match u64::try_from(micros) {
-            Ok(micros) => Expiry::After(Duration::from_micros(micros)),
-            Err(_) => {
-                CacheError::Parameter(format!("ttl is {} seconds: must not be negative", micros / 1_000_000)).report()
-            }
-        },
-    };
+    let expiry = expiry(ttl);
     Some(or_report(with_cache(cache, Access::Write, |cache| cache.put_with(key, value, expiry))) == Put::Inserted)
 }
 
 #[pg_extern(volatile, parallel_safe)]
 fn get(cache: ServerText<'_>, key: &[u8]) -> Option<Bytea> {
-    with_cache(cache, Access::Read, |cache| Bytea::get(cache, key))
+    with_cache(cache, Access::Read, |cache| value_of(cache, key))
 }
 
 #[pg_extern(volatile, parallel_safe)]
 fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
-    with_cache(cache, Access::Read, |cache| cache.contains(key))
+    with_cache(cache, Access::Read, |cache| !is_hidden(cache, key) && cache.contains(key))
 }
 
 #[pg_extern(volatile, parallel_restricted)]
 fn remove(cache: ServerText<'_>, key: &[u8]) -> bool {
-    with_cache(cache, Access::Write, |cache| cache.discard(key))
+    with_cache(cache, Access::Write, |cache| {
+        invalidations::void_leases(or_report(Catalog::open()), cache.number, Some(key));
+        cache.discard(key)
+    })
 }
 
 /// Looks the keys of an array up, in groups whose waits for memory overlap.
@@ -93,7 +116,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for Lookups<'a, I> {
             }
             let key = self.group[self.next];
             self.next += 1;
-            if let Some(value) = with_cache(self.name, Access::Read, |cache| Bytea::get(cache, key)) {
+            if let Some(value) = with_cache(self.name, Access::Read, |cache| value_of(cache, key)) {
                 return Some((key, value));
             }
         }

@@ -7,9 +7,9 @@ use super::text::ServerText;
 use super::{not_null, number, with_cache};
 use crate::engine::compaction::{CompactBudget, CompactReport};
 use crate::pg::catalog::Catalog;
-use crate::pg::definitions::Access;
+use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::handles::AttachedCache;
+use crate::pg::invalidations;
 
 /// Bytes that compaction moves in one step.
 const COMPACT_STEP_BYTES: u64 = 256 << 10;
@@ -19,7 +19,10 @@ fn clear(cache: ServerText<'_>) -> i64 {
     let between = || {
         pgrx::check_for_interrupts!();
     };
-    with_cache(cache, Access::Write, |cache| cache.clear_in_steps(between)) as i64
+    with_cache(cache, Access::Write, |cache| {
+        invalidations::void_leases(or_report(Catalog::open()), cache.number, None);
+        cache.clear_in_steps(between)
+    }) as i64
 }
 
 #[pg_extern(volatile, parallel_restricted)]
@@ -48,7 +51,7 @@ fn compact(
     ))
 }
 
-fn compact_in_steps(cache: &AttachedCache, budget: u64) -> CompactReport {
+fn compact_in_steps(cache: &DefinedCache, budget: u64) -> CompactReport {
     // What is moved for nothing before it is given up: entries that readers have pinned may keep every slab that can be
     // emptied from becoming free, and then others move to and fro for ever.
     let patience_bytes = 2 * u64::from(cache.resolved().slab_bytes);

@@ -6,6 +6,7 @@
 //! text    texts as arguments and results
 //! bytea   values copied straight into what PostgreSQL gets
 //! access  one key, or the keys of an array
+//! leases  the right to store what was missed, and what takes it away
 //! walks   all entries: looked at, or taken out
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
@@ -21,6 +22,7 @@ mod access;
 mod admin;
 mod bytea;
 mod define;
+mod leases;
 mod names;
 mod release;
 mod text;
@@ -31,9 +33,8 @@ use pgrx::prelude::*;
 
 use self::text::ServerText;
 use super::area::{self, AreaRequest};
-use super::definitions::{self, Access};
+use super::definitions::{self, Access, DefinedCache};
 use super::error::{CacheError, or_report};
-use super::handles::AttachedCache;
 use super::{settings, worker};
 
 ::pgrx::pg_module_magic!(name, version);
@@ -54,12 +55,12 @@ fn name_of(cache: ServerText<'_>) -> Result<&str, CacheError> {
 }
 
 /// The cache of this name, for a caller that may do this with it.
-fn find(cache: ServerText<'_>, access: Access) -> AttachedCache {
+fn find(cache: ServerText<'_>, access: Access) -> DefinedCache {
     or_report(name_of(cache).and_then(|name| definitions::find(name, access)))
 }
 
 /// Runs an operation on the cache of this name; again, if that was made anew or moved meanwhile.
-fn with_cache<R>(cache: ServerText<'_>, access: Access, operation: impl Fn(&AttachedCache) -> R) -> R {
+fn with_cache<R>(cache: ServerText<'_>, access: Access, operation: impl Fn(&DefinedCache) -> R) -> R {
     or_report(name_of(cache).and_then(|name| definitions::with_cache(name, access, operation)))
 }
 

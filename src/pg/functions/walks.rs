@@ -9,9 +9,8 @@ use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, not_null, number};
 use crate::engine::evicted::Evicted;
-use crate::pg::definitions::Access;
+use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::CacheError;
-use crate::pg::handles::AttachedCache;
 use crate::shared::drains::Drained;
 use crate::shared::scan::Entries;
 
@@ -64,7 +63,7 @@ fn timestamp(moment: SystemTime) -> Option<TimestampWithTimeZone> {
 
 /// Takes entries out, one batch after the other: of each partition as many as it had when its turn came.
 struct Drain {
-    cache: AttachedCache,
+    cache: DefinedCache,
     /// The next partition, and what may still be taken out of the one before.
     partition: usize,
     left_in_partition: usize,

@@ -18,7 +18,10 @@ use pgrx::prelude::*;
 const OWNER: u32 = 10;
 
 pub fn request() {
-    area::request(AreaRequest { name: c"parallel_extension", size: || AreaSize { bytes: 8 << 20, max_caches: 2 } });
+    area::request(AreaRequest {
+        name: c"parallel_extension",
+        size: || AreaSize { bytes: 8 << 20, max_caches: 2, lines: 0 },
+    });
 }
 
 #[pg_extern]

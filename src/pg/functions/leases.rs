@@ -1,0 +1,261 @@
+//! Leases: who misses a key gets the right to store it, which a later invalidation takes away. docs/leases.md says why.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
+
+use pgrx::iter::TableIterator;
+use pgrx::prelude::*;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::access::{expiry, value_of};
+use super::bytea::Bytea;
+use super::text::ServerText;
+use super::{find, name_of, with_cache};
+use crate::Expiry;
+use crate::pg::catalog::Catalog;
+use crate::pg::definitions::{Access, DefinedCache, Definition};
+use crate::pg::error::{CacheError, or_report};
+use crate::pg::handles::my_database;
+use crate::pg::invalidations::{self, Counts};
+use crate::pg::named_locks::sleep_a_moment;
+
+/// The right to store a key, if nothing has happened to it since: 24 bytes.
+struct Lease {
+    /// Of key and cache, by a number that no other life of the cache's memory has.
+    check: u64,
+    counts: Counts,
+}
+
+impl Lease {
+    fn new(cache: &DefinedCache, key: &[u8], counts: Counts) -> Lease {
+        Lease { check: xxh3_64_with_seed(key, cache.incarnation() ^ cache.number), counts }
+    }
+
+    fn to_bytes(&self) -> [u8; 24] {
+        let words = [self.check, self.counts.key, self.counts.cache].map(u64::to_le_bytes);
+        let mut bytes = [0; 24];
+        bytes.chunks_exact_mut(8).zip(words).for_each(|(to, from)| to.copy_from_slice(&from));
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Lease> {
+        let words: [u64; 3] = bytemuck::pod_read_unaligned::<[u64; 3]>(bytes.get(..24)?).map(u64::from_le);
+        (bytes.len() == 24).then_some(Lease { check: words[0], counts: Counts { key: words[1], cache: words[2] } })
+    }
+}
+
+/// PostgreSQL's lock that stands for a lease: an advisory lock, of a class that no function of PostgreSQL's can take.
+fn lock_tag(number: u64, key: &[u8]) -> pg_sys::LOCKTAG {
+    /// Those of `pg_advisory_lock` have 1 and 2.
+    const CLASS: u16 = 0x4c52;
+    let hash = xxh3_64_with_seed(key, number);
+    pg_sys::LOCKTAG {
+        locktag_field1: my_database(),
+        locktag_field2: (hash >> 32) as u32,
+        locktag_field3: hash as u32,
+        locktag_field4: CLASS,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    }
+}
+
+/// Takes the lock until the end of the transaction, if it is free; also if this transaction has it.
+fn try_lock(tag: &pg_sys::LOCKTAG) -> bool {
+    let mode = pg_sys::ExclusiveLock as i32;
+    // SAFETY: a valid tag; does not wait.
+    let got = unsafe { pg_sys::LockAcquire(tag, mode, false, true) };
+    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+fn unlock(tag: &pg_sys::LOCKTAG) {
+    let mode = pg_sys::ExclusiveLock as i32;
+    // SAFETY: a valid tag. Asked first, for a lock that is not held is a warning.
+    unsafe {
+        if pg_sys::LockHeldByMe(tag, mode) {
+            pg_sys::LockRelease(tag, mode, false);
+        }
+    }
+}
+
+/// What a caller gets: a value, or a lease, or neither.
+type Answer = (Option<Bytea>, Option<Vec<u8>>);
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn get_or_lease(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    wait: Option<Interval>,
+) -> TableIterator<'static, (name!(value, Option<Bytea>), name!(lease, Option<Vec<u8>>))> {
+    let (Some(cache), Some(key)) = (cache, key) else { return TableIterator::once((None, None)) };
+    let wait = wait.map_or(Duration::ZERO, |wait| Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(0)));
+    TableIterator::once(answer(cache, key, wait))
+}
+
+fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration) -> Answer {
+    let number = find(cache, Access::ReadAndWrite).number;
+    let look = || with_cache(cache, Access::Read, |cache| value_of(cache, key));
+    if invalidations::hides(number, key) {
+        return (None, None);
+    }
+    if let Some(value) = look() {
+        return (Some(value), None);
+    }
+    let tag = lock_tag(number, key);
+    let end = Instant::now() + wait;
+    while !try_lock(&tag) {
+        // Who holds what others may wait for goes without.
+        if Instant::now() >= end || may_be_waited_for() {
+            return (None, None);
+        }
+        sleep_a_moment();
+        if let Some(value) = look() {
+            return (Some(value), None);
+        }
+    }
+    // Whoever had the lease may have stored the value just before it was given back.
+    if let Some(value) = look() {
+        unlock(&tag);
+        return (Some(value), None);
+    }
+    let catalog = or_report(Catalog::open());
+    match Counts::settled(catalog, number, key) {
+        Some(counts) => {
+            let lease = with_cache(cache, Access::Write, |cache| Lease::new(cache, key, counts));
+            (None, Some(lease.to_bytes().to_vec()))
+        }
+        None => {
+            unlock(&tag);
+            (None, None)
+        }
+    }
+}
+
+/// Whether others may wait for this transaction: it has written.
+fn may_be_waited_for() -> bool {
+    // SAFETY: reads what the current transaction is.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn put_leased(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    lease: Option<&[u8]>,
+    ttl: Option<Interval>,
+) -> bool {
+    let (Some(cache), Some(key), Some(value), Some(lease)) = (cache, key, value, lease) else { return false };
+    let Some(lease) = Lease::from_bytes(lease) else {
+        CacheError::Parameter(format!("a lease has 24 bytes, this one has {}", lease.len())).report()
+    };
+    let number = find(cache, Access::Write).number;
+    let expiry = expiry(ttl);
+    let catalog = or_report(Catalog::open());
+    let stored = !invalidations::hides(number, key)
+        && or_report(with_cache(cache, Access::Write, |cache| {
+            let is_of_key = Lease::new(cache, key, lease.counts).check == lease.check;
+            let still = || Counts::now(catalog, number, key) == Some(lease.counts);
+            if is_of_key { cache.put_if_absent(key, value, expiry, still) } else { Ok(false) }
+        }));
+    unlock(&lock_tag(number, key));
+    stored
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn invalidate(cache: ServerText<'_>, key: &[u8]) {
+    invalidate_one(cache, Some(key));
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn invalidate_all(cache: ServerText<'_>) {
+    invalidate_one(cache, None);
+}
+
+fn invalidate_one(cache: ServerText<'_>, key: Option<&[u8]>) {
+    let definition = or_report(name_of(cache).and_then(Definition::find));
+    or_report(definition.check(Access::Write));
+    invalidations::invalidate(or_report(Catalog::open()), definition.number(), key);
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn put_if_absent(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
+    or_report(with_cache(cache, Access::Write, |cache| cache.put_if_absent(key, value, Expiry::Default, || true)))
+}
+
+/// A trigger, for rows and for whole statements: invalidates the keys of the rows that were changed, before and after, or all.
+/// Its arguments are a cache and the columns that make up its keys, as text, with colons between. Where the cache is missing
+/// there is nothing to invalidate.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn invalidate_trigger_wrapper(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with a call's data, whose context is a trigger's if it was called as one.
+    unsafe {
+        let context = (*fcinfo).context.cast::<pg_sys::TriggerData>();
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            CacheError::Parameter("invalidate_trigger is for CREATE TRIGGER … EXECUTE FUNCTION".to_owned()).report();
+        }
+        let trigger = &*context;
+        let arguments: Vec<&CStr> = (0..(*trigger.tg_trigger).tgnargs as usize)
+            .map(|index| CStr::from_ptr(*(*trigger.tg_trigger).tgargs.add(index)))
+            .collect();
+        let Some((cache, columns)) = arguments.split_first() else {
+            CacheError::Parameter("invalidate_trigger needs a cache, and the columns of its keys".to_owned()).report()
+        };
+        let is_of_row = trigger.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0;
+        let definition = std::str::from_utf8(cache.to_bytes()).ok().map(Definition::if_there);
+        if let Some(definition) = definition.and_then(or_report)
+            && let Some(catalog) = Catalog::existing().ok().flatten()
+        {
+            or_report(definition.check(Access::Write));
+            if is_of_row && !columns.is_empty() {
+                for row in [trigger.tg_trigtuple, trigger.tg_newtuple].into_iter().filter(|row| !row.is_null()) {
+                    let key = key_of(row, (*trigger.tg_relation).rd_att, columns);
+                    invalidations::invalidate(catalog, definition.number(), Some(&key));
+                }
+            } else {
+                invalidations::invalidate(catalog, definition.number(), None);
+            }
+        }
+        // What a trigger before a row returns goes on.
+        pg_sys::Datum::from(if trigger.tg_newtuple.is_null() { trigger.tg_trigtuple } else { trigger.tg_newtuple })
+    }
+}
+
+/// The finfo record of a C function.
+#[unsafe(no_mangle)]
+extern "C" fn pg_finfo_invalidate_trigger_wrapper() -> &'static pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// The key that a row has: its columns as text, in UTF-8.
+///
+/// # Safety
+///
+/// - The row has this description.
+unsafe fn key_of(row: pg_sys::HeapTuple, description: pg_sys::TupleDesc, columns: &[&CStr]) -> Vec<u8> {
+    let mut key = Vec::new();
+    for (index, column) in columns.iter().enumerate() {
+        // SAFETY: as the caller says; texts are palloc'd and NUL-terminated.
+        let text = unsafe {
+            let number = pg_sys::SPI_fnumber(description, column.as_ptr());
+            if number == pg_sys::SPI_ERROR_NOATTRIBUTE {
+                let column = column.to_string_lossy();
+                CacheError::Parameter(format!("invalidate_trigger: the table has no column \"{column}\"")).report();
+            }
+            let text = pg_sys::SPI_getvalue(row, description, number);
+            if text.is_null() {
+                &[]
+            } else {
+                let bytes = CStr::from_ptr(text).to_bytes().len() as i32;
+                CStr::from_ptr(pg_sys::pg_server_to_any(text, bytes, pg_sys::pg_enc::PG_UTF8 as i32)).to_bytes()
+            }
+        };
+        if index > 0 {
+            key.push(b':');
+        }
+        key.extend_from_slice(text);
+    }
+    key
+}

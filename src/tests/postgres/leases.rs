@@ -1,0 +1,218 @@
+//! A reader that comes late stores nothing that is no longer true; an invalidation takes effect with the commit, for
+//! everybody, and not at all without.
+
+use std::thread;
+
+use rand::RngExt;
+
+use crate::world::{Backend, World, wait_until};
+
+type Answer = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+fn ask(backend: &mut Backend, key: &[u8]) -> Answer {
+    let row = backend.client.query_one("SELECT value, lease FROM shared_lru.get_or_lease('c', $1)", &[&key]);
+    let row = row.expect("an answer");
+    (row.get(0), row.get(1))
+}
+
+fn lease(backend: &mut Backend, key: &[u8]) -> Vec<u8> {
+    let (value, lease) = ask(backend, key);
+    assert_eq!(value, None);
+    lease.expect("a lease")
+}
+
+fn put_leased(backend: &mut Backend, key: &[u8], value: &[u8], lease: &[u8]) -> bool {
+    backend.call("SELECT shared_lru.put_leased('c', $1, $2, $3)", &[&key, &value, &lease])
+}
+
+fn invalidate(backend: &mut Backend) {
+    backend.run("SELECT shared_lru.invalidate('c', 'k')");
+}
+
+#[test]
+fn a_lease_is_void_once_its_key_was_invalidated_stored_or_removed() {
+    let world = World::with_cache(4);
+    let (mut reader, mut writer) = (world.backend(), world.backend());
+    let mut round = |what: &str| -> bool {
+        let lease = lease(&mut reader, b"k");
+        writer.run(what);
+        let stored = put_leased(&mut reader, b"k", b"read before", &lease);
+        writer.run("SELECT shared_lru.remove('c', 'k')");
+        stored
+    };
+    assert!(round("SELECT 1"));
+    assert!(!round("SELECT shared_lru.invalidate('c', 'k')"));
+    assert!(!round("SELECT shared_lru.invalidate_all('c')"));
+    assert!(!round("SELECT shared_lru.put('c', 'k', 'other')"));
+    assert!(!round("SELECT shared_lru.put('c', 'k', 'other'); SELECT shared_lru.remove('c', 'k')"));
+    assert!(!round("SELECT shared_lru.clear('c')"));
+    assert!(round("BEGIN; SELECT shared_lru.invalidate('c', 'k'); ROLLBACK"));
+    assert!(round("BEGIN; SAVEPOINT s; SELECT shared_lru.invalidate('c', 'k'); ROLLBACK TO s; COMMIT"));
+    assert!(!round("BEGIN; SAVEPOINT s; SELECT shared_lru.invalidate('c', 'k'); RELEASE s; COMMIT"));
+    assert!(round("SELECT shared_lru.invalidate('c', 'another key')"));
+    // Of another key, of nothing, cut short.
+    let of_k = lease(&mut reader, b"k");
+    assert!(!put_leased(&mut reader, b"other", b"v", &of_k));
+    assert!(!reader.one::<bool>("SELECT shared_lru.put_leased('c', 'k', 'v', NULL)"));
+    reader.refused("SELECT shared_lru.put_leased('c', 'k', 'v', 'short')").is("22023", &["24 bytes", "5"]);
+}
+
+#[test]
+fn an_invalidation_takes_effect_with_the_commit_and_for_itself_at_once() {
+    let world = World::with_cache(4);
+    let (mut writer, mut other) = (world.backend(), world.backend());
+    writer.put(b"k", b"old");
+    writer.run("BEGIN");
+    invalidate(&mut writer);
+    assert_eq!((writer.get(b"k"), ask(&mut writer, b"k")), (None, (None, None)));
+    assert!(!writer.one::<bool>("SELECT shared_lru.contains('c', 'k')"));
+    assert_eq!(other.get(b"k").as_deref(), Some(&b"old"[..]));
+    writer.run("ROLLBACK");
+    assert_eq!(writer.get(b"k").as_deref(), Some(&b"old"[..]));
+    writer.run("BEGIN");
+    invalidate(&mut writer);
+    writer.run("COMMIT");
+    assert_eq!((writer.get(b"k"), other.get(b"k")), (None, None));
+    // Many keys stand for all.
+    writer.put(b"k", b"old");
+    writer.run("SELECT shared_lru.invalidate('c', int4send(n)) FROM generate_series(1, 10001) AS n");
+    assert_eq!(other.get(b"k"), None);
+}
+
+#[test]
+fn nobody_gets_a_lease_that_a_prepared_transaction_would_make_wrong() {
+    let world = World::with(&[("max_prepared_transactions", "4")]);
+    let (mut writer, mut reader) = (world.backend(), world.backend());
+    writer.run("SELECT shared_lru.create_cache('c')");
+    for end in ["COMMIT", "ROLLBACK"] {
+        let before = lease(&mut reader, b"k");
+        writer.run("BEGIN; SELECT shared_lru.invalidate('c', 'k'); PREPARE TRANSACTION 'p'");
+        assert!(!put_leased(&mut reader, b"k", b"old", &before));
+        assert_eq!(ask(&mut reader, b"k"), (None, None), "the old rows are what it would read");
+        reader.run(&format!("{end} PREPARED 'p'"));
+        lease(&mut reader, b"k");
+    }
+}
+
+#[test]
+fn of_those_who_miss_a_key_at_once_one_computes_and_the_others_wait_or_go_without() {
+    let world = World::with_cache(4);
+    let (mut first, mut second) = (world.backend(), world.backend());
+    first.run("BEGIN");
+    let of_first = lease(&mut first, b"k");
+    assert_eq!(ask(&mut second, b"k"), (None, None));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            second.one::<Option<Vec<u8>>>("SELECT value FROM shared_lru.get_or_lease('c', 'k', wait => '1 minute')")
+        });
+        assert!(put_leased(&mut first, b"k", b"v", &of_first));
+        assert_eq!(waiting.join().expect("it ends").as_deref(), Some(&b"v"[..]));
+    });
+    // Whoever ends, however, leaves no lease.
+    first.run("ROLLBACK; SELECT shared_lru.remove('c', 'k'); BEGIN");
+    lease(&mut first, b"k");
+    let pid = first.pid();
+    second.run(&format!("SELECT pg_terminate_backend({pid}, 60000)"));
+    wait_until("the lease is free", || ask(&mut second, b"k").1.is_some());
+}
+
+#[test]
+fn the_trigger_invalidates_what_was_changed_and_lets_writes_pass_without_a_cache() {
+    let world = World::with_cache(4);
+    let mut backend = world.backend();
+    backend.run(
+        "CREATE TABLE t (a int, b text, value text);
+         CREATE TRIGGER forget AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+             EXECUTE FUNCTION shared_lru.invalidate_trigger('c', 'a', 'b');
+         CREATE TRIGGER forget_all AFTER TRUNCATE ON t EXECUTE FUNCTION shared_lru.invalidate_trigger('c')",
+    );
+    let mut after = |statement: &str| -> Vec<String> {
+        backend.run("SELECT shared_lru.put_text('c', k, 'v') FROM unnest('{1:x,2:y,3:z}'::text[]) AS k");
+        backend.run(statement);
+        backend.all("SELECT encode(key, 'escape') FROM shared_lru.entries('c') ORDER BY 1")
+    };
+    assert_eq!(after("INSERT INTO t VALUES (1, 'x', 'v')"), ["2:y", "3:z"]);
+    assert_eq!(after("UPDATE t SET a = 2, b = 'y'"), ["3:z"]);
+    assert_eq!(after("DELETE FROM t"), ["1:x", "3:z"]);
+    assert!(after("TRUNCATE t").is_empty());
+    backend.run("SELECT shared_lru.drop_cache('c'); INSERT INTO t VALUES (1, 'x', 'v'); TRUNCATE t");
+    backend.refused("SELECT shared_lru.invalidate_trigger()").is("22023", &["CREATE TRIGGER"]);
+}
+
+/// Readers fill the cache from a table that writers change; with `guard` by leases, else by plain puts. Returns how often
+/// a value was found that is not that of the row, while nobody wrote.
+fn stale_values(guard: bool, rounds: usize) -> usize {
+    let world = World::with(&[("max_prepared_transactions", "8")]);
+    let mut admin = world.backend();
+    admin.run(
+        "SELECT shared_lru.create_cache('c');
+         CREATE TABLE t (k int PRIMARY KEY, v bigint NOT NULL);
+         INSERT INTO t SELECT n, 0 FROM generate_series(0, 3) AS n",
+    );
+    let mut stale = 0;
+    for round in 0..rounds {
+        thread::scope(|scope| {
+            for number in 0..2 {
+                let world = &world;
+                scope.spawn(move || write(&mut world.backend(), round * 10 + number));
+            }
+            for _ in 0..3 {
+                let world = &world;
+                scope.spawn(move || read(&mut world.backend(), guard));
+            }
+        });
+        stale +=
+            admin.one::<i64>("SELECT count(*) FROM t WHERE shared_lru.get('c', int4send(k)) <> int8send(v)") as usize;
+        admin.run("SELECT shared_lru.clear('c')");
+    }
+    stale
+}
+
+const STEPS: usize = 60;
+
+fn write(backend: &mut Backend, name: usize) {
+    let mut rng = rand::rng();
+    for step in 0..STEPS {
+        let change = |key: i32| {
+            format!("UPDATE t SET v = v + 1 WHERE k = {key}; SELECT shared_lru.invalidate('c', int4send({key}))")
+        };
+        let key = rng.random_range(0..4);
+        let end = match rng.random_range(0..6) {
+            0 => "ROLLBACK".to_owned(),
+            1 => format!("SAVEPOINT s; {}; ROLLBACK TO s; COMMIT", change(key)),
+            2 => format!("PREPARE TRANSACTION '{name}-{step}'; COMMIT PREPARED '{name}-{step}'"),
+            _ => "COMMIT".to_owned(),
+        };
+        for statement in format!("BEGIN; {}; {end}", change(key)).split("; ") {
+            backend.run(statement);
+        }
+    }
+}
+
+fn read(backend: &mut Backend, guard: bool) {
+    let mut rng = rand::rng();
+    for _ in 0..STEPS * 2 {
+        let key: i32 = rng.random_range(0..4);
+        let name = key.to_be_bytes();
+        let (value, lease) = ask(backend, &name);
+        if value.is_some() {
+            continue;
+        }
+        let row: i64 = backend.call("SELECT v FROM t WHERE k = $1", &[&key]);
+        // Late, now and then.
+        if rng.random_range(0..4) == 0 {
+            thread::sleep(std::time::Duration::from_millis(2));
+        }
+        match lease {
+            _ if !guard => _ = backend.put(&name, &row.to_be_bytes()),
+            Some(lease) => _ = put_leased(backend, &name, &row.to_be_bytes(), &lease),
+            None => {}
+        }
+    }
+}
+
+#[test]
+fn no_late_reader_leaves_a_stale_value_and_without_leases_some_do() {
+    assert_eq!(stale_values(true, 10), 0);
+    assert!(stale_values(false, 10) > 0, "the test finds nothing even without the guard");
+}
