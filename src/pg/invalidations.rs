@@ -19,6 +19,7 @@ use super::snapshot::ActiveSnapshot;
 use crate::rings::key::{DependencyKey, KeyHash};
 use crate::rings::table::{LineIndex, Rings};
 use crate::rings::xid::FullXid;
+use crate::shared::lock::LockMode;
 
 /// More keys of one cache in a transaction stand for all.
 const MAX_KEYS: usize = 10_000;
@@ -57,10 +58,11 @@ fn rings(catalog: Catalog) -> Option<Rings> {
     if !rings.must_publish() {
         // One after the other, and so seldom that the lock does not matter. No lock is taken under another but here: the
         // one of transaction ids, which nobody holds who wants the catalog's.
-        catalog.area().with_catalog(crate::shared::lock::LockMode::Exclusive, || {
-            // SAFETY: reads the id; takes and gives back the lock of ids.
+        catalog.area().with_catalog(LockMode::Exclusive, || {
             rings.turn_on(|| {
-                FullXid::new(unsafe { pg_sys::ReadNextFullTransactionId() }.value).unwrap_or(FullXid::FIRST)
+                // SAFETY: reads the id; takes and gives back the lock of ids.
+                let next = unsafe { pg_sys::ReadNextFullTransactionId() };
+                FullXid::new(next.value).unwrap_or(FullXid::FIRST)
             });
         });
     }

@@ -19,6 +19,8 @@ if [ "$(id -u)" -eq 0 ]; then
     as=(runuser -u postgres --)
 fi
 
+# With it an error that passed through Rust has a backtrace.
+unset RUST_BACKTRACE
 tests=(caches refusals rights)
 cd "$folder"
 "${as[@]}" "$pg_regress" --bindir="$("$PG_CONFIG" --bindir)" --inputdir="$folder" --outputdir="$folder" \

@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use pgrx::pg_sys;
 use pgrx::spi::{Spi, quote_identifier, quote_literal};
 
-use super::{Access, Definition, current_role, options, schema};
+use super::options::{self, Options};
+use super::{Access, Definition, current_role, schema};
 use crate::pg::catalog::Catalog;
 use crate::pg::error::CacheError;
 
@@ -30,6 +31,8 @@ pub(in crate::pg) fn create(name: &str, options: &Written) -> Result<bool, Cache
     if Definition::if_there(name)?.is_some() {
         return Ok(false);
     }
+    // Said here, without the statement that the caller has not typed.
+    Options::parse(options.iter().map(|(name, value)| (*name, value.as_str())))?;
     let mut list = String::new();
     for (option, value) in options {
         let comma = if list.is_empty() { "" } else { ", " };
@@ -58,6 +61,10 @@ pub(in crate::pg) fn alter(name: &str, changes: &[(&'static str, Option<String>)
     let definition = owned(name)?;
     // SAFETY: there is such a foreign table.
     let before = unsafe { options::written((*pg_sys::GetForeignTable(definition.relation)).options) };
+    let untouched = before.iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
+    let untouched = untouched.map(|(name, value)| (name.as_str(), value.as_str()));
+    let set = changes.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+    Options::parse(untouched.chain(set))?;
     let mut list = String::new();
     for (option, value) in changes {
         let comma = if list.is_empty() { "" } else { ", " };
