@@ -38,9 +38,7 @@ use crate::engine::counters::Stripe;
 use crate::engine::limits::{MAX_PARTITIONS, STRIPE_COUNT};
 use crate::engine::memory::region::{Region, RegionType};
 use crate::engine::memory::words::Word32;
-use crate::rings::table::LineCount;
-#[cfg(feature = "extension")]
-use crate::rings::table::Rings;
+use crate::rings::table::{LineCount, Rings};
 use crate::shared::lock::LockMode;
 
 /// What an area is to be.
