@@ -42,12 +42,18 @@ fn an_ordinary_role_may_nothing_until_it_is_granted() {
     stranger.refused("CREATE VIEW shared_lru.mine AS SELECT 1").is("42501", &[]);
 
     admin.run("GRANT EXECUTE ON FUNCTION shared_lru.get(text, bytea), shared_lru.put(text, bytea, bytea) TO stranger");
+    // A function gives no cache away.
+    stranger.refused("SELECT shared_lru.get('c', 'k')").is("42501", &["permission denied for cache"]);
+    admin.run(
+        "SELECT shared_lru.grant_cache('c', 'stranger', 'read'), shared_lru.grant_cache('c', 'stranger', 'write')",
+    );
     assert!(stranger.put(b"k", b"v"));
     assert_eq!(stranger.get(b"k").as_deref(), Some(b"v".as_slice()));
     stranger.refused("SELECT shared_lru.drop_cache('c')").is("42501", &["drop_cache"]);
 
     admin.run("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shared_lru TO stranger");
     admin.run("GRANT SELECT ON ALL TABLES IN SCHEMA shared_lru TO stranger");
+    admin.run("SELECT shared_lru.grant_cache('c', 'stranger', 'own')");
     for statement in calls.iter().chain(&views) {
         if let Err(error) = stranger.client.batch_execute(statement) {
             assert_ne!(error.code().map(|code| code.code()), Some("42501"), "{statement}: {error:?}");
