@@ -75,6 +75,22 @@ pub(super) fn reserve_settings_prefix(prefix: &CStr) {
     }
 }
 
+/// Whether this backend holds a lock in this mode.
+///
+/// # Safety
+///
+/// - `tag` is that of a lock.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: as the caller says; looks at a table of this process's.
+    unsafe {
+        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+        return pg_sys::LockHeldByMe(tag, mode);
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        return pg_sys::LockHeldByMe(tag, mode, false);
+    }
+}
+
 /// A wait that `pg_stat_activity` shows: under its own name from version 17 on, as `Extension` before.
 #[derive(Debug)]
 pub(super) struct WaitEvent {

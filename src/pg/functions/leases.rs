@@ -19,6 +19,7 @@ use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles::my_database;
 use crate::pg::invalidations::{self, Counts};
 use crate::pg::named_locks::sleep_a_moment;
+use crate::pg::versions;
 
 /// The right to store a key, if nothing has happened to it since: 24 bytes.
 struct Lease {
@@ -72,7 +73,7 @@ fn unlock(tag: &pg_sys::LOCKTAG) {
     let mode = pg_sys::ExclusiveLock as i32;
     // SAFETY: a valid tag. Asked first, for a lock that is not held is a warning.
     unsafe {
-        if pg_sys::LockHeldByMe(tag, mode) {
+        if versions::holds_lock(tag, mode) {
             pg_sys::LockRelease(tag, mode, false);
         }
     }

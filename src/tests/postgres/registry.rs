@@ -67,7 +67,7 @@ fn memory_that_the_system_refuses_is_an_error_and_the_next_try_finds_nothing_hal
     set_memory(&mut backend, "1TB");
     for _ in 0..3 {
         let refusal = backend.refused("SELECT shared_lru.create_cache('c', 4194304)");
-        refusal.is("53200", &["1099511", "refuses"]);
+        refusal.is("53200", &["refuses 10995", " bytes"]);
         assert!(refusal.hint.contains("pg_shared_lru.memory"), "{refusal:?}");
     }
     // Another session gets what this one did not.
