@@ -23,7 +23,10 @@ const _: fn(pg_shared_lru::pg::pgrx::pg_sys::Oid) -> pg_sys::Oid = |oid| oid;
 #[allow(non_snake_case)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    area::request(area::AreaRequest { name: c"pgrx_0_16", size: || area::AreaSize { bytes: 16 << 20, max_caches: 1, lines: 0 } });
+    area::request(area::AreaRequest {
+        name: c"pgrx_0_16",
+        size: || area::AreaSize { bytes: 16 << 20, max_caches: 1, lines: 0 },
+    });
 }
 
 #[pg_extern]
