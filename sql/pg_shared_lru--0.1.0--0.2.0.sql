@@ -78,7 +78,7 @@ CREATE FUNCTION @extschema@.list_caches() RETURNS TABLE (
 
 -- Leases, and what takes them away. See docs/leases.md.
 
-CREATE FUNCTION @extschema@.get_or_lease(cache text, key bytea, wait interval DEFAULT NULL) RETURNS TABLE (
+CREATE FUNCTION @extschema@.get_or_lease(cache text, key bytea, wait interval DEFAULT NULL, tags text[] DEFAULT NULL) RETURNS TABLE (
     value bytea,
     lease bytea
 ) LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'get_or_lease_wrapper';
@@ -95,16 +95,22 @@ CREATE FUNCTION @extschema@.invalidate(cache text, key bytea) RETURNS void
 CREATE FUNCTION @extschema@.invalidate_all(cache text) RETURNS void
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'invalidate_all_wrapper';
 
+CREATE FUNCTION @extschema@.invalidate_prefix(cache text, prefix bytea) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'invalidate_prefix_wrapper';
+
+CREATE FUNCTION @extschema@.invalidate_tag(cache text, tag text) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'invalidate_tag_wrapper';
+
 CREATE FUNCTION @extschema@.invalidate_trigger() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'invalidate_trigger_wrapper';
 
-CREATE FUNCTION @extschema@.get_text_or_lease(cache text, key text, wait interval DEFAULT NULL) RETURNS TABLE (
+CREATE FUNCTION @extschema@.get_text_or_lease(cache text, key text, wait interval DEFAULT NULL, tags text[] DEFAULT NULL) RETURNS TABLE (
     value text,
     lease bytea
 ) LANGUAGE sql VOLATILE ROWS 1
 BEGIN ATOMIC
     SELECT pg_catalog.convert_from(g.value, 'UTF8'), g.lease
-      FROM @extschema@.get_or_lease(cache, pg_catalog.convert_to(key, 'UTF8'), wait) AS g;
+      FROM @extschema@.get_or_lease(cache, pg_catalog.convert_to(key, 'UTF8'), wait, tags) AS g;
 END;
 
 CREATE FUNCTION @extschema@.put_text_leased(cache text, key text, value text, lease bytea, ttl interval DEFAULT NULL) RETURNS boolean
@@ -166,17 +172,49 @@ SELECT t.relname::pg_catalog.text,
        SELECT FROM @extschema@.list_caches() AS c
         WHERE c.relation OPERATOR(pg_catalog.=) f.ftrelid AND c.database OPERATOR(pg_catalog.=) d.oid);
 
--- With a time to live: NULL is the cache's own, zero is for ever.
-CREATE FUNCTION @extschema@.put(cache text, key bytea, value bytea, ttl interval) RETURNS boolean
-    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_ttl_wrapper';
+-- With a time to live (NULL is the cache's own, zero is for ever), and tags.
+CREATE FUNCTION @extschema@.put(cache text, key bytea, value bytea, ttl interval, tags text[] DEFAULT NULL)
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_with_wrapper';
 
-CREATE FUNCTION @extschema@.put_text(cache text, key text, value text, ttl interval) RETURNS boolean
-    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
-    RETURN @extschema@.put(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), ttl);
+-- Values of any type.
+CREATE FUNCTION @extschema@.put_any(cache text, key bytea, value anyelement, ttl interval DEFAULT NULL, tags text[] DEFAULT NULL)
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_any_wrapper';
 
-CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb, ttl interval) RETURNS boolean
+CREATE FUNCTION @extschema@.get_any(cache text, key bytea, of anyelement) RETURNS anyelement
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_any_wrapper';
+
+CREATE FUNCTION @extschema@.get_array(cache text, keys bytea[]) RETURNS bytea[]
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_array_wrapper';
+
+-- Versions: what was read, to be replaced only if it is still that.
+CREATE FUNCTION @extschema@.get_versioned(cache text, key bytea) RETURNS TABLE (
+    value bytea,
+    version bytea
+) LANGUAGE c VOLATILE STRICT PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', 'get_versioned_wrapper';
+
+CREATE FUNCTION @extschema@.put_if_version(cache text, key bytea, value bytea, version bytea, ttl interval DEFAULT NULL)
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_if_version_wrapper';
+
+CREATE FUNCTION @extschema@.put_text(cache text, key text, value text, ttl interval, tags text[] DEFAULT NULL)
+    RETURNS boolean
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
-    RETURN @extschema@.put_text(cache, key, value::pg_catalog.text, ttl);
+    RETURN @extschema@.put(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), ttl, tags);
+
+CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb, ttl interval, tags text[] DEFAULT NULL)
+    RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+    RETURN @extschema@.put_any(cache, pg_catalog.convert_to(key, 'UTF8'), value, ttl, tags);
+
+CREATE OR REPLACE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.put_any(cache, pg_catalog.convert_to(key, 'UTF8'), value);
+
+CREATE OR REPLACE FUNCTION @extschema@.get_jsonb(cache text, key text) RETURNS jsonb
+    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    RETURN @extschema@.get_any(cache, pg_catalog.convert_to(key, 'UTF8'), NULL::pg_catalog.jsonb);
 
 CREATE FUNCTION @extschema@.entries(cache text) RETURNS TABLE (
     entry_id bigint,
@@ -245,7 +283,7 @@ COMMENT ON FUNCTION @extschema@.definition_validator(text[], oid) IS 'Checks the
 COMMENT ON VIEW @extschema@.caches IS
     'All caches in memory, and those that this database defines; configurations of those of the current database';
 COMMENT ON FUNCTION @extschema@.list_caches() IS 'For the view caches';
-COMMENT ON FUNCTION @extschema@.get_or_lease(text, bytea, interval) IS
+COMMENT ON FUNCTION @extschema@.get_or_lease(text, bytea, interval, text[]) IS
     'The value of a key; or a lease, the right to store it; or neither, if somebody else has that';
 COMMENT ON FUNCTION @extschema@.put_leased(text, bytea, bytea, bytea, interval) IS
     'Stores a value if the lease is not void; whether it did';
@@ -254,13 +292,24 @@ COMMENT ON FUNCTION @extschema@.invalidate(text, bytea) IS 'Removes a key and vo
 COMMENT ON FUNCTION @extschema@.invalidate_all(text) IS 'Removes all keys and voids all leases when the transaction commits';
 COMMENT ON FUNCTION @extschema@.invalidate_trigger() IS
     'Invalidates the keys of changed rows: arguments are a cache and the columns of its keys';
-COMMENT ON FUNCTION @extschema@.get_text_or_lease(text, text, interval) IS 'As get_or_lease, with key and value as text';
+COMMENT ON FUNCTION @extschema@.get_text_or_lease(text, text, interval, text[]) IS 'As get_or_lease, with key and value as text';
 COMMENT ON FUNCTION @extschema@.put_text_leased(text, text, text, bytea, interval) IS 'As put_leased, with key and value as text';
 COMMENT ON FUNCTION @extschema@.invalidate_text(text, text) IS 'As invalidate, with the key as text';
-COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea, interval) IS
-    'As put, for so long; NULL: as the cache has it, zero: for ever';
-COMMENT ON FUNCTION @extschema@.put_text(text, text, text, interval) IS 'As put, with key and value as text';
-COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval) IS 'As put, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea, interval, text[]) IS
+    'As put, for so long (NULL: as the cache has it, zero: for ever), and with tags; NULL if a tag is being invalidated';
+COMMENT ON FUNCTION @extschema@.put_any(text, bytea, anyelement, interval, text[]) IS 'As put, with a value of any type';
+COMMENT ON FUNCTION @extschema@.get_any(text, bytea, anyelement) IS
+    'The value of a key that was put with put_any; the last argument says of which type, as NULL::type';
+COMMENT ON FUNCTION @extschema@.get_array(text, bytea[]) IS 'The values of these keys, in their order; NULL for those without one';
+COMMENT ON FUNCTION @extschema@.get_versioned(text, bytea) IS 'The value of a key, and its version';
+COMMENT ON FUNCTION @extschema@.put_if_version(text, bytea, bytea, bytea, interval) IS
+    'Stores a value if the key still has the one of this version, or none if that is NULL; whether it did';
+COMMENT ON FUNCTION @extschema@.invalidate_prefix(text, bytea) IS
+    'Removes all keys that begin so and voids all leases when the transaction commits';
+COMMENT ON FUNCTION @extschema@.invalidate_tag(text, text) IS
+    'Makes values with this tag old for all who see the end of the transaction';
+COMMENT ON FUNCTION @extschema@.put_text(text, text, text, interval, text[]) IS 'As put, with key and value as text';
+COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval, text[]) IS 'As put, with the key as text and the value as JSON';
 COMMENT ON FUNCTION @extschema@.entries(text) IS 'Walks over all entries without holding a lock between them';
 COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';

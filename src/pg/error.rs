@@ -163,6 +163,14 @@ pub enum CacheError {
         /// The most that a `bytea` holds.
         max: usize,
     },
+    /// A value is not of the type that is asked for.
+    #[error("the value is of type {stored}, not {wanted}")]
+    WrongType {
+        /// Its type.
+        stored: String,
+        /// The one that is asked for.
+        wanted: String,
+    },
     /// A value was refused.
     #[error(transparent)]
     Push(#[from] PushError),
@@ -204,6 +212,7 @@ impl SqlError for CacheError {
             }
             CacheError::InUse(..) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             CacheError::TooLargeForSql { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            CacheError::WrongType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             CacheError::Push(error) => error.code(),
             CacheError::Damaged(..) | CacheError::Inconsistent(..) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         }
@@ -235,6 +244,10 @@ impl SqlError for CacheError {
             }
             CacheError::OutOfMemory(_) => {
                 "The cache is as it was. Give the server more memory, or keep smaller values."
+            }
+            CacheError::WrongType { .. } => {
+                "Read it as what it was put: put and put_text by get and get_text, put_any by get_any with NULL::type, put_jsonb \
+                 by get_jsonb."
             }
             CacheError::Config(error) => return error.hint(),
             CacheError::Push(error) => return error.hint(),

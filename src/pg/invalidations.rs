@@ -1,8 +1,9 @@
-//! Keys that a transaction invalidates: hidden from itself at once, from all others with its commit. docs/leases.md has the
+//! What a transaction invalidates, keys and tags: hidden from itself at once, from all others with its commit. docs/leases.md has the
 //! argument; the counts and snapshots are those of the commit rings (`crate::rings`).
 //!
 //! Before the commit record each key is published in its line, and removed from the cache after that, under the lock of
-//! its partition. Whoever holds a lease looks at the line under the same lock.
+//! its partition. Whoever holds a lease looks at the line under the same lock. A tag is published, and that is all: its
+//! values find out when they are read (`tags`).
 //!
 //! Not here: who may invalidate (`definitions`), the tokens of leases (`functions::leases`).
 #![allow(unsafe_code)]
@@ -15,7 +16,6 @@ use pgrx::{pg_guard, pg_sys};
 use super::catalog::{CacheId, Catalog};
 use super::definitions;
 use super::handles;
-use super::snapshot::ActiveSnapshot;
 use crate::rings::key::{DependencyKey, KeyHash};
 use crate::rings::table::{LineIndex, Rings};
 use crate::rings::xid::FullXid;
@@ -24,13 +24,77 @@ use crate::shared::lock::LockMode;
 /// More keys of one cache in a transaction stand for all.
 const MAX_KEYS: usize = 10_000;
 
+/// What is invalidated of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target<'a> {
+    /// One key.
+    Key(&'a [u8]),
+    /// All keys that begin so.
+    Prefix(&'a [u8]),
+    /// All keys.
+    All,
+    /// Values that were stored with this tag.
+    Tag(&'a [u8]),
+}
+
+impl<'a> Target<'a> {
+    /// Whether a key is concerned.
+    fn has(self, key: &[u8]) -> bool {
+        match self {
+            Target::Key(own) => own == key,
+            Target::Prefix(prefix) => key.starts_with(prefix),
+            Target::All => true,
+            Target::Tag(_) => false,
+        }
+    }
+
+    /// Whether that is concerned wherever this is.
+    fn covers(self, other: Target<'_>) -> bool {
+        self == other || matches!((self, other), (Target::All, Target::Key(_) | Target::Prefix(_)))
+    }
+
+    fn parts(self) -> (u8, &'a [u8]) {
+        match self {
+            Target::Key(key) => (b'k', key),
+            Target::Prefix(prefix) => (b'p', prefix),
+            Target::All => (b'*', b""),
+            Target::Tag(tag) => (b't', tag),
+        }
+    }
+
+    /// Which line it has. Leases on all keys that begin alike cannot be told apart: they are those of the whole cache.
+    pub(super) fn hash(self, cache: u64) -> KeyHash {
+        let (kind, name) = match self {
+            Target::Prefix(_) => Target::All.parts(),
+            target => target.parts(),
+        };
+        DependencyKey::Tag { cache, tag: &[&[kind], name].concat() }.hash()
+    }
+}
+
 /// Something that a transaction invalidates, and the depth of savepoints in which it did.
 struct Item {
     /// The number of the definition.
     cache: u64,
-    /// `None`: all keys.
-    key: Option<Vec<u8>>,
+    kind: u8,
+    name: Vec<u8>,
     level: i32,
+}
+
+impl Item {
+    fn new(cache: u64, target: Target<'_>, level: i32) -> Item {
+        let (kind, name) = target.parts();
+        Item { cache, kind, name: name.to_vec(), level }
+    }
+
+    fn target(&self) -> Target<'_> {
+        match self.kind {
+            b'k' => Target::Key(&self.name),
+            b'p' => Target::Prefix(&self.name),
+            b't' => Target::Tag(&self.name),
+            _ => Target::All,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -46,14 +110,8 @@ thread_local! {
     static WATCHES_TRANSACTIONS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Which line a key of a cache has; `None`: that of the cache as a whole.
-fn hash(cache: u64, key: Option<&[u8]>) -> KeyHash {
-    let prefix: &[u8] = if key.is_some() { b"k" } else { b"*" };
-    DependencyKey::Tag { cache, tag: &[prefix, key.unwrap_or_default()].concat() }.hash()
-}
-
 /// The rings, which tell from now on.
-fn rings(catalog: Catalog) -> Option<Rings> {
+pub(super) fn rings(catalog: Catalog) -> Option<Rings> {
     let rings = catalog.area().rings()?;
     if !rings.must_publish() {
         // One after the other, and so seldom that the lock does not matter. No lock is taken under another but here: the
@@ -69,45 +127,16 @@ fn rings(catalog: Catalog) -> Option<Rings> {
     Some(rings)
 }
 
-/// How many invalidations the lines of a key and of its cache have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) key: u64,
-    pub(super) cache: u64,
-}
-
-impl Counts {
-    /// As they are now.
-    pub(super) fn now(catalog: Catalog, cache: u64, key: &[u8]) -> Option<Counts> {
-        let rings = catalog.area().rings()?;
-        let count = |key| rings.publications(rings.line_of(hash(cache, key))).get();
-        Some(Counts { key: count(Some(key)), cache: count(None) })
-    }
-
-    /// As they are now, if the snapshot of the running statement sees the end of all who made them.
-    pub(super) fn settled(catalog: Catalog, cache: u64, key: &[u8]) -> Option<Counts> {
-        let rings = rings(catalog)?;
-        let snapshot = ActiveSnapshot::get()?;
-        let counts = Counts::now(catalog, cache, key)?;
-        let seen = |key| {
-            let line = rings.line_of(hash(cache, key));
-            rings.ver(&snapshot, line, rings.definitions(line)?).map(|seen| seen.get())
-        };
-        (seen(Some(key)) == Some(counts.key) && seen(None) == Some(counts.cache)).then_some(counts)
-    }
-}
-
-/// Notes that leases of a key are void from now on, or with `None` of all keys: something was removed at once.
-pub(super) fn void_leases(catalog: Catalog, cache: u64, key: Option<&[u8]>) {
+/// Notes that leases are void from now on: something was removed at once.
+pub(super) fn void_leases(catalog: Catalog, cache: u64, target: Target<'_>) {
     if let Some(rings) = catalog.area().rings().filter(Rings::must_publish) {
         // In no transaction, so its end is seen by all.
-        rings.publish(hash(cache, key), FullXid::FIRST);
+        rings.publish(target.hash(cache), FullXid::FIRST);
     }
 }
 
-/// Invalidates a key with the commit of the current transaction; `None`: all keys. May raise an error where no transaction
-/// can write.
-pub(super) fn invalidate(catalog: Catalog, cache: u64, key: Option<&[u8]>) {
+/// Invalidates something with the commit of the current transaction. May raise an error where no transaction can write.
+pub(super) fn invalidate(catalog: Catalog, cache: u64, target: Target<'_>) {
     // SAFETY: inside of a transaction, holding nothing; the callbacks have the right types and live as long as the library.
     let (xid, level) = unsafe {
         pg_sys::PreventCommandDuringRecovery(c"invalidate()".as_ptr());
@@ -120,30 +149,49 @@ pub(super) fn invalidate(catalog: Catalog, cache: u64, key: Option<&[u8]>) {
     rings(catalog);
     TRANSACTION.with_borrow_mut(|transaction| {
         transaction.xid = FullXid::new(xid);
-        let of_cache = transaction.items.iter().filter(|item| item.cache == cache);
-        if of_cache.clone().any(|item| item.key.is_none() || item.key.as_deref() == key && key.is_some()) {
-            // Not again; but the outermost savepoint counts.
-            let same = |item: &&mut Item| item.cache == cache && (item.key.is_none() || item.key.as_deref() == key);
-            transaction.items.iter_mut().filter(same).for_each(|item| item.level = item.level.min(level));
-            return;
+        let mut of_cache = 0;
+        for item in transaction.items.iter_mut().filter(|item| item.cache == cache) {
+            of_cache += 1;
+            if item.target().covers(target) {
+                // Not again; but the outermost savepoint counts.
+                item.level = item.level.min(level);
+                return;
+            }
         }
-        let key = if of_cache.count() < MAX_KEYS { key } else { None };
-        transaction.items.push(Item { cache, key: key.map(<[u8]>::to_vec), level });
+        let too_many = of_cache >= MAX_KEYS && matches!(target, Target::Key(_) | Target::Prefix(_));
+        let target = if too_many { Target::All } else { target };
+        transaction.items.push(Item::new(cache, target, level));
     });
 }
 
 /// Whether the current transaction invalidates a key, so that it must not see the entry.
 #[inline]
 pub(super) fn hides_some() -> bool {
-    TRANSACTION.with_borrow(|transaction| !transaction.items.is_empty())
+    TRANSACTION.with_borrow(|transaction| !transaction.items.is_empty()) || is_worker_of_writer()
+}
+
+/// Whether this is a parallel worker for a transaction that writes: what that has invalidated is known to the leader alone.
+fn is_worker_of_writer() -> bool {
+    // SAFETY: reads what this process and its transaction are.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 && pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
 /// Whether the current transaction invalidates this key.
 pub(super) fn hides(cache: u64, key: &[u8]) -> bool {
-    TRANSACTION.with_borrow(|transaction| {
-        let mut items = transaction.items.iter();
-        items.any(|item| item.cache == cache && item.key.as_deref().is_none_or(|hidden| hidden == key))
-    })
+    is_worker_of_writer()
+        || TRANSACTION.with_borrow(|transaction| {
+            transaction.items.iter().any(|item| item.cache == cache && item.target().has(key))
+        })
+}
+
+/// Whether the current transaction invalidates a tag of this line.
+pub(super) fn hides_line(line: LineIndex) -> bool {
+    let Some(rings) = Catalog::mapped().and_then(|catalog| catalog.area().rings()) else { return true };
+    is_worker_of_writer()
+        || TRANSACTION.with_borrow(|transaction| {
+            let mut tags = transaction.items.iter().filter(|item| matches!(item.target(), Target::Tag(_)));
+            tags.any(|item| rings.line_of(item.target().hash(item.cache)) == line)
+        })
 }
 
 #[pg_guard]
@@ -177,7 +225,7 @@ fn publish_all() {
         let Transaction { items, published, xid } = transaction;
         let Some(xid) = *xid else { return };
         for item in items.iter() {
-            published.push(rings.publish(hash(item.cache, item.key.as_deref()), xid));
+            published.push(rings.publish(item.target().hash(item.cache), xid));
         }
         for item in items.iter() {
             remove(catalog, item);
@@ -185,14 +233,22 @@ fn publish_all() {
     });
 }
 
-/// Removes what was published, from the memory that the cache has, if it has any.
+/// Removes what was published, from the memory that the cache has, if it has any. Values with a tag stay.
 fn remove(catalog: Catalog, item: &Item) {
+    if matches!(item.target(), Target::Tag(_)) {
+        return;
+    }
     while let Some(listing) = catalog.find(handles::my_database(), CacheId::Definition(item.cache)) {
         let removed = definitions::unless_dropped(|| {
             let Ok(cache) = handles::of_listing(catalog, listing) else { return false };
-            match &item.key {
-                Some(key) => drop(cache.discard(key)),
-                None => drop(cache.clear()),
+            match item.target() {
+                Target::Key(key) => drop(cache.discard(key)),
+                Target::Prefix(prefix) => {
+                    let of_prefix = cache.iter().map(|entry| entry.key).filter(|key| key.starts_with(prefix));
+                    of_prefix.for_each(|key| _ = cache.discard(&key));
+                }
+                Target::All => drop(cache.clear()),
+                Target::Tag(_) => {}
             }
             true
         });

@@ -16,7 +16,10 @@
 //! settings        pg_shared_lru.*                        ─┐
 //! worker          the background worker                   │
 //! snapshot        a snapshot, as the commit rings ask it  │
-//! invalidations   keys that a transaction invalidates     │
+//! stored          values with what belongs to them        │
+//! types           datums as bytes, and their types        │
+//! invalidations   what a transaction invalidates          │
+//! tags            whether what a value depends on holds   │
 //! definitions     the caches of SQL, and who may use them │ feature `extension`
 //! functions       what SQL calls                         ─┘
 //! ```
@@ -45,6 +48,12 @@ mod settings;
 mod slot;
 #[cfg(feature = "extension")]
 mod snapshot;
+#[cfg(feature = "extension")]
+mod stored;
+#[cfg(feature = "extension")]
+mod tags;
+#[cfg(feature = "extension")]
+mod types;
 mod versions;
 #[cfg(feature = "extension")]
 mod worker;

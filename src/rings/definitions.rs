@@ -29,6 +29,18 @@ const PENDING: u64 = CHANGE - 1;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Definitions(u64);
 
+impl Definitions {
+    /// The word as a number, to be kept with a result.
+    pub fn to_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The inverse of [`Definitions::to_u64`].
+    pub fn from_u64(word: u64) -> Definitions {
+        Definitions(word)
+    }
+}
+
 /// Begins a change, before the commit record of who makes it.
 pub fn begin_change<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) {
     // Relaxed: who sees the change by its snapshot has this store through the lock of the array of running

@@ -93,6 +93,18 @@ pub enum OpenError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LineIndex(u32);
 
+impl LineIndex {
+    /// The index as a number, to be kept with a result.
+    pub fn to_u32(self) -> u32 {
+        self.0
+    }
+
+    /// The inverse of [`LineIndex::to_u32`]. Any number names a line.
+    pub fn from_u32(index: u32) -> LineIndex {
+        LineIndex(index)
+    }
+}
+
 /// The lines of a region. Copies are the same lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Rings {

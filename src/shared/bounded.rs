@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use super::cache::SharedCache;
 use super::lock::Locks;
 use super::read::{Lookup, Use, ValueBuffer};
+use crate::engine::flight::version::Version;
 use crate::engine::memory::copy::write_words;
 use crate::engine::memory::words::Word64;
 
@@ -75,11 +76,17 @@ impl<L: Locks> SharedCache<L> {
     /// assert_eq!(cache.get_within(b"none", &mut room), Fetched::Absent);
     /// ```
     pub fn get_within(&self, key: &[u8], room: &mut [MaybeUninit<u8>]) -> Fetched {
+        self.get_within_versioned(key, room).0
+    }
+
+    /// As [`SharedCache::get_within`], with the version of a value that was copied, by which it can be recognised later.
+    #[inline]
+    pub fn get_within_versioned(&self, key: &[u8], room: &mut [MaybeUninit<u8>]) -> (Fetched, Option<Version>) {
         let mut room = Room { room, filled: 0 };
         match self.look_up(self.key(key), Use::Counted, &mut room) {
-            Lookup::Hit(_) => Fetched::Copied(room.filled),
-            Lookup::Miss => Fetched::Absent,
-            Lookup::NoRoom(bytes) => Fetched::Needs(bytes.next_multiple_of(8)),
+            Lookup::Hit(version) => (Fetched::Copied(room.filled), Some(version)),
+            Lookup::Miss => (Fetched::Absent, None),
+            Lookup::NoRoom(bytes) => (Fetched::Needs(bytes.next_multiple_of(8)), None),
         }
     }
 

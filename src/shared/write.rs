@@ -161,6 +161,44 @@ impl<L: Locks> SharedCache<L> {
         self.store_when(key, value, expiry, OnEvict::Discard, may).map(|stored| stored.is_some())
     }
 
+    /// As [`SharedCache::put_with`], unless `still` says no: it is asked under the lock under which the value becomes findable,
+    /// takes no lock and is short. `None` if the value was not stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedCache::put_with`].
+    pub fn put_while(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expiry: Expiry,
+        still: impl Fn() -> bool,
+    ) -> Result<Option<Put>, PushError> {
+        self.store_when(key, value, expiry, OnEvict::Discard, |_| still())
+    }
+
+    /// Stores a value if the key still has the one that was read with this version, by whatever handle. `true` if it was
+    /// stored. Entries that must make way are dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedCache::put_with`].
+    pub fn put_if_version(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expiry: Expiry,
+        version: &Version,
+    ) -> Result<bool, PushError> {
+        let (index, hashed) = self.key(key);
+        let is_of_key = version.partition() == index;
+        let may = |partition: &mut Partition| {
+            let found = partition.find_or_expire(hashed, &|| self.now());
+            is_of_key && found.is_some() && found == partition.resolve_version(version)
+        };
+        self.store_when(key, value, expiry, OnEvict::Discard, may).map(|stored| stored.is_some())
+    }
+
     #[inline]
     fn store(&self, key: &[u8], value: &[u8], expiry: Expiry, on_evict: OnEvict<'_>) -> Result<Put, PushError> {
         Ok(self.store_when(key, value, expiry, on_evict, |_| true)?.expect("nothing forbids it"))
@@ -326,6 +364,26 @@ impl<L: Locks> SharedCache<L> {
             self.free_large(index);
         }
         Some(value)
+    }
+
+    /// Removes a value that was read with this version, if it is still its key's; whether it was.
+    pub fn discard_version(&self, version: &Version) -> bool {
+        let index = version.partition();
+        if index >= self.partition_count() {
+            return false;
+        }
+        let mut work = Work::new();
+        let (removed, is_left) = self.exclusive(index, |partition| {
+            let entry = partition.resolve_version(version).filter(|_| version.stamp.is_stable());
+            if let Some(entry) = entry {
+                partition.remove_entry(entry);
+            }
+            (entry.is_some(), partition.free_doomed(&mut work))
+        });
+        if is_left {
+            self.free_large(index);
+        }
+        removed
     }
 
     /// Removes a key without a copy of its value; whether it was there.

@@ -3,6 +3,7 @@
 //! What must hold, and which file holds it to that:
 //!
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
+//! - `entries`     Values of every type come back as they were put; old versions and invalidated tags find nothing.
 //! - `leases`      No reader that comes late stores what is no longer true.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
 //! - `releases`    Scripts and library of different releases, updates and dumps work, or say what to do.
@@ -37,6 +38,8 @@ mod databases;
 mod definitions;
 #[path = "postgres/encodings.rs"]
 mod encodings;
+#[path = "postgres/entries.rs"]
+mod entries;
 #[path = "postgres/expiry.rs"]
 mod expiry;
 #[path = "postgres/faults.rs"]

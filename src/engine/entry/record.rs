@@ -111,6 +111,16 @@ impl Stamp {
     const ONE_VERSION: u64 = 1 << 34;
     const LAST_VERSION: u64 = u64::MAX / Self::ONE_VERSION;
 
+    /// As a number.
+    pub fn to_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The inverse of [`Stamp::to_u64`].
+    pub fn from_u64(stamp: u64) -> Stamp {
+        Stamp(stamp)
+    }
+
     /// Whether the entry can be found, with key and value complete.
     #[inline]
     pub fn is_stable(self) -> bool {

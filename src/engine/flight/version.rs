@@ -25,6 +25,26 @@ pub struct Version {
 }
 
 impl Version {
+    /// The version of a value as two numbers, to be kept elsewhere.
+    pub fn to_words(self) -> [u64; 2] {
+        [self.stamp.to_u64(), u64::from(self.partition) << 32 | u64::from(self.entry.0)]
+    }
+
+    /// The inverse of [`Version::to_words`], for [`SharedCache::put_if_version`] and [`SharedCache::discard_version`]. Any
+    /// numbers do; those that were made up name no value.
+    ///
+    /// [`SharedCache::put_if_version`]: crate::SharedCache::put_if_version
+    /// [`SharedCache::discard_version`]: crate::SharedCache::discard_version
+    pub fn from_words([stamp, place]: [u64; 2]) -> Version {
+        Version {
+            entry: EntryIndex(place as u32),
+            stamp: Stamp::from_u64(stamp),
+            changes: 0,
+            partition: (place >> 32) as u32,
+            expires: Moment::default(),
+        }
+    }
+
     /// The partition of the key.
     pub(crate) fn partition(&self) -> usize {
         self.partition as usize

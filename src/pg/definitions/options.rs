@@ -39,7 +39,9 @@ impl Options {
         {
             (Some(bytes), None, None) => Config::bytes(bytes as usize),
             (None, Some(count), Some(bytes)) => {
-                Config::entries(narrow("max_entries", count)?, narrow("max_entry_bytes", bytes)?)
+                // And the byte that says what a value is.
+                let bytes: u32 = narrow("max_entry_bytes", bytes)?;
+                Config::entries(narrow("max_entries", count)?, bytes.saturating_add(1))
             }
             _ => {
                 let wrong = "a cache has either bytes, or max_entries and max_entry_bytes";

@@ -5,22 +5,38 @@ use std::time::Duration;
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
-use pgrx::{Array, PgMemoryContexts};
+use pgrx::{AnyElement, Array, FromDatum, PgMemoryContexts};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::bytea::Bytea;
+use super::bytea::{Before, Bytea, Copied};
 use super::text::ServerText;
 use super::with_cache;
-use crate::Expiry;
-use crate::engine::partition::Put;
+use crate::engine::partition::{PushError, Put};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::invalidations;
+use crate::pg::invalidations::{self, Target};
+use crate::pg::stored::{Dependency, Stored, StoredType};
+use crate::pg::tags::{self, Freshness};
+use crate::pg::types;
 use crate::shared::bounded::PREFETCH_KEYS;
+use crate::{Expiry, Version};
+
+/// Tags, as SQL gives them.
+pub(super) type Tags<'a> = Array<'a, &'a [u8]>;
 
 #[pg_extern(volatile, parallel_restricted)]
 fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
-    or_report(with_cache(cache, Access::Write, |cache| cache.put(key, value))) == Put::Inserted
+    let stored = or_report(Stored::compose(value, None, &[]));
+    put_or_report(with_cache(cache, Access::Write, |cache| cache.put(key, &stored))) == Put::Inserted
+}
+
+/// What a put came to. Sizes are told as SQL counts them: without the byte that says what a value is.
+pub(super) fn put_or_report<T>(put: Result<T, PushError>) -> T {
+    or_report(put.map_err(|error| match error {
+        PushError::TooLarge { bytes, max } => PushError::TooLarge { bytes: bytes - 1, max: max - 1 },
+        error => error,
+    }))
 }
 
 /// A time to live: `None` is the cache's own, zero is for ever.
@@ -38,29 +54,166 @@ pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
     }
 }
 
+/// What the tags of a cache say to the running statement; `None` if one of them is being invalidated, or is by the current
+/// transaction.
+pub(super) fn settled(number: u64, tags: &Tags<'_>) -> Option<Vec<Dependency>> {
+    let rings = invalidations::rings(or_report(Catalog::open()))?;
+    tags.iter()
+        .flatten()
+        .map(|tag| {
+            let hash = Target::Tag(tag).hash(number);
+            tags::settled(&rings, hash).filter(|dependency| !invalidations::hides_line(dependency.line))
+        })
+        .collect()
+}
+
+/// Stores what is composed for a cache, unless one of its tags has been invalidated; `None` if so.
+fn store(
+    cache: ServerText<'_>,
+    key: &[u8],
+    value: &[u8],
+    of_type: Option<StoredType>,
+    expiry: Expiry,
+    tags: Option<Tags<'_>>,
+) -> Option<bool> {
+    let number = super::find(cache, Access::Write).number;
+    let Some(tags) = tags.filter(|tags| !tags.is_empty()) else {
+        let stored = or_report(Stored::compose(value, of_type, &[]));
+        let put = put_or_report(with_cache(cache, Access::Write, |cache| cache.put_with(key, &stored, expiry)));
+        return Some(put == Put::Inserted);
+    };
+    let dependencies = settled(number, &tags)?;
+    let stored = or_report(Stored::compose(value, of_type, &dependencies));
+    let rings = invalidations::rings(or_report(Catalog::open()))?;
+    let still = || dependencies.iter().all(|dependency| tags::is_unchanged(&rings, dependency));
+    let put = put_or_report(with_cache(cache, Access::Write, |cache| cache.put_while(key, &stored, expiry, still)))?;
+    Some(put == Put::Inserted)
+}
+
+/// With a time to live, and tags.
+#[pg_extern(volatile, parallel_restricted)]
+fn put_with(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    ttl: Option<Interval>,
+    tags: Option<Tags<'_>>,
+) -> Option<bool> {
+    store(cache?, key?, value?, None, expiry(ttl), tags)
+}
+
+/// A value of any type.
+#[pg_extern(volatile, parallel_restricted)]
+fn put_any(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    value: Option<AnyElement>,
+    ttl: Option<Interval>,
+    tags: Option<Tags<'_>>,
+) -> Option<bool> {
+    let (cache, key, value) = (cache?, key?, value?);
+    let of_type = or_report(types::stored_type(value.oid()));
+    let store = |bytes: &[u8]| store(cache, key, bytes, Some(of_type), expiry(ttl), tags);
+    // SAFETY: PostgreSQL says that the datum is of this type.
+    unsafe { types::with_bytes(value.datum(), value.oid(), store) }
+}
+
 /// Whether the current transaction has invalidated a key.
 #[inline]
 fn is_hidden(cache: &DefinedCache, key: &[u8]) -> bool {
     invalidations::hides_some() && invalidations::hides(cache.number, key)
 }
 
+/// What a reader asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// A value that was put as bytes or text.
+    Bytes,
+    /// One of a type.
+    Typed(StoredType),
+}
+
+/// A copy of a key's value, and its length, if the current transaction may see it.
+#[inline]
+fn copy_of(cache: &DefinedCache, key: &[u8], wanted: Wanted) -> Option<(Copied, usize)> {
+    if is_hidden(cache, key) {
+        return None;
+    }
+    let before = if wanted == Wanted::Bytes { Before::Header } else { Before::Nothing };
+    let copied = Copied::fetch(cache, key, before)?;
+    if wanted == Wanted::Bytes && Stored::is_plain(copied.bytes()) {
+        let len = copied.bytes().len() - 1;
+        return Some((copied, len));
+    }
+    judged(cache, copied, wanted)
+}
+
+/// As [`copy_of`], of what was copied.
+fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copied, usize)> {
+    let stored = parse(copied.bytes());
+    let len = stored.value.len();
+    let is_outdated = match freshness(&stored) {
+        Freshness::Current => false,
+        Freshness::Outdated => true,
+        Freshness::Unknown => {
+            copied.free();
+            return None;
+        }
+    };
+    let is_gone = is_outdated
+        || match (stored.of_type, wanted) {
+            (None, Wanted::Bytes) => false,
+            (Some(stored), _) if !types::exists(stored) => {
+                pgrx::warning!("the type of a value that was put does not exist any more: it is forgotten");
+                true
+            }
+            (Some(stored), Wanted::Typed(wanted)) if stored.oid == wanted.oid => {
+                let is_other = stored != wanted;
+                if is_other {
+                    pgrx::warning!("type {} has changed since a value was put: it is forgotten", type_name(wanted));
+                }
+                is_other
+            }
+            (stored, wanted) => {
+                let wanted = match wanted {
+                    Wanted::Bytes => None,
+                    Wanted::Typed(wanted) => Some(wanted),
+                };
+                let name = |of_type: Option<StoredType>| of_type.map_or_else(|| "bytea".to_owned(), type_name);
+                CacheError::WrongType { stored: name(stored), wanted: name(wanted) }.report()
+            }
+        };
+    if is_gone {
+        cache.discard_version(&copied.version);
+        copied.free();
+        return None;
+    }
+    Some((copied, len))
+}
+
+fn type_name(of_type: StoredType) -> String {
+    types::name(pg_sys::Oid::from(of_type.oid))
+}
+
+/// What is stored under a key of SQL's.
+pub(super) fn parse(bytes: &[u8]) -> Stored<'_> {
+    Stored::parse(bytes).unwrap_or_else(|| {
+        let what = format!("a value of {} bytes that no put has stored", bytes.len());
+        CacheError::Damaged("of SQL".to_owned(), what).report()
+    })
+}
+
+/// What the running statement may make of it.
+pub(super) fn freshness(stored: &Stored<'_>) -> Freshness {
+    let mut dependencies = stored.dependencies().peekable();
+    if dependencies.peek().is_none() { Freshness::Current } else { tags::judge(dependencies) }
+}
+
 /// The value of a key, for the current transaction.
 #[inline]
 pub(super) fn value_of(cache: &DefinedCache, key: &[u8]) -> Option<Bytea> {
-    if is_hidden(cache, key) { None } else { Bytea::get(cache, key) }
-}
-
-/// With a time to live.
-#[pg_extern(volatile, parallel_restricted)]
-fn put_ttl(
-    cache: Option<ServerText<'_>>,
-    key: Option<&[u8]>,
-    value: Option<&[u8]>,
-    ttl: Option<Interval>,
-) -> Option<bool> {
-    let (cache, key, value) = (cache?, key?, value?);
-    let expiry = expiry(ttl);
-    Some(or_report(with_cache(cache, Access::Write, |cache| cache.put_with(key, value, expiry))) == Put::Inserted)
+    let (copied, len) = copy_of(cache, key, Wanted::Bytes)?;
+    Some(copied.into_bytea(len))
 }
 
 #[pg_extern(volatile, parallel_safe)]
@@ -68,17 +221,97 @@ fn get(cache: ServerText<'_>, key: &[u8]) -> Option<Bytea> {
     with_cache(cache, Access::Read, |cache| value_of(cache, key))
 }
 
+/// A value of the type that the last argument has.
+#[pg_extern(volatile, parallel_safe)]
+fn get_any(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    _of: Option<AnyElement>,
+    call: pg_sys::FunctionCallInfo,
+) -> Option<AnyElement> {
+    let (cache, key) = (cache?, key?);
+    // SAFETY: the call is this one.
+    let oid = unsafe { pgrx::fcinfo::pg_getarg_type(call, 2) };
+    let wanted = Wanted::Typed(or_report(types::stored_type(oid)));
+    let (copied, _) = with_cache(cache, Access::Read, |cache| copy_of(cache, key, wanted))?;
+    // SAFETY: stored by `put_any`, for a type of this number and fingerprint.
+    unsafe { AnyElement::from_polymorphic_datum(types::to_datum(copied.into_memory(), oid), false, oid) }
+}
+
 #[pg_extern(volatile, parallel_safe)]
 fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
-    with_cache(cache, Access::Read, |cache| !is_hidden(cache, key) && cache.contains(key))
+    with_cache(cache, Access::Read, |cache| {
+        let mut bytes = Vec::new();
+        !is_hidden(cache, key)
+            && cache.contains(key)
+            && cache.peek(key, &mut bytes)
+            && (Stored::is_plain(&bytes) || freshness(&parse(&bytes)) == Freshness::Current)
+    })
 }
 
 #[pg_extern(volatile, parallel_restricted)]
 fn remove(cache: ServerText<'_>, key: &[u8]) -> bool {
     with_cache(cache, Access::Write, |cache| {
-        invalidations::void_leases(or_report(Catalog::open()), cache.number, Some(key));
+        invalidations::void_leases(or_report(Catalog::open()), cache.number, Target::Key(key));
         cache.discard(key)
     })
+}
+
+/// A version, as SQL has it: it is of one key, and of one life of the cache's memory.
+const VERSION_BYTES: usize = 24;
+
+fn version_bytes(cache: &DefinedCache, key: &[u8], version: Version) -> [u8; VERSION_BYTES] {
+    let [stamp, place] = version.to_words();
+    let check = xxh3_64_with_seed(key, cache.incarnation() ^ cache.number);
+    let mut bytes = [0; VERSION_BYTES];
+    bytes.chunks_exact_mut(8).zip([check, stamp, place]).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+    bytes
+}
+
+/// The value of a key and its version; or neither.
+#[pg_extern(volatile, parallel_safe)]
+#[allow(clippy::type_complexity)] // the columns of a table
+fn get_versioned(
+    cache: ServerText<'_>,
+    key: &[u8],
+) -> TableIterator<'static, (name!(value, Option<Bytea>), name!(version, Option<Vec<u8>>))> {
+    let found = with_cache(cache, Access::Read, |cache| {
+        let (copied, len) = copy_of(cache, key, Wanted::Bytes)?;
+        let version = version_bytes(cache, key, copied.version).to_vec();
+        Some((copied.into_bytea(len), version))
+    });
+    TableIterator::once(found.map_or((None, None), |(value, version)| (Some(value), Some(version))))
+}
+
+/// Stores a value if the key's is still of this version; `None`: if it has none.
+#[pg_extern(volatile, parallel_restricted)]
+fn put_if_version(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    version: Option<&[u8]>,
+    ttl: Option<Interval>,
+) -> Option<bool> {
+    let (cache, key, value) = (cache?, key?, value?);
+    let expiry = expiry(ttl);
+    let stored = or_report(Stored::compose(value, None, &[]));
+    let words: Option<[u64; 3]> = version.map(|version| {
+        let words = <&[u8; VERSION_BYTES]>::try_from(version).unwrap_or_else(|_| {
+            let given = version.len();
+            CacheError::Parameter(format!("a version has {VERSION_BYTES} bytes, this one has {given}")).report()
+        });
+        bytemuck::pod_read_unaligned::<[u64; 3]>(words).map(u64::from_le)
+    });
+    let put = |cache: &DefinedCache| {
+        if is_hidden(cache, key) {
+            return Ok(false);
+        }
+        let Some([_, stamp, place]) = words else { return cache.put_if_absent(key, &stored, expiry, || true) };
+        let expected = Version::from_words([stamp, place]);
+        let is_of_key = Some(&version_bytes(cache, key, expected)[..]) == version;
+        if is_of_key { cache.put_if_version(key, &stored, expiry, &expected) } else { Ok(false) }
+    };
+    Some(put_or_report(with_cache(cache, Access::Write, put)))
 }
 
 /// Looks the keys of an array up, in groups whose waits for memory overlap.
@@ -134,4 +367,43 @@ fn get_many<'a>(
     let keys: &'a Array<'a, &'a [u8]> = unsafe { &*keys };
     let keys = keys.iter().flatten();
     TableIterator::new(Lookups { name: cache, keys, group: [&[]; PREFETCH_KEYS], len: 0, next: 0 })
+}
+
+/// Values in the order of their keys.
+#[pg_extern(volatile, parallel_safe)]
+fn get_array(cache: ServerText<'_>, keys: Array<'_, &[u8]>) -> Bytea {
+    let (mut values, mut nulls) = (Vec::new(), Vec::new());
+    let room = values.try_reserve_exact(keys.len()).and_then(|()| nulls.try_reserve_exact(keys.len()));
+    if room.is_err() {
+        CacheError::OutOfMemory(keys.len() * size_of::<pg_sys::Datum>()).report();
+    }
+    let mut keys = keys.iter();
+    loop {
+        pgrx::check_for_interrupts!();
+        let mut group = [None; PREFETCH_KEYS];
+        let len = group.iter_mut().zip(&mut keys).map(|(place, key)| *place = key).count();
+        if len == 0 {
+            break;
+        }
+        let mut present = [&[][..]; PREFETCH_KEYS];
+        let count = present.iter_mut().zip(group.iter().flatten()).map(|(place, key)| *place = key).count();
+        let found: [Option<Bytea>; PREFETCH_KEYS] = with_cache(cache, Access::Read, |cache| {
+            cache.prefetch(&present[..count]);
+            group.map(|key| key.and_then(|key| value_of(cache, key)))
+        });
+        for value in found.into_iter().take(len) {
+            nulls.push(value.is_none());
+            values.push(value.and_then(IntoDatum::into_datum).unwrap_or(pg_sys::Datum::null()));
+        }
+    }
+    // SAFETY: as many values as marks; the array has a copy of each.
+    unsafe {
+        let (mut count, mut first) = (values.len() as i32, 1);
+        let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
+        let (align, of) = (pg_sys::TYPALIGN_INT as std::ffi::c_char, pg_sys::BYTEAOID);
+        let dimensions = i32::from(count > 0);
+        let array =
+            pg_sys::construct_md_array(values, nulls, dimensions, &raw mut count, &raw mut first, of, -1, false, align);
+        Bytea::from_varlena(array.cast())
+    }
 }

@@ -10,6 +10,7 @@ use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::invalidations;
+use crate::pg::invalidations::Target;
 
 /// Bytes that compaction moves in one step.
 const COMPACT_STEP_BYTES: u64 = 256 << 10;
@@ -20,7 +21,7 @@ fn clear(cache: ServerText<'_>) -> i64 {
         pgrx::check_for_interrupts!();
     };
     with_cache(cache, Access::Write, |cache| {
-        invalidations::void_leases(or_report(Catalog::open()), cache.number, None);
+        invalidations::void_leases(or_report(Catalog::open()), cache.number, Target::All);
         cache.clear_in_steps(between)
     }) as i64
 }

@@ -1,4 +1,4 @@
-//! Values as `bytea`: copied once, from the cache straight into memory that PostgreSQL gets.
+//! Values copied once, from the cache straight into memory that PostgreSQL gets.
 //!
 //! The memory is asked for while no lock is held, and a value that there is no memory for is an ERROR (53200). A first
 //! try has room for a small value; a larger one is looked up once more, with as much room as it needs.
@@ -14,6 +14,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::{pg_sys, set_varsize_4b};
 
+use crate::engine::flight::version::Version;
 use crate::pg::error::CacheError;
 use crate::shared::bounded::Fetched;
 use crate::shared::cache::SharedCache;
@@ -24,19 +25,34 @@ const MAX_BYTES: usize = 0x3fff_ffff - pg_sys::VARHDRSZ;
 /// Room for a value before its size is known: with the header, one chunk of PostgreSQL's allocator.
 const FIRST_ROOM_BYTES: usize = 1024 - pg_sys::VARHDRSZ;
 
-/// A `bytea`, allocated in the memory context that was current.
-pub(super) struct Bytea(NonNull<pg_sys::varlena>);
+/// What stands before a value in the memory that PostgreSQL gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// The header of a varlena.
+    Header = pg_sys::VARHDRSZ as isize,
+    /// Nothing, so that the value is aligned as PostgreSQL's memory is.
+    Nothing = 0,
+}
 
-impl Bytea {
-    /// The value of a key; `None` if there is none. Counts as a use.
-    pub(super) fn get<L: Locks>(cache: &SharedCache<L>, key: &[u8]) -> Option<Bytea> {
-        let mut room = Room::new(FIRST_ROOM_BYTES);
+/// A copy of what is stored under a key, in the memory context that was current.
+pub(super) struct Copied {
+    room: Room,
+    len: usize,
+    /// Names what was copied.
+    pub(super) version: Version,
+}
+
+impl Copied {
+    /// What is stored under a key; `None` if there is nothing. Counts as a use.
+    #[inline]
+    pub(super) fn fetch<L: Locks>(cache: &SharedCache<L>, key: &[u8], before: Before) -> Option<Copied> {
+        let mut room = Room::new(before, FIRST_ROOM_BYTES);
         loop {
-            match cache.get_within(key, room.bytes()) {
-                Fetched::Copied(len) => return Some(room.filled(len)),
+            match cache.get_within_versioned(key, room.bytes()) {
+                (Fetched::Copied(len), Some(version)) => return Some(Copied { room, len, version }),
                 // Again if somebody stores a larger one meanwhile.
-                Fetched::Needs(bytes) => room = room.replaced(bytes),
-                Fetched::Absent => {
+                (Fetched::Needs(bytes), _) => room = room.replaced(bytes),
+                (Fetched::Absent | Fetched::Copied(_), _) => {
                     room.free();
                     return None;
                 }
@@ -44,60 +60,109 @@ impl Bytea {
         }
     }
 
+    /// What was copied.
+    #[inline]
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: the cache has written as many bytes.
+        unsafe { std::slice::from_raw_parts(self.room.memory.as_ptr().add(self.room.before as usize), self.len) }
+    }
+
+    /// The first bytes as a `bytea`, or as another varlena.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room for the header.
+    #[inline]
+    pub(super) fn into_bytea(self, len: usize) -> Bytea {
+        assert!(len <= self.len && self.room.before == Before::Header);
+        self.room.filled(len)
+    }
+
+    /// The memory, which begins with what was copied.
+    ///
+    /// # Panics
+    ///
+    /// If a header stands before it.
+    pub(super) fn into_memory(self) -> NonNull<u8> {
+        assert_eq!(self.room.before, Before::Nothing);
+        self.room.memory
+    }
+
+    /// Gives the memory back.
+    pub(super) fn free(self) {
+        self.room.free();
+    }
+}
+
+/// A `bytea`, allocated in the memory context that was current.
+pub(super) struct Bytea(NonNull<u8>);
+
+impl Bytea {
+    /// Another varlena, as PostgreSQL made it.
+    ///
+    /// # Safety
+    ///
+    /// - It is one, and lives as long as the memory context that is current.
+    pub(super) unsafe fn from_varlena(varlena: *mut pg_sys::varlena) -> Bytea {
+        Bytea(NonNull::new(varlena.cast()).expect("PostgreSQL has made it"))
+    }
+
     /// A copy of these bytes.
     pub(super) fn copy_of(bytes: &[u8]) -> Bytea {
-        let mut room = Room::new(bytes.len());
+        let mut room = Room::new(Before::Header, bytes.len());
         room.bytes().iter_mut().zip(bytes).for_each(|(to, &from)| _ = to.write(from));
         room.filled(bytes.len())
     }
 }
 
-/// A `bytea` that has no length yet.
+/// Memory for a value of which nothing is known yet.
 struct Room {
-    varlena: NonNull<pg_sys::varlena>,
+    memory: NonNull<u8>,
+    before: Before,
     bytes: usize,
 }
 
 impl Room {
-    fn new(bytes: usize) -> Room {
+    fn new(before: Before, bytes: usize) -> Room {
         // A copy may need up to 7 bytes more than the value has, which the limit must not forbid.
         let flags = pg_sys::MCXT_ALLOC_HUGE | pg_sys::MCXT_ALLOC_NO_OOM;
         // SAFETY: allocates in the current memory context; null where there is no memory.
-        let memory = unsafe { pg_sys::palloc_extended(pg_sys::VARHDRSZ + bytes, flags as i32) };
-        let varlena = NonNull::new(memory.cast()).unwrap_or_else(|| CacheError::OutOfMemory(bytes).report());
-        Room { varlena, bytes }
+        let memory = unsafe { pg_sys::palloc_extended(before as usize + bytes, flags as i32) };
+        let memory = NonNull::new(memory.cast()).unwrap_or_else(|| CacheError::OutOfMemory(bytes).report());
+        Room { memory, before, bytes }
     }
 
     fn replaced(self, bytes: usize) -> Room {
+        let before = self.before;
         self.free();
         if bytes >= MAX_BYTES.next_multiple_of(8) {
             CacheError::TooLargeForSql { bytes, max: MAX_BYTES }.report();
         }
-        Room::new(bytes)
+        Room::new(before, bytes)
     }
 
     fn bytes(&mut self) -> &mut [MaybeUninit<u8>] {
-        // SAFETY: behind the header there are this many bytes, which are ours alone.
+        // SAFETY: behind what stands before it there are this many bytes, which are ours alone.
         unsafe {
-            let data = self.varlena.cast::<MaybeUninit<u8>>().add(pg_sys::VARHDRSZ);
+            let data = self.memory.cast::<MaybeUninit<u8>>().add(self.before as usize);
             std::slice::from_raw_parts_mut(data.as_ptr(), self.bytes)
         }
     }
 
-    /// The first `len` bytes, which have been written.
+    /// A varlena of the first `len` bytes, which have been written.
     fn filled(self, len: usize) -> Bytea {
-        debug_assert!(len <= self.bytes);
+        debug_assert!(len <= self.bytes && self.before == Before::Header);
         if len > MAX_BYTES {
             CacheError::TooLargeForSql { bytes: len, max: MAX_BYTES }.report();
         }
-        // SAFETY: a varlena with a header of four bytes, and at least this many bytes behind it.
-        unsafe { set_varsize_4b(self.varlena.as_ptr(), (pg_sys::VARHDRSZ + len) as i32) };
-        Bytea(self.varlena)
+        // SAFETY: memory of a varlena with a header of four bytes, and at least this many bytes behind it.
+        unsafe { set_varsize_4b(self.memory.as_ptr().cast(), (pg_sys::VARHDRSZ + len) as i32) };
+        Bytea(self.memory)
     }
 
     fn free(self) {
         // SAFETY: allocated by `new`, and nobody else has it.
-        unsafe { pg_sys::pfree(self.varlena.as_ptr().cast()) };
+        unsafe { pg_sys::pfree(self.memory.as_ptr().cast()) };
     }
 }
 

@@ -8,7 +8,7 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::access::{expiry, value_of};
+use super::access::{self, Tags, expiry, put_or_report, value_of};
 use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, name_of, with_cache};
@@ -17,32 +17,54 @@ use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles::my_database;
-use crate::pg::invalidations::{self, Counts};
+use crate::pg::invalidations::{self, Target};
 use crate::pg::named_locks::sleep_a_moment;
+use crate::pg::stored::{Dependency, Stored};
+use crate::pg::tags;
 use crate::pg::versions;
+use crate::rings::table::Rings;
 
-/// The right to store a key, if nothing has happened to it since: 24 bytes.
+/// The right to store a key, if nothing has happened since to it, its cache and the value's tags: 48 bytes, and 20 for each
+/// tag.
 struct Lease {
     /// Of key and cache, by a number that no other life of the cache's memory has.
     check: u64,
-    counts: Counts,
+    key: Dependency,
+    cache: Dependency,
+    tags: Vec<Dependency>,
 }
 
 impl Lease {
-    fn new(cache: &DefinedCache, key: &[u8], counts: Counts) -> Lease {
-        Lease { check: xxh3_64_with_seed(key, cache.incarnation() ^ cache.number), counts }
+    /// What the lines say at this moment; `None` while something is being invalidated, or if the running statement does not
+    /// see the end of all that was.
+    fn give(catalog: Catalog, number: u64, key: &[u8], tags: Option<&Tags<'_>>) -> Option<Lease> {
+        let rings = invalidations::rings(catalog)?;
+        let settled = |target: Target<'_>| tags::settled(&rings, target.hash(number));
+        let tags = tags.map_or(Some(Vec::new()), |tags| access::settled(number, tags))?;
+        Some(Lease { check: 0, key: settled(Target::Key(key))?, cache: settled(Target::All)?, tags })
     }
 
-    fn to_bytes(&self) -> [u8; 24] {
-        let words = [self.check, self.counts.key, self.counts.cache].map(u64::to_le_bytes);
-        let mut bytes = [0; 24];
-        bytes.chunks_exact_mut(8).zip(words).for_each(|(to, from)| to.copy_from_slice(&from));
+    fn check(cache: &DefinedCache, key: &[u8]) -> u64 {
+        xxh3_64_with_seed(key, cache.incarnation() ^ cache.number)
+    }
+
+    /// Whether nothing has happened since.
+    fn is_good(&self, rings: &Rings) -> bool {
+        [&self.key, &self.cache].into_iter().chain(&self.tags).all(|dependency| tags::is_unchanged(rings, dependency))
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.check.to_le_bytes().to_vec();
+        Dependency::append_all(&[self.key, self.cache], &mut bytes);
+        Dependency::append_all(&self.tags, &mut bytes);
         bytes
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Lease> {
-        let words: [u64; 3] = bytemuck::pod_read_unaligned::<[u64; 3]>(bytes.get(..24)?).map(u64::from_le);
-        (bytes.len() == 24).then_some(Lease { check: words[0], counts: Counts { key: words[1], cache: words[2] } })
+        let (check, rest) = bytes.split_first_chunk::<8>()?;
+        let mut dependencies = Dependency::list(rest)?;
+        let (key, cache) = (dependencies.next()?, dependencies.next()?);
+        Some(Lease { check: u64::from_le_bytes(*check), key, cache, tags: dependencies.collect() })
     }
 }
 
@@ -87,16 +109,17 @@ fn get_or_lease(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
     wait: Option<Interval>,
+    tags: Option<Tags<'_>>,
 ) -> TableIterator<'static, (name!(value, Option<Bytea>), name!(lease, Option<Vec<u8>>))> {
     let (Some(cache), Some(key)) = (cache, key) else { return TableIterator::once((None, None)) };
     let wait = wait.map_or(Duration::ZERO, |wait| Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(0)));
-    TableIterator::once(answer(cache, key, wait))
+    TableIterator::once(answer(cache, key, wait, tags.as_ref()))
 }
 
-fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration) -> Answer {
+fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration, tags: Option<&Tags<'_>>) -> Answer {
     let number = find(cache, Access::ReadAndWrite).number;
     let look = || with_cache(cache, Access::Read, |cache| value_of(cache, key));
-    if invalidations::hides(number, key) {
+    if invalidations::hides_some() && invalidations::hides(number, key) {
         return (None, None);
     }
     if let Some(value) = look() {
@@ -119,11 +142,10 @@ fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration) -> Answer {
         unlock(&tag);
         return (Some(value), None);
     }
-    let catalog = or_report(Catalog::open());
-    match Counts::settled(catalog, number, key) {
-        Some(counts) => {
-            let lease = with_cache(cache, Access::Write, |cache| Lease::new(cache, key, counts));
-            (None, Some(lease.to_bytes().to_vec()))
+    match Lease::give(or_report(Catalog::open()), number, key, tags) {
+        Some(lease) => {
+            let check = with_cache(cache, Access::Write, |cache| Lease::check(cache, key));
+            (None, Some(Lease { check, ..lease }.to_bytes()))
         }
         None => {
             unlock(&tag);
@@ -148,40 +170,57 @@ fn put_leased(
 ) -> bool {
     let (Some(cache), Some(key), Some(value), Some(lease)) = (cache, key, value, lease) else { return false };
     let Some(lease) = Lease::from_bytes(lease) else {
-        CacheError::Parameter(format!("a lease has 24 bytes, this one has {}", lease.len())).report()
+        let given = lease.len();
+        CacheError::Parameter(format!("a lease has 48 bytes, and 20 for each tag; this one has {given}")).report()
     };
     let number = find(cache, Access::Write).number;
     let expiry = expiry(ttl);
-    let catalog = or_report(Catalog::open());
-    let stored = !invalidations::hides(number, key)
-        && or_report(with_cache(cache, Access::Write, |cache| {
-            let is_of_key = Lease::new(cache, key, lease.counts).check == lease.check;
-            let still = || Counts::now(catalog, number, key) == Some(lease.counts);
-            if is_of_key { cache.put_if_absent(key, value, expiry, still) } else { Ok(false) }
-        }));
+    let rings = invalidations::rings(or_report(Catalog::open()));
+    let is_hidden = invalidations::hides(number, key)
+        || lease.tags.iter().any(|dependency| invalidations::hides_line(dependency.line));
+    let stored = or_report(Stored::compose(value, None, &lease.tags));
+    let put = |cache: &DefinedCache| match &rings {
+        Some(rings) if !is_hidden && Lease::check(cache, key) == lease.check => {
+            cache.put_if_absent(key, &stored, expiry, || lease.is_good(rings))
+        }
+        _ => Ok(false),
+    };
+    let stored = put_or_report(with_cache(cache, Access::Write, put));
     unlock(&lock_tag(number, key));
     stored
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
 fn invalidate(cache: ServerText<'_>, key: &[u8]) {
-    invalidate_one(cache, Some(key));
+    invalidate_target(cache, Target::Key(key));
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
 fn invalidate_all(cache: ServerText<'_>) {
-    invalidate_one(cache, None);
-}
-
-fn invalidate_one(cache: ServerText<'_>, key: Option<&[u8]>) {
-    let definition = or_report(name_of(cache).and_then(Definition::find));
-    or_report(definition.check(Access::Write));
-    invalidations::invalidate(or_report(Catalog::open()), definition.number(), key);
+    invalidate_target(cache, Target::All);
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
+fn invalidate_prefix(cache: ServerText<'_>, prefix: &[u8]) {
+    invalidate_target(cache, Target::Prefix(prefix));
+}
+
+/// Its argument is a text, as those of the tags that values are put with.
+#[pg_extern(volatile, parallel_unsafe)]
+fn invalidate_tag(cache: ServerText<'_>, tag: &[u8]) {
+    invalidate_target(cache, Target::Tag(tag));
+}
+
+fn invalidate_target(cache: ServerText<'_>, target: Target<'_>) {
+    let definition = or_report(name_of(cache).and_then(Definition::find));
+    or_report(definition.check(Access::Write));
+    invalidations::invalidate(or_report(Catalog::open()), definition.number(), target);
+}
+
+#[pg_extern(volatile, parallel_restricted)]
 fn put_if_absent(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
-    or_report(with_cache(cache, Access::Write, |cache| cache.put_if_absent(key, value, Expiry::Default, || true)))
+    let stored = or_report(Stored::compose(value, None, &[]));
+    put_or_report(with_cache(cache, Access::Write, |cache| cache.put_if_absent(key, &stored, Expiry::Default, || true)))
 }
 
 /// A trigger, for rows and for whole statements: invalidates the keys of the rows that were changed, before and after, or all.
@@ -212,10 +251,10 @@ unsafe extern "C-unwind" fn invalidate_trigger_wrapper(fcinfo: pg_sys::FunctionC
             if is_of_row && !columns.is_empty() {
                 for row in [trigger.tg_trigtuple, trigger.tg_newtuple].into_iter().filter(|row| !row.is_null()) {
                     let key = key_of(row, (*trigger.tg_relation).rd_att, columns);
-                    invalidations::invalidate(catalog, definition.number(), Some(&key));
+                    invalidations::invalidate(catalog, definition.number(), Target::Key(&key));
                 }
             } else {
-                invalidations::invalidate(catalog, definition.number(), None);
+                invalidations::invalidate(catalog, definition.number(), Target::All);
             }
         }
         // What a trigger before a row returns goes on.

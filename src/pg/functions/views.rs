@@ -118,7 +118,8 @@ fn list_configurations() -> TableIterator<
             resolved.buckets as i64,
             resolved.slab_bytes as i32,
             (resolved.max_entries > 0).then_some(i64::from(resolved.max_entries)),
-            resolved.max_entry_bytes as i64,
+            // Less the byte that says what a value is.
+            resolved.max_entry_bytes as i64 - 1,
             resolved.max_key_bytes as i32,
         )
     }))

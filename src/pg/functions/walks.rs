@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime};
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use super::access::{freshness, parse};
 use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, not_null, number};
 use crate::engine::evicted::Evicted;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::CacheError;
+use crate::pg::tags::Freshness;
 use crate::shared::drains::Drained;
 use crate::shared::scan::Entries;
 
@@ -42,7 +44,8 @@ fn entries(
             entry.id.to_u64() as i64,
             Bytea::copy_of(&entry.key),
             entry.key.len() as i32,
-            entry.value_len as i64,
+            // Without the byte that says what it is.
+            entry.value_len as i64 - 1,
             i64::from(entry.id.generation().get()),
             i64::from(entry.version),
             i64::from(entry.age),
@@ -112,12 +115,18 @@ impl Iterator for Drain {
     type Item = (Bytea, Bytea);
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next == self.batch.len() && !self.fill() {
-            return None;
+        loop {
+            if self.next == self.batch.len() && !self.fill() {
+                return None;
+            }
+            let (key, bytes) = self.batch.get(self.next);
+            self.next += 1;
+            let stored = parse(bytes);
+            // One whose tag was invalidated is no entry any more.
+            if freshness(&stored) == Freshness::Current {
+                return Some((Bytea::copy_of(key), Bytea::copy_of(stored.value)));
+            }
         }
-        let (key, value) = self.batch.get(self.next);
-        self.next += 1;
-        Some((Bytea::copy_of(key), Bytea::copy_of(value)))
     }
 }
 

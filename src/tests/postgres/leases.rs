@@ -54,7 +54,7 @@ fn a_lease_is_void_once_its_key_was_invalidated_stored_or_removed() {
     let of_k = lease(&mut reader, b"k");
     assert!(!put_leased(&mut reader, b"other", b"v", &of_k));
     assert!(!reader.one::<bool>("SELECT shared_lru.put_leased('c', 'k', 'v', NULL)"));
-    reader.refused("SELECT shared_lru.put_leased('c', 'k', 'v', 'short')").is("22023", &["24 bytes", "5"]);
+    reader.refused("SELECT shared_lru.put_leased('c', 'k', 'v', 'short')").is("22023", &["48 bytes", "5"]);
 }
 
 #[test]

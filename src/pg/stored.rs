@@ -1,0 +1,188 @@
+//! What SQL stores under a key: the value, what belongs to it, and a byte that says what that is.
+//!
+//! ```text
+//! ┌───────┬ ─ ─ ─ ─ ─ ─ ┬ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┬──────┐
+//! │ value │  type: 12   │  dependencies: 20 each, number: 1  │ kind │
+//! └───────┴ ─ ─ ─ ─ ─ ─ ┴ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┴──────┘
+//! kind      0: a `bytea` or text, and nothing more; bit 0: of the type that is named; bit 1: with dependencies
+//! ```
+//!
+//! It stands at the end, so that a value is copied to where its reader wants it, and then cut.
+//!
+//! Not here: whether dependencies hold (`tags`), what types are (`types`).
+
+use super::error::CacheError;
+use crate::rings::definitions::Definitions;
+use crate::rings::table::LineIndex;
+
+const TYPED: u8 = 1;
+const DEPENDENT: u8 = 2;
+
+/// The most dependencies that a value has.
+pub(super) const MAX_DEPENDENCIES: usize = 32;
+const TYPE_BYTES: usize = 12;
+const DEPENDENCY_BYTES: usize = 20;
+
+/// Of which type a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StoredType {
+    /// PostgreSQL's number.
+    pub(super) oid: u32,
+    /// Changes with the type's definition.
+    pub(super) fingerprint: u64,
+}
+
+/// What a line said when a value was stored: it is current while the line says the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dependency {
+    pub(super) line: LineIndex,
+    pub(super) definitions: Definitions,
+    /// How many publications had ended.
+    pub(super) publications: u64,
+}
+
+impl Dependency {
+    fn to_bytes(self) -> [u8; DEPENDENCY_BYTES] {
+        let mut bytes = [0; DEPENDENCY_BYTES];
+        bytes[..4].copy_from_slice(&self.line.to_u32().to_le_bytes());
+        bytes[4..12].copy_from_slice(&self.definitions.to_u64().to_le_bytes());
+        bytes[12..].copy_from_slice(&self.publications.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Dependency {
+        let long = |from: usize| u64::from_le_bytes(bytes[from..from + 8].try_into().expect("eight bytes"));
+        Dependency {
+            line: LineIndex::from_u32(u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"))),
+            definitions: Definitions::from_u64(long(4)),
+            publications: long(12),
+        }
+    }
+
+    /// Those that follow each other in `bytes`; `None` if that ends within one.
+    pub(super) fn list(bytes: &[u8]) -> Option<impl Iterator<Item = Dependency> + Clone + '_> {
+        let chunks = bytes.chunks_exact(DEPENDENCY_BYTES);
+        chunks.remainder().is_empty().then(|| chunks.map(Dependency::from_bytes))
+    }
+
+    /// Appends them all.
+    pub(super) fn append_all(dependencies: &[Dependency], out: &mut Vec<u8>) {
+        dependencies.iter().for_each(|dependency| out.extend_from_slice(&dependency.to_bytes()));
+    }
+}
+
+/// What is stored, taken apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored<'a> {
+    pub(super) value: &'a [u8],
+    pub(super) of_type: Option<StoredType>,
+    dependencies: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    /// `None` if no put can have stored this.
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Stored<'a>> {
+        let (&kind, mut value) = bytes.split_last()?;
+        let (mut dependencies, mut of_type) = (&[][..], None);
+        if kind & DEPENDENT != 0 {
+            let (&count, rest) = value.split_last()?;
+            (value, dependencies) =
+                rest.split_at_checked(rest.len().checked_sub(usize::from(count) * DEPENDENCY_BYTES)?)?;
+        }
+        if kind & TYPED != 0 {
+            let (rest, bytes) = value.split_last_chunk::<TYPE_BYTES>()?;
+            let (oid, fingerprint) = bytes.split_first_chunk::<4>()?;
+            let fingerprint = u64::from_le_bytes(fingerprint.try_into().ok()?);
+            (value, of_type) = (rest, Some(StoredType { oid: u32::from_le_bytes(*oid), fingerprint }));
+        }
+        (kind <= TYPED | DEPENDENT).then_some(Stored { value, of_type, dependencies })
+    }
+
+    /// Whether these bytes are a value and nothing more: the usual case.
+    #[inline]
+    pub(super) fn is_plain(bytes: &[u8]) -> bool {
+        bytes.last() == Some(&0)
+    }
+
+    pub(super) fn dependencies(&self) -> impl Iterator<Item = Dependency> + Clone + 'a {
+        Dependency::list(self.dependencies).expect("whole ones: parsed")
+    }
+
+    /// What is to be stored.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it, or it has more than [`MAX_DEPENDENCIES`].
+    pub(super) fn compose(
+        value: &[u8],
+        of_type: Option<StoredType>,
+        dependencies: &[Dependency],
+    ) -> Result<Vec<u8>, CacheError> {
+        if dependencies.len() > MAX_DEPENDENCIES {
+            let given = dependencies.len();
+            return Err(CacheError::Parameter(format!("a value of {given} tags: at most {MAX_DEPENDENCIES}")));
+        }
+        let most = value.len() + TYPE_BYTES + dependencies.len() * DEPENDENCY_BYTES + 2;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(most).map_err(|_| CacheError::OutOfMemory(most))?;
+        bytes.extend_from_slice(value);
+        let mut kind = 0;
+        if let Some(StoredType { oid, fingerprint }) = of_type {
+            kind |= TYPED;
+            bytes.extend_from_slice(&oid.to_le_bytes());
+            bytes.extend_from_slice(&fingerprint.to_le_bytes());
+        }
+        if !dependencies.is_empty() {
+            kind |= DEPENDENT;
+            Dependency::append_all(dependencies, &mut bytes);
+            bytes.push(dependencies.len() as u8);
+        }
+        bytes.push(kind);
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dependency(number: u32) -> Dependency {
+        Dependency {
+            line: LineIndex::from_u32(number),
+            definitions: Definitions::from_u64(u64::from(number) << 40),
+            publications: u64::MAX - u64::from(number),
+        }
+    }
+
+    #[test]
+    fn what_is_composed_is_what_is_parsed() {
+        let types = [None, Some(StoredType { oid: 3802, fingerprint: 0x0102_0304_0506_0708 })];
+        for value in [&b""[..], b"\0", b"value"] {
+            for of_type in types {
+                for count in [0, 1, MAX_DEPENDENCIES as u32] {
+                    let dependencies: Vec<_> = (0..count).map(dependency).collect();
+                    let bytes = Stored::compose(value, of_type, &dependencies).unwrap();
+                    let stored = Stored::parse(&bytes).unwrap();
+                    assert_eq!((stored.value, stored.of_type), (value, of_type));
+                    assert!(stored.dependencies().eq(dependencies.iter().copied()));
+                    assert_eq!(Stored::is_plain(&bytes), of_type.is_none() && count == 0);
+                    assert_eq!(bytes.len() == value.len() + 1, Stored::is_plain(&bytes), "a plain value costs a byte");
+                }
+            }
+        }
+        assert!(Stored::compose(b"", None, &vec![dependency(1); MAX_DEPENDENCIES + 1]).is_err());
+    }
+
+    #[test]
+    fn what_nobody_composed_is_nothing() {
+        let whole = Stored::compose(b"", types(), &[dependency(1), dependency(2)]).unwrap();
+        for from in 1..=whole.len() {
+            assert!(Stored::parse(&whole[from..]).is_none(), "{from} bytes are missing");
+        }
+        assert!(Stored::parse(&[4]).is_none());
+    }
+
+    fn types() -> Option<StoredType> {
+        Some(StoredType { oid: 1, fingerprint: 2 })
+    }
+}
