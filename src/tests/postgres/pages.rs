@@ -35,7 +35,10 @@ fn blocks<'a>(text: &'a str, language: &str) -> impl Iterator<Item = &'a str> {
 
 /// The part of a page under a heading, as far as the next one of its level.
 fn section<'a>(page: &'a str, heading: &str) -> &'a str {
-    let after = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading {heading}")).1;
+    let line = format!("\n## {heading}\n");
+    let start = page.find(&line).unwrap_or_else(|| panic!("no heading {heading}"));
+    // From the end of that line on, for a block may follow it.
+    let after = &page[start + line.len() - 1..];
     after.split("\n## ").next().unwrap_or(after)
 }
 
@@ -48,7 +51,8 @@ fn statements(block: &str) -> Vec<Statement> {
         current.push_str(code.trim_end());
         current.push('\n');
         let is_quoted = current.matches("$$").count() % 2 == 1;
-        if current.trim_end().ends_with(';') && !is_quoted {
+        let uncommented = code.split(" -- ").next().unwrap_or(code);
+        if uncommented.trim_end().ends_with(';') && !is_quoted {
             all.push(Statement { sql: std::mem::take(&mut current), rows: Vec::new() });
         }
         if let Some(row) = row {
@@ -103,12 +107,12 @@ fn world_with_settings_of(text: &str) -> World {
 
 #[test]
 fn blocks_and_statements_are_found_as_a_reader_sees_them() {
-    let text = "\n## A\n```sql\n-- in another session\nSELECT 1,\n  2;   --> 1 | 2\n```\n\n```sh\nmake\n```\n\
+    let text = "\n## A\n```sql\n-- in another session\nSELECT 1, -- one;\n  2;   --> 1 | 2\n```\n\n```sh\nmake\n```\n\
                 ```sql\nDO $$ BEGIN\nNULL; END $$;\nVALUES (1), (2);\n--> 1\n--> 2\n```\n## B\n";
     assert_eq!(blocks(section(text, "A"), "sh").collect::<Vec<_>>(), ["make"]);
     let found: Vec<Statement> = blocks(text, "sql").flat_map(statements).collect();
     let expected = [
-        ("-- in another session\nSELECT 1,\n  2;\n", &["1 | 2"][..]),
+        ("-- in another session\nSELECT 1, -- one;\n  2;\n", &["1 | 2"][..]),
         ("DO $$ BEGIN\nNULL; END $$;\n", &[]),
         ("VALUES (1), (2);\n", &["1", "2"]),
     ];
