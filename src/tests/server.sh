@@ -54,7 +54,24 @@ from_wheel() {
     find "$to/$folder/bin" "$to/$folder/lib" -type f \( -path '*/bin/*' -o -name pg_regress -o -name '*tester' \) \
         -exec chmod +x {} +
     chmod -R a+rX "$to"
+    repair "$to/$folder/bin/psql" bin/psql
+    repair "$to/$folder/lib/postgresql/pgxs/src/test/regress/pg_regress" lib/pgxs/src/test/regress/pg_regress
     ln -sfn "$version-wheel/$folder" "$SERVERS/$version"
+}
+
+# A client that does not run, as some do not once a wheel's maker has moved their libraries (the wheel's of 17), becomes
+# one of a Debian package, of whatever version: it only talks to the server, or starts its programs.
+repair() {
+    local program=$1 in_debian=$2 other
+    ! "$program" --version >/dev/null 2>&1 || return 0
+    for other in /usr/lib/postgresql/*/"$in_debian"; do
+        if "$other" --version >/dev/null 2>&1; then
+            say "The wheel's $(basename "$program") does not run: $other takes its place"
+            ln -sf "$other" "$program"
+            return
+        fi
+    done
+    say "The wheel's $(basename "$program") does not run, and no package has another: make smoke PG=15 gets one"
 }
 
 # Fetches a source package of another suite than the system's, by the system's own mirrors and keys.
