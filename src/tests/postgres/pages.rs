@@ -6,10 +6,12 @@
 //!
 //! Not here: docs/sql.md (`guide`), and the table of errors (`messages`).
 
+use std::thread;
+
 use postgres::{Client, SimpleQueryMessage};
 
 use crate::cluster::Cluster;
-use crate::world::{World, has_dsm_registry};
+use crate::world::{World, has_dsm_registry, wait_until};
 
 const README: &str = include_str!("../../../README.md");
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
@@ -156,4 +158,55 @@ fn a_server_without_a_preload_does_what_the_page_says_and_no_session_is_needed_f
     assert_eq!(third.one::<i64>("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'first'"), 0);
     assert_eq!(third.one::<String>("SELECT shared_lru.get_text('shared', 'k')"), "from the first");
     third.run("SELECT shared_lru.validate('shared')");
+}
+
+/// The only statement of the page for administrators that has this in it.
+fn query_of_the_page(part: &str) -> String {
+    let mut found = blocks(OPERATIONS, "sql").flat_map(statements).filter(|statement| statement.sql.contains(part));
+    let query = found.next().expect("a statement of the page").sql;
+    assert_eq!(found.next(), None);
+    query
+}
+
+#[test]
+fn the_page_s_query_shows_who_waits_for_a_cache_and_by_which_name() {
+    let world = World::with_cache(4);
+    let (mut holder, mut waiter, mut judge) = (world.backend(), world.backend(), world.backend());
+    let ask = "SELECT FROM shared_lru.get_text_or_lease('c', 'k', '5 minutes')";
+    holder.run(&format!("BEGIN; {ask}"));
+    let pid = waiter.pid().to_string();
+    let name = if has_dsm_registry() { "SharedLruCache" } else { "Extension" };
+    assert!(section(OPERATIONS, "Monitoring").contains("| Extension | `SharedLruCache`; `Extension` before 17 |"));
+    let query = query_of_the_page("'SharedLruWorker'");
+    let expected = format!("{pid} | Extension | {name} | active | ");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| waiter.run(ask));
+        wait_until("the page's query shows the wait", || {
+            rows_of(&mut judge.client, &query).iter().any(|row| row.starts_with(&expected))
+        });
+        holder.run("SELECT shared_lru.put_text('c', 'k', 'v'); COMMIT");
+        waiting.join().expect("the value has come");
+    });
+}
+
+#[test]
+fn the_page_s_query_shows_who_blocks_a_drop() {
+    let world = World::with_cache(4);
+    let (mut blocker, mut dropper, mut judge) = (world.backend(), world.backend(), world.backend());
+    blocker.run("BEGIN; SELECT shared_lru.alter_cache('c', ttl => '1 hour')");
+    let pids = [blocker.pid().to_string(), dropper.pid().to_string()];
+    let query = query_of_the_page("pg_locks");
+    thread::scope(|scope| {
+        let dropping = scope.spawn(|| dropper.run("SELECT shared_lru.drop_cache('c')"));
+        let shows = |rows: &[String], pid: &str, granted: &str| {
+            rows.iter().any(|row| row.starts_with(&format!("{pid} | ")) && row.ends_with(granted))
+        };
+        wait_until("the page's query shows both", || {
+            let rows = rows_of(&mut judge.client, &query);
+            shows(&rows, &pids[0], " | t") && shows(&rows, &pids[1], " | f")
+        });
+        blocker.run("COMMIT");
+        dropping.join().expect("the cache is dropped");
+    });
+    assert_eq!(rows_of(&mut judge.client, &query), [""; 0]);
 }
