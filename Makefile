@@ -5,8 +5,8 @@
 # not to a folder of their own (src/tests/server.sh says where); all else stays under the target folder. Runs as root or
 # as a user who may sudo.
 #
-# Which PostgreSQL: the newest that is installed with its headers; or PG=14 … PG=18, got if it is not there; or
-# PG=18-cassert, built with assertions; or PG_CONFIG=/path/to/pg_config.
+# Which PostgreSQL: the newest that is installed with its headers; or PG=14 … PG=18, got if it is not there (14 is nowhere
+# to be got); or PG=18-cassert, built with assertions; or PG_CONFIG=/path/to/pg_config.
 
 # An extension with the oldest pgrx that the library works with: it has to compile.
 PGRX_0_16 := src/tests/pgrx_0_16/Cargo.toml

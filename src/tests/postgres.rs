@@ -17,6 +17,8 @@
 //! - `interrupts`  Whatever takes long can be cancelled, and leaves what it did until then.
 //! - `shortage`    Want of memory is an error of the statement, never the end of the server.
 //! - `guide`       What docs/sql.md tells a reader to type does what it says.
+//! - `pages`       So does what README.md and docs/operations.md tell.
+//! - `messages`    Each error has a remedy in docs/operations.md, and its SQLSTATE.
 //! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
 //! - `expiry`      What has expired is nowhere to be seen; the background worker frees it.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
@@ -56,8 +58,12 @@ mod leases;
 mod lifecycle;
 #[path = "postgres/memory.rs"]
 mod memory;
+#[path = "postgres/messages.rs"]
+mod messages;
 #[path = "postgres/operations.rs"]
 mod operations;
+#[path = "postgres/pages.rs"]
+mod pages;
 #[path = "postgres/parallel.rs"]
 mod parallel;
 #[path = "postgres/privileges.rs"]

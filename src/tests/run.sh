@@ -44,7 +44,7 @@ case $1 in
         ;;
     smoke)
         run bash src/tests/regress.sh
-        run cargo test --no-default-features --features cluster_tests --test postgres -- operations lifecycle
+        run cargo test --no-default-features --features cluster_tests --test postgres -- lifecycle:: operations:: pages:: registry::
         ;;
 esac
 

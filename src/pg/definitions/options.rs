@@ -44,8 +44,9 @@ impl Options {
                 Config::entries(narrow("max_entries", count)?, bytes.saturating_add(1))
             }
             _ => {
-                let wrong = "a cache has either bytes, or max_entries and max_entry_bytes";
-                return Err(CacheError::Parameter(wrong.to_owned()));
+                return Err(CacheError::Parameter(
+                    "a cache has either bytes, or max_entries and max_entry_bytes".to_owned(),
+                ));
             }
         };
         if let Some(policy) = text("policy") {
