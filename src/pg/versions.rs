@@ -127,3 +127,120 @@ fn wait_event_number(name: &CStr) -> u32 {
 fn wait_event_number(_name: &CStr) -> u32 {
     pg_sys::PG_WAIT_EXTENSION
 }
+
+/// Analyses and rewrites a statement with parameters of these types.
+///
+/// # Safety
+///
+/// - `statement` was parsed from `text`.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn analyze_and_rewrite(
+    statement: *mut pg_sys::RawStmt,
+    text: &CStr,
+    parameters: &[pg_sys::Oid],
+) -> *mut pg_sys::List {
+    let (kinds, count) = (parameters.as_ptr().cast_mut(), parameters.len() as i32);
+    // SAFETY: as the caller says; the types are only read.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        return pg_sys::pg_analyze_and_rewrite(statement, text.as_ptr(), kinds, count, std::ptr::null_mut());
+        #[cfg(not(feature = "pg14"))]
+        return pg_sys::pg_analyze_and_rewrite_fixedparams(statement, text.as_ptr(), kinds, count, std::ptr::null_mut());
+    }
+}
+
+/// Runs an executor to the end of its rows.
+///
+/// # Safety
+///
+/// - It was started.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn run_executor(query: *mut pg_sys::QueryDesc) {
+    let forward = pg_sys::ScanDirection::ForwardScanDirection;
+    // SAFETY: as the caller says; 0 stands for all rows.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::ExecutorRun(query, forward, 0, true);
+        #[cfg(feature = "pg18")]
+        pg_sys::ExecutorRun(query, forward, 0);
+    }
+}
+
+/// A row of these values, in the current memory context.
+///
+/// # Safety
+///
+/// - There are as many values and marks as the description has columns.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn form_minimal_tuple(
+    description: pg_sys::TupleDesc,
+    values: *mut pg_sys::Datum,
+    nulls: *mut bool,
+) -> pg_sys::MinimalTuple {
+    // SAFETY: as the caller says.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::heap_form_minimal_tuple(description, values, nulls);
+        #[cfg(feature = "pg18")]
+        return pg_sys::heap_form_minimal_tuple(description, values, nulls, 0);
+    }
+}
+
+/// Visits a node of a query; goes on where it returns false.
+#[cfg(feature = "extension")]
+pub(super) type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool;
+
+// Version 14 and 15 declare these in a way that bindings cannot say.
+#[cfg(all(feature = "extension", any(feature = "pg14", feature = "pg15")))]
+mod walkers {
+    use std::ffi::{c_int, c_void};
+
+    use pgrx::pg_sys;
+
+    #[pgrx::pg_guard]
+    unsafe extern "C-unwind" {
+        pub(super) fn query_tree_walker(
+            query: *mut pg_sys::Query,
+            walker: super::Walker,
+            context: *mut c_void,
+            flags: c_int,
+        ) -> bool;
+        pub(super) fn expression_tree_walker(
+            node: *mut pg_sys::Node,
+            walker: super::Walker,
+            context: *mut c_void,
+        ) -> bool;
+    }
+}
+
+/// Walks over what a query is made of.
+///
+/// # Safety
+///
+/// - It is a query, and the context is what the walker wants.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn walk_query(query: *mut pg_sys::Query, walker: Walker, context: *mut std::ffi::c_void) -> bool {
+    // SAFETY: as the caller says.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return walkers::query_tree_walker(query, walker, context, 0);
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        return pg_sys::query_tree_walker_impl(query, Some(walker), context, 0);
+    }
+}
+
+/// Walks over what an expression is made of.
+///
+/// # Safety
+///
+/// - It is a node of a query, and the context is what the walker wants.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn walk_expression(node: *mut pg_sys::Node, walker: Walker, context: *mut std::ffi::c_void) -> bool {
+    // SAFETY: as the caller says.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return walkers::expression_tree_walker(node, walker, context);
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        return pg_sys::expression_tree_walker_impl(node, Some(walker), context);
+    }
+}

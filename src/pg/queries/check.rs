@@ -1,0 +1,251 @@
+//! Whether a query's result follows from the rows that it reads and from what its key says, and what else it depends on.
+//!
+//! Looked at is the query as it is after rewriting: with the bodies of views and the policies of row security. What is
+//! refused:
+//!
+//! - Functions that are volatile; that are STABLE, but for a list of PostgreSQL's own that depend only on settings in the
+//!   key; functions of users and extensions that are not IMMUTABLE. Conversions by way of text count as the functions of
+//!   input and output that they are.
+//! - The clock (`CURRENT_DATE` and the like), `SESSION_USER`, values of sequences.
+//! - Row locks and data-modifying CTEs; samples; system columns but `tableoid`.
+//! - Types that are numbers of objects (`regclass` and the like): as text they depend on names.
+//!
+//! A function that is declared IMMUTABLE is taken at its word, as PostgreSQL does; that it reads no table is looked after
+//! while the query runs (`trace`).
+//!
+//! Not here: relations (`relations`), the key (`key`).
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_void};
+
+use pgrx::{PgTupleDesc, pg_guard, pg_sys};
+
+use crate::pg::types;
+use crate::pg::versions;
+
+/// What a look at a query has found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// Why the result is not to be kept; the first reason.
+    pub(super) refusal: Option<String>,
+    /// Types of users and extensions.
+    pub(super) types: Vec<pg_sys::Oid>,
+}
+
+/// Looks at a rewritten query.
+///
+/// # Safety
+///
+/// - It is one.
+pub(super) unsafe fn look(query: *mut pg_sys::Query) -> Findings {
+    let mut findings = Findings::default();
+    // SAFETY: as the caller says; the walk ends before the findings do.
+    unsafe { walk(query.cast(), (&raw mut findings).cast()) };
+    findings
+}
+
+impl Findings {
+    fn refuse(&mut self, why: impl FnOnce() -> String) {
+        self.refusal.get_or_insert_with(why);
+    }
+
+    fn add_type(&mut self, oid: pg_sys::Oid) {
+        if is_of_names(oid, 0) {
+            self.refuse(|| format!("type {} depends on names", types::name(oid)));
+        }
+        if oid.to_u32() >= pg_sys::FirstNormalObjectId && !self.types.contains(&oid) {
+            self.types.push(oid);
+        }
+    }
+
+    fn look_at_function(&mut self, function: pg_sys::Oid) {
+        if let Some(why) = refusal_of(function) {
+            self.refuse(|| why);
+        }
+    }
+}
+
+/// Why a query with this function has no result to keep.
+fn refusal_of(function: pg_sys::Oid) -> Option<String> {
+    // SAFETY: lookups in the catalogs; a function of a query exists.
+    let (volatility, name) = unsafe {
+        let name = pg_sys::get_func_name(function);
+        let name = if name.is_null() { function.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into() };
+        (pg_sys::func_volatile(function) as u8, name)
+    };
+    let is_own = function.to_u32() < pg_sys::FirstNormalObjectId;
+    match volatility {
+        pg_sys::PROVOLATILE_IMMUTABLE => None,
+        pg_sys::PROVOLATILE_STABLE if is_own && STABLE.contains(&name.as_str()) => None,
+        pg_sys::PROVOLATILE_STABLE if is_own => Some(format!("function {name} is STABLE")),
+        pg_sys::PROVOLATILE_STABLE => Some(format!("function {name} is STABLE: only IMMUTABLE ones of users are taken")),
+        _ => Some(format!("function {name} is VOLATILE")),
+    }
+}
+
+/// PostgreSQL's STABLE functions whose results follow from their arguments and from settings that are in the key: the time
+/// zone, styles of dates, intervals and bytes, locales, the text search configuration.
+#[rustfmt::skip]
+const STABLE: &[&str] = &[
+    // time with a zone
+    "date", "timestamp", "timestamptz", "time", "timetz", "timezone", "date_part", "extract", "date_trunc", "to_char",
+    "date_bin", "timestamptz_pl_interval", "timestamptz_mi_interval", "interval_pl_timestamptz", "make_timestamptz",
+    "date_lt_timestamptz", "date_le_timestamptz", "date_eq_timestamptz", "date_gt_timestamptz", "date_ge_timestamptz",
+    "date_ne_timestamptz", "date_cmp_timestamptz", "timestamptz_lt_date", "timestamptz_le_date", "timestamptz_eq_date",
+    "timestamptz_gt_date", "timestamptz_ge_date", "timestamptz_ne_date", "timestamptz_cmp_date", "timestamp_lt_timestamptz",
+    "timestamp_le_timestamptz", "timestamp_eq_timestamptz", "timestamp_gt_timestamptz", "timestamp_ge_timestamptz",
+    "timestamp_ne_timestamptz", "timestamp_cmp_timestamptz", "timestamptz_lt_timestamp", "timestamptz_le_timestamp",
+    "timestamptz_eq_timestamp", "timestamptz_gt_timestamp", "timestamptz_ge_timestamp", "timestamptz_ne_timestamp",
+    "timestamptz_cmp_timestamp", "generate_series", "in_range", "overlaps",
+    // values as text; the other way only where no text means the time that it is, as 'now' does
+    "timestamptz_out", "timestamp_out", "date_out", "time_out", "timetz_out", "interval_out", "interval_in", "byteaout",
+    "float4out", "float8out", "cash_out", "cash_in", "array_out", "record_out", "range_out", "multirange_out", "money",
+    "concat", "concat_ws", "format", "array_to_string", "quote_literal", "quote_nullable", "to_number", "numeric",
+    // JSON
+    "to_json", "to_jsonb", "row_to_json", "array_to_json", "json_build_object", "json_build_array", "jsonb_build_object",
+    "jsonb_build_array", "json_agg_transfn", "jsonb_agg_transfn", "json_object_agg_transfn", "jsonb_object_agg_transfn",
+    // text search
+    "to_tsvector", "to_tsquery", "plainto_tsquery", "phraseto_tsquery", "websearch_to_tsquery", "ts_headline",
+];
+
+/// Whether values of a type are numbers of objects, or rows with such.
+fn is_of_names(oid: pg_sys::Oid, depth: usize) -> bool {
+    const OF_NAMES: [pg_sys::Oid; 11] = [
+        pg_sys::REGPROCOID,
+        pg_sys::REGPROCEDUREOID,
+        pg_sys::REGOPEROID,
+        pg_sys::REGOPERATOROID,
+        pg_sys::REGCLASSOID,
+        pg_sys::REGTYPEOID,
+        pg_sys::REGROLEOID,
+        pg_sys::REGNAMESPACEOID,
+        pg_sys::REGCONFIGOID,
+        pg_sys::REGDICTIONARYOID,
+        pg_sys::REGCOLLATIONOID,
+    ];
+    // The configuration of a text search is given as a constant, and changes with its own message.
+    let is_number = OF_NAMES.contains(&oid) && oid != pg_sys::REGCONFIGOID && oid != pg_sys::REGDICTIONARYOID;
+    if is_number || depth > 8 || oid == pg_sys::InvalidOid {
+        return is_number;
+    }
+    // SAFETY: lookups in the catalogs; the description is given back when it is dropped.
+    unsafe {
+        let element = pg_sys::get_element_type(oid);
+        if element != pg_sys::InvalidOid {
+            return is_of_names(element, depth + 1);
+        }
+        match pg_sys::get_typtype(oid) as u8 {
+            pg_sys::TYPTYPE_DOMAIN => is_of_names(pg_sys::getBaseType(oid), depth + 1),
+            pg_sys::TYPTYPE_COMPOSITE => PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(oid, -1))
+                .iter()
+                .any(|column| !column.attisdropped && is_of_names(column.atttypid, depth + 1)),
+            _ => false,
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_function(function: pg_sys::Oid, findings: *mut c_void) -> bool {
+    // SAFETY: what `look` has given.
+    unsafe { (*findings.cast::<Findings>()).look_at_function(function) };
+    false
+}
+
+/// A walker of PostgreSQL's: goes on where it returns false.
+#[pg_guard]
+unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: a node of the query, of the kind that its tag says; the context is what `look` has given.
+    unsafe {
+        let findings = &mut *context.cast::<Findings>();
+        if pg_sys::check_functions_in_node(node, Some(check_function), context) {
+            return true;
+        }
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Query => {
+                look_at_query(&*node.cast::<pg_sys::Query>(), findings);
+                return versions::walk_query(node.cast(), walk, context);
+            }
+            pg_sys::NodeTag::T_Var => {
+                let var = &*node.cast::<pg_sys::Var>();
+                if var.varattno < 0 && c_int::from(var.varattno) != pg_sys::TableOidAttributeNumber {
+                    findings.refuse(|| "it reads a system column".to_owned());
+                }
+                findings.add_type(var.vartype);
+            }
+            pg_sys::NodeTag::T_Aggref => look_at_aggregate((*node.cast::<pg_sys::Aggref>()).aggfnoid, findings),
+            pg_sys::NodeTag::T_WindowFunc => look_at_aggregate((*node.cast::<pg_sys::WindowFunc>()).winfnoid, findings),
+            pg_sys::NodeTag::T_SQLValueFunction => {
+                use pg_sys::SQLValueFunctionOp::{
+                    SVFOP_CURRENT_CATALOG, SVFOP_CURRENT_ROLE, SVFOP_CURRENT_SCHEMA, SVFOP_CURRENT_USER, SVFOP_USER,
+                };
+                match (*node.cast::<pg_sys::SQLValueFunction>()).op {
+                    SVFOP_CURRENT_CATALOG | SVFOP_CURRENT_ROLE | SVFOP_CURRENT_SCHEMA | SVFOP_CURRENT_USER
+                    | SVFOP_USER => {}
+                    pg_sys::SQLValueFunctionOp::SVFOP_SESSION_USER => {
+                        findings.refuse(|| "it depends on SESSION_USER".to_owned());
+                    }
+                    _ => findings.refuse(|| "it depends on the clock".to_owned()),
+                }
+            }
+            pg_sys::NodeTag::T_NextValueExpr => findings.refuse(|| "it takes values of a sequence".to_owned()),
+            pg_sys::NodeTag::T_Const
+            | pg_sys::NodeTag::T_Param
+            | pg_sys::NodeTag::T_FuncExpr
+            | pg_sys::NodeTag::T_CoerceViaIO
+            | pg_sys::NodeTag::T_RelabelType
+            | pg_sys::NodeTag::T_ArrayCoerceExpr
+            | pg_sys::NodeTag::T_CoerceToDomain
+            | pg_sys::NodeTag::T_ConvertRowtypeExpr => findings.add_type(pg_sys::exprType(node)),
+            _ => {}
+        }
+        versions::walk_expression(node, walk, context)
+    }
+}
+
+/// # Safety
+///
+/// - It is a query as PostgreSQL made it.
+unsafe fn look_at_query(query: &pg_sys::Query, findings: &mut Findings) {
+    if query.commandType != pg_sys::CmdType::CMD_SELECT || query.hasModifyingCTE {
+        findings.refuse(|| "it changes rows".to_owned());
+    }
+    if !query.rowMarks.is_null() {
+        findings.refuse(|| "it locks rows".to_owned());
+    }
+    // SAFETY: a list of range table entries.
+    for entry in unsafe { super::pointers::<pg_sys::RangeTblEntry>(query.rtable) } {
+        // SAFETY: as above.
+        if unsafe { !(*entry).tablesample.is_null() } {
+            findings.refuse(|| "it reads a sample".to_owned());
+        }
+    }
+}
+
+fn look_at_aggregate(function: pg_sys::Oid, findings: &mut Findings) {
+    // SAFETY: a lookup in the catalogs; the tuple is released.
+    let parts = unsafe {
+        let cache = pg_sys::SysCacheIdentifier::AGGFNOID as i32;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(function));
+        if tuple.is_null() {
+            return findings.look_at_function(function);
+        }
+        let aggregate = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_aggregate>();
+        let parts = [
+            aggregate.aggtransfn,
+            aggregate.aggfinalfn,
+            aggregate.aggcombinefn,
+            aggregate.aggmtransfn,
+            aggregate.aggminvtransfn,
+            aggregate.aggmfinalfn,
+        ];
+        pg_sys::ReleaseSysCache(tuple);
+        parts
+    };
+    // PostgreSQL's own use no other functions than these arguments do.
+    if function.to_u32() >= pg_sys::FirstNormalObjectId {
+        parts.into_iter().filter(|part| *part != pg_sys::InvalidOid).for_each(|part| findings.look_at_function(part));
+    }
+}

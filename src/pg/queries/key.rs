@@ -1,0 +1,100 @@
+//! The key of a query's result: all that the result follows from, but for rows and definitions.
+//!
+//! ```text
+//! words of the session   role, security context, settings that change what values look like or mean
+//! search path            as schemas
+//! locales, time zone     as texts
+//! the query              as text
+//! parameters             type, and the value's bytes
+//! ```
+//!
+//! Each part has its length before it, so that no two keys run into the same bytes. The database is the cache's. Where
+//! the result is stored: under the key's hash, 16 bytes; the whole key is beside the result, and compared.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int};
+
+use pgrx::pg_sys;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::Parameter;
+use super::relations::search_path;
+use crate::pg::types;
+
+// Not among pgrx's bindings.
+unsafe extern "C" {
+    static bytea_output: c_int;
+    static xmlbinary: c_int;
+    static xmloption: c_int;
+    static locale_monetary: *const c_char;
+    static locale_numeric: *const c_char;
+    static locale_time: *const c_char;
+}
+
+/// A key, whole.
+#[derive(Debug)]
+pub(super) struct Key(pub(super) Vec<u8>);
+
+/// What a result is stored under: no key of a user's `put` is taken for it, since what is stored says that it is a result.
+pub(super) type StoredUnder = [u8; 18];
+
+impl Key {
+    /// The key of a query with these parameters, for the current role and session.
+    pub(super) fn compose(query: &CStr, parameters: &[Parameter]) -> Key {
+        let mut key = Vec::with_capacity(256 + query.count_bytes());
+        let (mut role, mut context) = (pg_sys::InvalidOid, 0);
+        // SAFETY: reads of variables of this process's only thread; the texts are NUL-terminated or null.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut role, &mut context);
+            let flags = [
+                pg_sys::row_security,
+                pg_sys::Transform_null_equals,
+                pg_sys::Array_nulls,
+                pg_sys::standard_conforming_strings,
+            ];
+            let words = [
+                role.to_u32(),
+                context as u32,
+                flags.iter().fold(0, |bits, flag| bits << 1 | u32::from(*flag)),
+                pg_sys::DateStyle as u32,
+                pg_sys::DateOrder as u32,
+                pg_sys::IntervalStyle as u32,
+                pg_sys::extra_float_digits as u32,
+                bytea_output as u32,
+                xmlbinary as u32,
+                xmloption as u32,
+            ];
+            words.iter().for_each(|word| key.extend_from_slice(&word.to_le_bytes()));
+            let zone = pg_sys::pg_get_timezone_name(pg_sys::session_timezone);
+            for text in [zone, locale_monetary, locale_numeric, locale_time, pg_sys::TSCurrentConfig.cast_const()] {
+                let text = if text.is_null() { &[][..] } else { CStr::from_ptr(text).to_bytes() };
+                push(&mut key, text);
+            }
+        }
+        let path = search_path();
+        key.push(path.len() as u8);
+        path.iter().for_each(|schema| key.extend_from_slice(&schema.to_u32().to_le_bytes()));
+        push(&mut key, query.to_bytes());
+        for parameter in parameters {
+            key.extend_from_slice(&parameter.oid.to_u32().to_le_bytes());
+            key.push(u8::from(parameter.is_null));
+            if !parameter.is_null {
+                // SAFETY: the datum is of that type.
+                unsafe { types::with_bytes(parameter.datum, parameter.oid, |bytes| push(&mut key, bytes)) };
+            }
+        }
+        Key(key)
+    }
+
+    pub(super) fn stored_under(&self) -> StoredUnder {
+        let mut under = [0; 18];
+        under[..2].copy_from_slice(b"\0Q");
+        under[2..].copy_from_slice(&xxh3_128(&self.0).to_le_bytes());
+        under
+    }
+}
+
+fn push(key: &mut Vec<u8>, part: &[u8]) {
+    key.extend_from_slice(&(part.len() as u32).to_le_bytes());
+    key.extend_from_slice(part);
+}

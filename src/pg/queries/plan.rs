@@ -1,0 +1,113 @@
+//! A query, analysed and planned, with what its result depends on.
+//!
+//! Planned without parallel workers, which would run where nobody looks, and with the parameters' values.
+//!
+//! Not here: how it is run (`run`).
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use super::check;
+use super::relations::{Dependencies, search_path};
+use super::{Parameter, oids, pointers, trace};
+use crate::pg::error::CacheError;
+use crate::pg::types;
+use crate::pg::versions;
+
+/// A planned query.
+pub(super) struct Planned {
+    pub(super) statement: *mut pg_sys::PlannedStmt,
+    pub(super) parameters: pg_sys::ParamListInfo,
+    pub(super) dependencies: Dependencies,
+}
+
+/// Plans a query in the current memory context.
+///
+/// # Errors
+///
+/// It is not one SELECT; or PostgreSQL's own ERROR.
+pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, CacheError> {
+    let starts = trace::starts();
+    let mut dependencies = Dependencies::new();
+    let wrong = || CacheError::Parameter("a query whose result is cached is one SELECT".to_owned());
+    // SAFETY: inside of a transaction; PostgreSQL's own functions one after the other, each on what the last one made.
+    unsafe {
+        let parsed = pg_sys::pg_parse_query(query.as_ptr());
+        let mut statements = pointers::<pg_sys::RawStmt>(parsed);
+        let (Some(statement), None) = (statements.next(), statements.next()) else { return Err(wrong()) };
+        let kinds: Vec<pg_sys::Oid> = parameters.iter().map(|parameter| parameter.oid).collect();
+        let rewritten = versions::analyze_and_rewrite(statement, query, &kinds);
+        let mut queries = pointers::<pg_sys::Query>(rewritten);
+        let (Some(analysed), None) = (queries.next(), queries.next()) else { return Err(wrong()) };
+        if (*analysed).commandType != pg_sys::CmdType::CMD_SELECT || !(*analysed).utilityStmt.is_null() {
+            return Err(wrong());
+        }
+        let path = search_path();
+        if !is_catalog_first(&path) {
+            dependencies.refusal = Some("pg_catalog is not first in search_path".to_owned());
+        }
+        let (mut relations, mut invalidations, mut has_policies) = (std::ptr::null_mut(), std::ptr::null_mut(), false);
+        pg_sys::extract_query_dependencies(analysed.cast(), &mut relations, &mut invalidations, &mut has_policies);
+        for relation in oids(relations) {
+            dependencies.add_relation(relation);
+            dependencies.add_relation_name(relation, &path);
+        }
+        let findings = check::look(analysed);
+        findings.types.iter().for_each(|of_type| dependencies.add_type(*of_type, &path));
+        dependencies.refusal = dependencies.refusal.or(findings.refusal);
+
+        let values = bound(parameters);
+        let statement = pg_sys::pg_plan_query(analysed, query.as_ptr(), 0, values);
+        // Partitions, and children.
+        oids((*statement).relationOids).for_each(|relation| dependencies.add_relation(relation));
+        if (*statement).hasModifyingCTE || !(*statement).rowMarks.is_null() {
+            dependencies.refusal.get_or_insert_with(|| "it changes or locks rows".to_owned());
+        }
+        if trace::starts() != starts {
+            dependencies.refusal.get_or_insert_with(|| trace_refusal());
+        }
+        Ok(Planned { statement, parameters: values, dependencies })
+    }
+}
+
+/// Why the result of a query is not kept that runs others.
+pub(super) fn trace_refusal() -> String {
+    "a function in it runs queries".to_owned()
+}
+
+/// Implicitly or not; a schema of temporary tables may come before.
+fn is_catalog_first(path: &[pg_sys::Oid]) -> bool {
+    // SAFETY: a look at a variable of this process's only thread.
+    let mut path = path.iter().filter(|schema| unsafe { !pg_sys::isTempNamespace(**schema) });
+    path.next().is_some_and(|schema| schema.to_u32() == pg_sys::PG_CATALOG_NAMESPACE)
+}
+
+/// Values for the planner and the executor.
+fn bound(parameters: &[Parameter]) -> pg_sys::ParamListInfo {
+    if parameters.is_empty() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: a list of so many, in the current memory context.
+    unsafe {
+        let list = pg_sys::makeParamList(parameters.len() as i32);
+        let places = (*list).params.as_mut_slice(parameters.len());
+        for (place, parameter) in places.iter_mut().zip(parameters) {
+            place.value = parameter.datum;
+            place.isnull = parameter.is_null;
+            place.pflags = pg_sys::PARAM_FLAG_CONST as u16;
+            place.ptype = parameter.oid;
+        }
+        list
+    }
+}
+
+/// The first reason why the columns of a result mean nothing to other sessions.
+pub(super) fn refusal_of_columns(columns: &[super::rows::Column]) -> Option<String> {
+    let refused = columns.iter().find(|column| {
+        // SAFETY: a lookup in the catalogs.
+        column.oid == pg_sys::RECORDARRAYOID || unsafe { pg_sys::get_typtype(column.oid) } as u8 == pg_sys::TYPTYPE_PSEUDO
+    })?;
+    Some(format!("a column is of type {}", types::name(refused.oid)))
+}

@@ -1,0 +1,155 @@
+//! What a query depends on: relations, the names by which they and types are found, code, roles.
+//!
+//! Refused are relations whose rows change without a publication, or are not what a snapshot sees: catalogs, temporary and
+//! foreign tables, sequences, tables of other access methods than heap.
+//!
+//! A name is looked up in the schemas of the search path one after the other. A result depends on the schemas before the one
+//! in which it was found: somebody may create a thing of that name there.
+//!
+//! Not here: functions (`check`).
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, SysCacheIdentifier};
+
+use crate::pg::handles::my_database;
+use crate::pg::types;
+use crate::rings::key::{DependencyKey, KeyHash};
+
+/// What a result depends on, as keys of lines.
+#[derive(Debug, Default)]
+pub(super) struct Dependencies {
+    pub(super) keys: Vec<KeyHash>,
+    /// The relations among them.
+    pub(super) relations: Vec<pg_sys::Oid>,
+    /// Why the result is not to be kept; the first reason.
+    pub(super) refusal: Option<String>,
+}
+
+impl Dependencies {
+    /// Those that every result has: on functions and types, and on roles.
+    pub(super) fn new() -> Dependencies {
+        let mut dependencies = Dependencies::default();
+        dependencies.add(DependencyKey::Code { database: my_database() });
+        dependencies.add(DependencyKey::Roles);
+        dependencies
+    }
+
+    fn add(&mut self, key: DependencyKey<'_>) {
+        let key = key.hash();
+        if !self.keys.contains(&key) {
+            self.keys.push(key);
+        }
+    }
+
+    fn refuse(&mut self, why: String) {
+        self.refusal.get_or_insert(why);
+    }
+
+    /// A relation whose rows the query reads.
+    pub(super) fn add_relation(&mut self, relation: pg_sys::Oid) {
+        if self.relations.contains(&relation) {
+            return;
+        }
+        self.relations.push(relation);
+        let name = || relation_name(relation).unwrap_or_else(|| relation.to_u32().to_string());
+        if relation.to_u32() < pg_sys::FirstNormalObjectId {
+            return self.refuse(format!("{} belongs to PostgreSQL's catalogs", name()));
+        }
+        // SAFETY: lookups in the catalogs; 0 for what is not there.
+        let (kind, is_temporary) = unsafe {
+            let kind = pg_sys::get_rel_relkind(relation) as u8;
+            (kind, kind != 0 && pg_sys::get_rel_persistence(relation) as u8 == pg_sys::RELPERSISTENCE_TEMP)
+        };
+        match kind {
+            _ if is_temporary => self.refuse(format!("table {} is temporary", name())),
+            pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW if !is_heap(relation) => {
+                self.refuse(format!("table {} has another access method than heap", name()));
+            }
+            pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_VIEW => {}
+            pg_sys::RELKIND_FOREIGN_TABLE => self.refuse(format!("table {} is foreign", name())),
+            pg_sys::RELKIND_SEQUENCE => self.refuse(format!("{} is a sequence", name())),
+            _ => self.refuse(format!("relation {} is no table", name())),
+        }
+        self.add(DependencyKey::Relation { database: my_database(), relation: relation.to_u32() });
+    }
+
+    /// The name of a relation that the query may have named.
+    pub(super) fn add_relation_name(&mut self, relation: pg_sys::Oid, path: &[pg_sys::Oid]) {
+        // SAFETY: lookups in the catalogs; null or 0 for what is not there.
+        unsafe {
+            let (name, schema) = (pg_sys::get_rel_name(relation), pg_sys::get_rel_namespace(relation));
+            if !name.is_null() {
+                self.add_names(SysCacheIdentifier::RELNAMENSP, CStr::from_ptr(name), schema, path);
+            }
+        }
+    }
+
+    /// A type of users or extensions: its definition and its name.
+    pub(super) fn add_type(&mut self, oid: pg_sys::Oid, path: &[pg_sys::Oid]) {
+        self.add_catalog_entry(SysCacheIdentifier::TYPEOID, pg_sys::Datum::from(oid), pg_sys::Datum::null());
+        // SAFETY: lookups in the catalogs; the tuple is released when its name has been used.
+        unsafe {
+            let row = pg_sys::get_typ_typrelid(oid);
+            if row != pg_sys::InvalidOid {
+                self.add(DependencyKey::Relation { database: my_database(), relation: row.to_u32() });
+            }
+            let cache = SysCacheIdentifier::TYPEOID as i32;
+            let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid));
+            if tuple.is_null() {
+                return self.refuse(format!("type {} does not exist any more", types::name(oid)));
+            }
+            let of_type = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
+            let (name, schema) = (CStr::from_ptr(of_type.typname.data.as_ptr()), of_type.typnamespace);
+            self.add_names(SysCacheIdentifier::TYPENAMENSP, name, schema, path);
+            pg_sys::ReleaseSysCache(tuple);
+        }
+    }
+
+    fn add_names(&mut self, cache: SysCacheIdentifier::Type, name: &CStr, schema: pg_sys::Oid, path: &[pg_sys::Oid]) {
+        for before in path.iter().take_while(|before| **before != schema) {
+            self.add_catalog_entry(cache, pg_sys::Datum::from(name.as_ptr()), pg_sys::Datum::from(*before));
+        }
+    }
+
+    fn add_catalog_entry(&mut self, cache: SysCacheIdentifier::Type, first: pg_sys::Datum, second: pg_sys::Datum) {
+        let none = pg_sys::Datum::null();
+        // SAFETY: the keys are those of the cache.
+        let hash = unsafe { pg_sys::GetSysCacheHashValue(cache as i32, first, second, none, none) };
+        self.add(DependencyKey::CatalogEntry { database: my_database(), cache: cache as u32, hash });
+    }
+}
+
+/// A relation's name, for a message.
+fn relation_name(relation: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a lookup in the catalogs; null if there is none.
+    unsafe {
+        let name = pg_sys::get_rel_name(relation);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+fn is_heap(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in the catalogs; the tuple is released.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(SysCacheIdentifier::RELOID as i32, pg_sys::Datum::from(relation));
+        if tuple.is_null() {
+            return false;
+        }
+        let method = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relam;
+        pg_sys::ReleaseSysCache(tuple);
+        method.to_u32() == pg_sys::HEAP_TABLE_AM_OID
+    }
+}
+
+/// The schemas in which names are looked up, in that order.
+pub(super) fn search_path() -> Vec<pg_sys::Oid> {
+    // SAFETY: a list of OIDs, which is ours.
+    unsafe {
+        let list = pg_sys::fetch_search_path(true);
+        let path = super::oids(list).collect();
+        pg_sys::list_free(list);
+        path
+    }
+}

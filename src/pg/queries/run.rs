@@ -1,0 +1,125 @@
+//! A planned query, run in the snapshot of the calling statement. Its rows go into a tuple store, which spills to disk;
+//! and, up to a number of bytes, into what will be kept.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int};
+
+use pgrx::{PgTupleDesc, pg_guard, pg_sys};
+
+use super::plan::Planned;
+use super::rows::{Collected, Column};
+use crate::pg::versions;
+
+/// Where rows go. PostgreSQL knows its first member.
+#[repr(C)]
+struct Receiver {
+    receiver: pg_sys::DestReceiver,
+    store: *mut pg_sys::Tuplestorestate,
+    description: pg_sys::TupleDesc,
+    /// Which columns may lie in a TOAST table.
+    is_varlena: Vec<bool>,
+    values: Vec<pg_sys::Datum>,
+    collected: Option<Collected>,
+}
+
+/// What a run gave.
+pub(super) struct Output {
+    pub(super) columns: Vec<Column>,
+    pub(super) collected: Option<Collected>,
+}
+
+/// The columns of a result.
+///
+/// # Safety
+///
+/// - It is a description, which outlives the call.
+pub(super) unsafe fn columns_of(description: pg_sys::TupleDesc) -> Vec<Column> {
+    // SAFETY: as the caller says; nothing is given back that is not counted.
+    let columns = unsafe { PgTupleDesc::from_pg_unchecked(description) };
+    let column = |column: &pg_sys::FormData_pg_attribute| Column {
+        oid: column.atttypid,
+        modifier: column.atttypmod,
+        collation: column.attcollation,
+    };
+    columns.iter().map(column).collect()
+}
+
+/// Runs a query. `collect` says what its rows are collected in, given the columns.
+pub(super) fn run(
+    planned: &Planned,
+    query: &CStr,
+    store: *mut pg_sys::Tuplestorestate,
+    collect: impl FnOnce(&[Column]) -> Option<Collected>,
+) -> Output {
+    let mut receiver = Receiver {
+        receiver: pg_sys::DestReceiver {
+            receiveSlot: Some(receive),
+            rStartup: Some(start),
+            rShutdown: Some(nothing),
+            rDestroy: Some(nothing),
+            mydest: pg_sys::CommandDest::DestNone,
+        },
+        store,
+        description: std::ptr::null_mut(),
+        is_varlena: Vec::new(),
+        values: Vec::new(),
+        collected: None,
+    };
+    // SAFETY: inside of a transaction with an active snapshot; the receiver outlives the run.
+    unsafe {
+        let description = pg_sys::CreateQueryDesc(
+            planned.statement,
+            query.as_ptr(),
+            pg_sys::GetActiveSnapshot(),
+            std::ptr::null_mut(),
+            (&raw mut receiver).cast(),
+            planned.parameters,
+            std::ptr::null_mut(),
+            0,
+        );
+        pg_sys::ExecutorStart(description, 0);
+        let columns = columns_of((*description).tupDesc);
+        receiver.description = (*description).tupDesc;
+        receiver.is_varlena = columns.iter().map(|column| pg_sys::get_typlen(column.oid) == -1).collect();
+        receiver.collected = collect(&columns);
+        versions::run_executor(description);
+        pg_sys::ExecutorFinish(description);
+        pg_sys::ExecutorEnd(description);
+        pg_sys::FreeQueryDesc(description);
+        Output { columns, collected: receiver.collected.take() }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn start(_receiver: *mut pg_sys::DestReceiver, _operation: c_int, _columns: pg_sys::TupleDesc) {}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn nothing(_receiver: *mut pg_sys::DestReceiver) {}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
+    // SAFETY: the receiver is the one that `run` has given; the slot has a row of the described columns.
+    unsafe {
+        let receiver = &mut *receiver.cast::<Receiver>();
+        let count = receiver.is_varlena.len();
+        if c_int::from((*slot).tts_nvalid) < count as c_int {
+            pg_sys::slot_getsomeattrs_int(slot, count as c_int);
+        }
+        let nulls = (*slot).tts_isnull;
+        receiver.values.clear();
+        for (index, is_varlena) in receiver.is_varlena.iter().enumerate() {
+            let mut value = (*slot).tts_values.add(index).read();
+            if *is_varlena && !nulls.add(index).read() && pgrx::varatt_is_1b_e(value.cast_mut_ptr()) {
+                value = pg_sys::Datum::from(pg_sys::pg_detoast_datum(value.cast_mut_ptr()));
+            }
+            receiver.values.push(value);
+        }
+        let row = versions::form_minimal_tuple(receiver.description, receiver.values.as_mut_ptr(), nulls);
+        if let Some(collected) = &mut receiver.collected {
+            collected.push(std::slice::from_raw_parts(row.cast::<u8>(), (*row).t_len as usize));
+        }
+        pg_sys::tuplestore_putvalues(receiver.store, receiver.description, receiver.values.as_mut_ptr(), nulls);
+        pg_sys::pfree(row.cast());
+        true
+    }
+}

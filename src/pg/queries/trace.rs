@@ -1,0 +1,53 @@
+//! Whether functions run queries of their own while a result is made: then what it depends on is not known.
+//!
+//! Every query of SQL, of every language, starts the executor. A hook counts that while a result is being made, from
+//! before its planning on, for PostgreSQL runs IMMUTABLE functions then.
+//!
+//! Not here: functions in C that read tables by themselves, and are declared IMMUTABLE all the same.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pgrx::{pg_guard, pg_sys};
+
+type Hook = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
+
+static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Starts of the executor, since the process began.
+    static STARTS: Cell<u64> = const { Cell::new(0) };
+    static IS_INSTALLED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on starts are counted. Once per process.
+pub(super) fn install() {
+    if IS_INSTALLED.replace(true) {
+        return;
+    }
+    // SAFETY: the process's only thread; the hook has the right type, and the one installed before is called by it.
+    unsafe {
+        PREVIOUS.store(pg_sys::ExecutorStart_hook.map_or(0, |hook| hook as usize), Ordering::Relaxed);
+        pg_sys::ExecutorStart_hook = Some(on_start);
+    }
+}
+
+/// Starts of the executor so far.
+pub(super) fn starts() -> u64 {
+    STARTS.get()
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    STARTS.set(STARTS.get() + 1);
+    // SAFETY: a hook's address, or 0, which is `None`'s representation; called as PostgreSQL would call it.
+    unsafe {
+        let previous = std::mem::transmute::<usize, Option<Hook>>(PREVIOUS.load(Ordering::Relaxed));
+        match previous {
+            Some(hook) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| hook(query, flags)),
+            None => pg_sys::standard_ExecutorStart(query, flags),
+        }
+    }
+}
