@@ -230,6 +230,14 @@ SELECT cache,
        expirations
   FROM @extschema@.list_stats();
 
+CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
+    line integer,
+    writes bigint,
+    definitions bigint,
+    code bigint,
+    roles bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'changes_wrapper';
+
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
 COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean) IS
@@ -264,10 +272,12 @@ COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval) IS 'As pu
 COMMENT ON FUNCTION @extschema@.entries(text) IS 'Walks over all entries without holding a lock between them';
 COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
+COMMENT ON FUNCTION @extschema@.changes(regclass) IS
+    'How often the query cache was told of changes: of a relation''s rows, of its definition, of functions and types, of roles';
 
 -- Nothing is for PUBLIC; monitoring roles see names and numbers. What was granted on the functions that are new is to be
 -- granted again.
 REVOKE ALL ON SCHEMA shared_lru_caches FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
 GRANT SELECT ON @extschema@.caches, @extschema@.stats TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats(), @extschema@.changes(regclass) TO pg_monitor;

@@ -360,6 +360,14 @@ COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current data
 COMMENT ON VIEW @extschema@.slab_classes IS 'Slabs and slots by class; class 0 is the directory of entries';
 COMMENT ON VIEW @extschema@.memory IS 'Where the memory of each cache of the current database is';
 
+CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
+    line integer,
+    writes bigint,
+    definitions bigint,
+    code bigint,
+    roles bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'changes_wrapper';
+
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
 COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean) IS
@@ -410,6 +418,8 @@ COMMENT ON FUNCTION @extschema@.list_configurations() IS 'For the view caches';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 COMMENT ON FUNCTION @extschema@.list_slab_classes() IS 'For the view slab_classes';
 COMMENT ON FUNCTION @extschema@.list_memory() IS 'For the view memory';
+COMMENT ON FUNCTION @extschema@.changes(regclass) IS
+    'How often the query cache was told of changes: of a relation''s rows, of its definition, of functions and types, of roles';
 
 -- Nothing is for PUBLIC. The administrator grants USAGE on the schema and EXECUTE on what a role is to call.
 REVOKE ALL ON SCHEMA @extschema@, shared_lru_caches FROM PUBLIC;
@@ -420,4 +430,4 @@ REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;
 GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;
 GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.slab_classes, @extschema@.memory TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_configurations(), @extschema@.list_stats(),
-    @extschema@.list_slab_classes(), @extschema@.list_memory() TO pg_monitor;
+    @extschema@.list_slab_classes(), @extschema@.list_memory(), @extschema@.changes(regclass) TO pg_monitor;

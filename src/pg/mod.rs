@@ -17,6 +17,7 @@
 //! worker          the background worker                   │
 //! snapshot        a snapshot, as the commit rings ask it  │
 //! invalidations   keys that a transaction invalidates     │
+//! writers         what a transaction writes, published     │
 //! definitions     the caches of SQL, and who may use them │ feature `extension`
 //! functions       what SQL calls                         ─┘
 //! ```
@@ -48,6 +49,8 @@ mod snapshot;
 mod versions;
 #[cfg(feature = "extension")]
 mod worker;
+#[cfg(feature = "extension")]
+mod writers;
 
 /// The pgrx that the library was built with. A consumer's has to be the same: `docs/library.md` says how.
 pub use pgrx;

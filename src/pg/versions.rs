@@ -91,6 +91,45 @@ pub(super) unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -
     }
 }
 
+/// A link of PostgreSQL's lists.
+#[cfg(all(feature = "extension", any(feature = "pg14", feature = "pg15")))]
+pub(super) type ListNode = pg_sys::SHM_QUEUE;
+/// A link of PostgreSQL's lists.
+#[cfg(all(feature = "extension", not(any(feature = "pg14", feature = "pg15"))))]
+pub(super) type ListNode = pg_sys::dlist_node;
+
+/// The head of a process's list of locks in one partition of the lock table; empty if it leads to itself, or to nothing.
+///
+/// # Safety
+///
+/// - `process` is a process's.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn lock_list(process: *mut pg_sys::PGPROC, partition: usize) -> *mut ListNode {
+    // SAFETY: as the caller says; the index is checked.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return &raw mut (*process).myProcLocks[partition];
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        return &raw mut (*process).myProcLocks[partition].head;
+    }
+}
+
+/// Where the locks are that a process holds on the fast path: words of bits, relations, and how many words there are.
+///
+/// # Safety
+///
+/// - `process` is a process's.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn fast_path(process: *mut pg_sys::PGPROC) -> (*const u64, *const pg_sys::Oid, usize) {
+    // SAFETY: as the caller says.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return (&raw const (*process).fpLockBits, (&raw const (*process).fpRelId).cast(), 1);
+        #[cfg(feature = "pg18")]
+        return ((*process).fpLockBits, (*process).fpRelId, pg_sys::FastPathLockGroupsPerBackend as usize);
+    }
+}
+
 /// A wait that `pg_stat_activity` shows: under its own name from version 17 on, as `Extension` before.
 #[derive(Debug)]
 pub(super) struct WaitEvent {

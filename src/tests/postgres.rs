@@ -4,6 +4,7 @@
 //!
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
 //! - `leases`      No reader that comes late stores what is no longer true.
+//! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
 //! - `releases`    Scripts and library of different releases, updates and dumps work, or say what to do.
 //! - `definitions` A cache is what its definition says, for whom it says, while it is in use and after a restart.
@@ -69,3 +70,5 @@ mod settings;
 mod sharing;
 #[path = "postgres/shortage.rs"]
 mod shortage;
+#[path = "postgres/writers.rs"]
+mod writers;

@@ -11,6 +11,7 @@
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
 //! views   what the views show
+//! changes what the query cache knows of a relation
 //! release which library this is
 //! ```
 //!
@@ -21,6 +22,7 @@
 mod access;
 mod admin;
 mod bytea;
+mod changes;
 mod define;
 mod leases;
 mod names;
@@ -35,7 +37,7 @@ use self::text::ServerText;
 use super::area::{self, AreaRequest};
 use super::definitions::{self, Access, DefinedCache};
 use super::error::{CacheError, or_report};
-use super::{settings, worker};
+use super::{settings, worker, writers};
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -46,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
     area::request(AreaRequest { name: c"pg_shared_lru", size: settings::area_size });
     if area::is_preloading() {
         worker::register();
+        writers::watch();
     }
 }
 
