@@ -121,6 +121,26 @@ CREATE FUNCTION @extschema@.invalidate_text(cache text, key text) RETURNS void
     LANGUAGE sql VOLATILE STRICT
     RETURN @extschema@.invalidate(cache, pg_catalog.convert_to(key, 'UTF8'));
 
+-- Results of queries. See docs/query-cache.md.
+
+CREATE FUNCTION @extschema@.fetch(cache text, query text, of anyelement) RETURNS anyelement
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fetch_wrapper';
+
+CREATE FUNCTION @extschema@.fetch(cache text, query text, of anyelement, VARIADIC parameters "any") RETURNS anyelement
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fetch_wrapper';
+
+CREATE FUNCTION @extschema@.query(cache text, query text) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'query_wrapper';
+
+CREATE FUNCTION @extschema@.query(cache text, query text, VARIADIC parameters "any") RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'query_wrapper';
+
+CREATE FUNCTION @extschema@.explain_query(query text, types regtype[] DEFAULT '{}') RETURNS TABLE (
+    cacheable boolean,
+    reason text,
+    depends_on text[]
+) LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'explain_query_wrapper';
+
 -- What is in memory, of all databases; and what is defined in this one, but not in memory yet.
 CREATE VIEW @extschema@.caches AS
 SELECT c.cache,
@@ -268,6 +288,14 @@ SELECT cache,
        expirations
   FROM @extschema@.list_stats();
 
+CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
+    line integer,
+    writes bigint,
+    definitions bigint,
+    code bigint,
+    roles bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'changes_wrapper';
+
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
 COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean) IS
@@ -283,6 +311,13 @@ COMMENT ON FUNCTION @extschema@.definition_validator(text[], oid) IS 'Checks the
 COMMENT ON VIEW @extschema@.caches IS
     'All caches in memory, and those that this database defines; configurations of those of the current database';
 COMMENT ON FUNCTION @extschema@.list_caches() IS 'For the view caches';
+COMMENT ON FUNCTION @extschema@.fetch(text, text, anyelement) IS
+    'The one value that a query gives, kept while it is right; the last argument says of which type, as NULL::type';
+COMMENT ON FUNCTION @extschema@.fetch(text, text, anyelement, "any") IS 'As fetch, of a query with parameters';
+COMMENT ON FUNCTION @extschema@.query(text, text) IS 'The rows that a query gives, kept while they are right';
+COMMENT ON FUNCTION @extschema@.query(text, text, "any") IS 'As query, of a query with parameters';
+COMMENT ON FUNCTION @extschema@.explain_query(text, regtype[]) IS
+    'Whether the result of a query would be kept, if not why, and what it depends on';
 COMMENT ON FUNCTION @extschema@.get_or_lease(text, bytea, interval, text[]) IS
     'The value of a key; or a lease, the right to store it; or neither, if somebody else has that';
 COMMENT ON FUNCTION @extschema@.put_leased(text, bytea, bytea, bytea, interval) IS
@@ -313,10 +348,12 @@ COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval, text[]) I
 COMMENT ON FUNCTION @extschema@.entries(text) IS 'Walks over all entries without holding a lock between them';
 COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
+COMMENT ON FUNCTION @extschema@.changes(regclass) IS
+    'How often the query cache was told of changes: of a relation''s rows, of its definition, of functions and types, of roles';
 
 -- Nothing is for PUBLIC; monitoring roles see names and numbers. What was granted on the functions that are new is to be
 -- granted again.
 REVOKE ALL ON SCHEMA shared_lru_caches FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
 GRANT SELECT ON @extschema@.caches, @extschema@.stats TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats(), @extschema@.changes(regclass) TO pg_monitor;

@@ -282,6 +282,26 @@ CREATE FUNCTION @extschema@.invalidate_text(cache text, key text) RETURNS void
     LANGUAGE sql VOLATILE STRICT
     RETURN @extschema@.invalidate(cache, pg_catalog.convert_to(key, 'UTF8'));
 
+-- Results of queries. See docs/query-cache.md.
+
+CREATE FUNCTION @extschema@.fetch(cache text, query text, of anyelement) RETURNS anyelement
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fetch_wrapper';
+
+CREATE FUNCTION @extschema@.fetch(cache text, query text, of anyelement, VARIADIC parameters "any") RETURNS anyelement
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fetch_wrapper';
+
+CREATE FUNCTION @extschema@.query(cache text, query text) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'query_wrapper';
+
+CREATE FUNCTION @extschema@.query(cache text, query text, VARIADIC parameters "any") RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'query_wrapper';
+
+CREATE FUNCTION @extschema@.explain_query(query text, types regtype[] DEFAULT '{}') RETURNS TABLE (
+    cacheable boolean,
+    reason text,
+    depends_on text[]
+) LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'explain_query_wrapper';
+
 -- What is in memory, of all databases; and what is defined in this one, but not in memory yet.
 CREATE VIEW @extschema@.caches AS
 SELECT c.cache,
@@ -390,6 +410,14 @@ COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current data
 COMMENT ON VIEW @extschema@.slab_classes IS 'Slabs and slots by class; class 0 is the directory of entries';
 COMMENT ON VIEW @extschema@.memory IS 'Where the memory of each cache of the current database is';
 
+CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
+    line integer,
+    writes bigint,
+    definitions bigint,
+    code bigint,
+    roles bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'changes_wrapper';
+
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
 COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean) IS
@@ -418,6 +446,13 @@ COMMENT ON FUNCTION @extschema@.invalidate_tag(text, text) IS
     'Makes values with this tag old for all who see the end of the transaction';
 COMMENT ON FUNCTION @extschema@.put_text(text, text, text, interval, text[]) IS 'As put, with key and value as text';
 COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval, text[]) IS 'As put, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.fetch(text, text, anyelement) IS
+    'The one value that a query gives, kept while it is right; the last argument says of which type, as NULL::type';
+COMMENT ON FUNCTION @extschema@.fetch(text, text, anyelement, "any") IS 'As fetch, of a query with parameters';
+COMMENT ON FUNCTION @extschema@.query(text, text) IS 'The rows that a query gives, kept while they are right';
+COMMENT ON FUNCTION @extschema@.query(text, text, "any") IS 'As query, of a query with parameters';
+COMMENT ON FUNCTION @extschema@.explain_query(text, regtype[]) IS
+    'Whether the result of a query would be kept, if not why, and what it depends on';
 COMMENT ON FUNCTION @extschema@.get_or_lease(text, bytea, interval, text[]) IS
     'The value of a key; or a lease, the right to store it; or neither, if somebody else has that';
 COMMENT ON FUNCTION @extschema@.put_leased(text, bytea, bytea, bytea, interval) IS
@@ -451,6 +486,8 @@ COMMENT ON FUNCTION @extschema@.list_configurations() IS 'For the view caches';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 COMMENT ON FUNCTION @extschema@.list_slab_classes() IS 'For the view slab_classes';
 COMMENT ON FUNCTION @extschema@.list_memory() IS 'For the view memory';
+COMMENT ON FUNCTION @extschema@.changes(regclass) IS
+    'How often the query cache was told of changes: of a relation''s rows, of its definition, of functions and types, of roles';
 
 -- Nothing is for PUBLIC. The administrator grants USAGE on the schema and EXECUTE on what a role is to call.
 REVOKE ALL ON SCHEMA @extschema@, shared_lru_caches FROM PUBLIC;
@@ -461,4 +498,4 @@ REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;
 GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;
 GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.slab_classes, @extschema@.memory TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_configurations(), @extschema@.list_stats(),
-    @extschema@.list_slab_classes(), @extschema@.list_memory() TO pg_monitor;
+    @extschema@.list_slab_classes(), @extschema@.list_memory(), @extschema@.changes(regclass) TO pg_monitor;

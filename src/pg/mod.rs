@@ -20,6 +20,8 @@
 //! types           datums as bytes, and their types        │
 //! invalidations   what a transaction invalidates          │
 //! tags            whether what a value depends on holds   │
+//! writers         what a transaction writes, published     │
+//! queries         results of queries, kept while right     │
 //! definitions     the caches of SQL, and who may use them │ feature `extension`
 //! functions       what SQL calls                         ─┘
 //! ```
@@ -44,6 +46,8 @@ mod lwlock;
 pub mod named_locks;
 pub mod parallel;
 #[cfg(feature = "extension")]
+mod queries;
+#[cfg(feature = "extension")]
 mod settings;
 mod slot;
 #[cfg(feature = "extension")]
@@ -57,6 +61,8 @@ mod types;
 mod versions;
 #[cfg(feature = "extension")]
 mod worker;
+#[cfg(feature = "extension")]
+mod writers;
 
 /// The pgrx that the library was built with. A consumer's has to be the same: `docs/library.md` says how.
 pub use pgrx;

@@ -23,6 +23,7 @@ static SLAB_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static BUCKETS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static NAPTIME_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(10);
+static QUERY_CACHE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static POLICY: GucSetting<PolicySetting> = GucSetting::<PolicySetting>::new(PolicySetting::Clock);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -58,6 +59,15 @@ fn define_for_area() {
         3600,
         GucContext::Sighup,
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_shared_lru.query_cache",
+        c"Whether transactions tell the query cache what they have written.",
+        c"Takes effect once all transactions have ended that were running when it was switched on. Only where the library \
+          is in shared_preload_libraries.",
+        &QUERY_CACHE,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pg_shared_lru.max_caches",
@@ -126,6 +136,11 @@ fn define_defaults() {
 /// How long the background worker sleeps between two rounds; `None`: it is switched off.
 pub(super) fn naptime() -> Option<Duration> {
     unless_zero(NAPTIME_SECONDS.get()).map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+/// Whether transactions are to publish what they have written.
+pub(super) fn query_cache() -> bool {
+    QUERY_CACHE.get()
 }
 
 pub(super) fn area_size() -> AreaSize {

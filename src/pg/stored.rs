@@ -4,7 +4,8 @@
 //! ┌───────┬ ─ ─ ─ ─ ─ ─ ┬ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┬──────┐
 //! │ value │  type: 12   │  dependencies: 20 each, number: 1  │ kind │
 //! └───────┴ ─ ─ ─ ─ ─ ─ ┴ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┴──────┘
-//! kind      0: a `bytea` or text, and nothing more; bit 0: of the type that is named; bit 1: with dependencies
+//! kind      0: a `bytea` or text, and nothing more; bit 0: of the type that is named; bit 1: with dependencies;
+//!           bit 2: the result of a query, whose dependencies are relations and definitions, not tags
 //! ```
 //!
 //! It stands at the end, so that a value is copied to where its reader wants it, and then cut.
@@ -17,9 +18,10 @@ use crate::rings::table::LineIndex;
 
 const TYPED: u8 = 1;
 const DEPENDENT: u8 = 2;
+const RESULT: u8 = 4;
 
-/// The most dependencies that a value has.
-pub(super) const MAX_DEPENDENCIES: usize = 32;
+/// The most dependencies that anything has.
+pub(super) const MAX_DEPENDENCIES: usize = u8::MAX as usize;
 const TYPE_BYTES: usize = 12;
 const DEPENDENCY_BYTES: usize = 20;
 
@@ -44,7 +46,7 @@ pub(super) struct Dependency {
 impl Dependency {
     fn to_bytes(self) -> [u8; DEPENDENCY_BYTES] {
         let mut bytes = [0; DEPENDENCY_BYTES];
-        bytes[..4].copy_from_slice(&self.line.to_u32().to_le_bytes());
+        bytes[..4].copy_from_slice(&self.line.get().to_le_bytes());
         bytes[4..12].copy_from_slice(&self.definitions.to_u64().to_le_bytes());
         bytes[12..].copy_from_slice(&self.publications.to_le_bytes());
         bytes
@@ -53,7 +55,7 @@ impl Dependency {
     fn from_bytes(bytes: &[u8]) -> Dependency {
         let long = |from: usize| u64::from_le_bytes(bytes[from..from + 8].try_into().expect("eight bytes"));
         Dependency {
-            line: LineIndex::from_u32(u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"))),
+            line: LineIndex::new(u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"))),
             definitions: Definitions::from_u64(long(4)),
             publications: long(12),
         }
@@ -76,6 +78,8 @@ impl Dependency {
 pub(super) struct Stored<'a> {
     pub(super) value: &'a [u8],
     pub(super) of_type: Option<StoredType>,
+    /// Whether it is the result of a query.
+    pub(super) is_result: bool,
     dependencies: &'a [u8],
 }
 
@@ -95,7 +99,8 @@ impl<'a> Stored<'a> {
             let fingerprint = u64::from_le_bytes(fingerprint.try_into().ok()?);
             (value, of_type) = (rest, Some(StoredType { oid: u32::from_le_bytes(*oid), fingerprint }));
         }
-        (kind <= TYPED | DEPENDENT).then_some(Stored { value, of_type, dependencies })
+        let is_result = kind & RESULT != 0;
+        (kind <= TYPED | DEPENDENT | RESULT).then_some(Stored { value, of_type, is_result, dependencies })
     }
 
     /// Whether these bytes are a value and nothing more: the usual case.
@@ -112,16 +117,17 @@ impl<'a> Stored<'a> {
     ///
     /// # Errors
     ///
-    /// There is no memory for it, or it has more than [`MAX_DEPENDENCIES`].
+    /// There is no memory for it.
+    ///
+    /// # Panics
+    ///
+    /// If it has more than [`MAX_DEPENDENCIES`].
     pub(super) fn compose(
         value: &[u8],
         of_type: Option<StoredType>,
         dependencies: &[Dependency],
     ) -> Result<Vec<u8>, CacheError> {
-        if dependencies.len() > MAX_DEPENDENCIES {
-            let given = dependencies.len();
-            return Err(CacheError::Parameter(format!("a value of {given} tags: at most {MAX_DEPENDENCIES}")));
-        }
+        assert!(dependencies.len() <= MAX_DEPENDENCIES);
         let most = value.len() + TYPE_BYTES + dependencies.len() * DEPENDENCY_BYTES + 2;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(most).map_err(|_| CacheError::OutOfMemory(most))?;
@@ -140,6 +146,19 @@ impl<'a> Stored<'a> {
         bytes.push(kind);
         Ok(bytes)
     }
+
+    /// The result of a query, as it is to be stored.
+    ///
+    /// # Errors, Panics
+    ///
+    /// As [`Stored::compose`].
+    pub(super) fn compose_result(rows: &[u8], dependencies: &[Dependency]) -> Result<Vec<u8>, CacheError> {
+        let mut bytes = Stored::compose(rows, None, dependencies)?;
+        if let Some(kind) = bytes.last_mut() {
+            *kind |= RESULT;
+        }
+        Ok(bytes)
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +167,7 @@ mod tests {
 
     fn dependency(number: u32) -> Dependency {
         Dependency {
-            line: LineIndex::from_u32(number),
+            line: LineIndex::new(number),
             definitions: Definitions::from_u64(u64::from(number) << 40),
             publications: u64::MAX - u64::from(number),
         }
@@ -170,7 +189,8 @@ mod tests {
                 }
             }
         }
-        assert!(Stored::compose(b"", None, &vec![dependency(1); MAX_DEPENDENCIES + 1]).is_err());
+        let result = Stored::compose_result(b"rows", &[dependency(1)]).unwrap();
+        assert!(Stored::parse(&result).is_some_and(|stored| stored.is_result && stored.value == b"rows"));
     }
 
     #[test]
@@ -179,7 +199,7 @@ mod tests {
         for from in 1..=whole.len() {
             assert!(Stored::parse(&whole[from..]).is_none(), "{from} bytes are missing");
         }
-        assert!(Stored::parse(&[4]).is_none());
+        assert!(Stored::parse(&[8]).is_none());
     }
 
     fn types() -> Option<StoredType> {

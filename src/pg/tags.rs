@@ -24,6 +24,15 @@ pub(super) enum Freshness {
     Outdated,
 }
 
+/// What is published in the lines that something depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// Tags and keys, by who invalidates them.
+    Tags,
+    /// Relations and definitions, by who writes them. Whoever writes them in its own transaction asks elsewhere.
+    Relations,
+}
+
 /// What a line says to the running statement; `None` if it does not tell, or has publications whose end the statement
 /// does not see.
 pub(super) fn settled(rings: &Rings, key: KeyHash) -> Option<Dependency> {
@@ -41,15 +50,19 @@ pub(super) fn is_unchanged(rings: &Rings, dependency: &Dependency) -> bool {
 }
 
 /// What the running statement may make of a value with these dependencies.
-pub(super) fn judge(dependencies: impl Iterator<Item = Dependency>) -> Freshness {
+pub(super) fn judge(of: Of, dependencies: impl Iterator<Item = Dependency>) -> Freshness {
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     let (Some(rings), Some(snapshot)) = (rings, ActiveSnapshot::get()) else { return Freshness::Unknown };
     let mut worst = Freshness::Current;
     for Dependency { line, definitions, publications } in dependencies {
-        if invalidations::hides_line(line) {
+        if of == Of::Tags && invalidations::hides_line(line) {
             return Freshness::Unknown;
         }
-        match rings.ver(&snapshot, line, definitions).map(|seen| seen.get()) {
+        let seen = match of {
+            Of::Tags => rings.ver(&snapshot, line, definitions),
+            Of::Relations => rings.ver_of_relations(&snapshot, line, definitions),
+        };
+        match seen.map(|seen| seen.get()) {
             Some(seen) if seen == publications => {}
             Some(seen) if seen > publications => return Freshness::Outdated,
             Some(_) => worst = Freshness::Unknown,

@@ -91,6 +91,45 @@ pub(super) unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -
     }
 }
 
+/// A link of PostgreSQL's lists.
+#[cfg(all(feature = "extension", any(feature = "pg14", feature = "pg15")))]
+pub(super) type ListNode = pg_sys::SHM_QUEUE;
+/// A link of PostgreSQL's lists.
+#[cfg(all(feature = "extension", not(any(feature = "pg14", feature = "pg15"))))]
+pub(super) type ListNode = pg_sys::dlist_node;
+
+/// The head of a process's list of locks in one partition of the lock table; empty if it leads to itself, or to nothing.
+///
+/// # Safety
+///
+/// - `process` is a process's.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn lock_list(process: *mut pg_sys::PGPROC, partition: usize) -> *mut ListNode {
+    // SAFETY: as the caller says; the index is checked.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return &raw mut (*process).myProcLocks[partition];
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        return &raw mut (*process).myProcLocks[partition].head;
+    }
+}
+
+/// Where the locks are that a process holds on the fast path: words of bits, relations, and how many words there are.
+///
+/// # Safety
+///
+/// - `process` is a process's.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn fast_path(process: *mut pg_sys::PGPROC) -> (*const u64, *const pg_sys::Oid, usize) {
+    // SAFETY: as the caller says.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return (&raw const (*process).fpLockBits, (&raw const (*process).fpRelId).cast(), 1);
+        #[cfg(feature = "pg18")]
+        return ((*process).fpLockBits, (*process).fpRelId, pg_sys::FastPathLockGroupsPerBackend as usize);
+    }
+}
+
 /// A wait that `pg_stat_activity` shows: under its own name from version 17 on, as `Extension` before.
 #[derive(Debug)]
 pub(super) struct WaitEvent {
@@ -145,7 +184,13 @@ pub(super) unsafe fn analyze_and_rewrite(
         #[cfg(feature = "pg14")]
         return pg_sys::pg_analyze_and_rewrite(statement, text.as_ptr(), kinds, count, std::ptr::null_mut());
         #[cfg(not(feature = "pg14"))]
-        return pg_sys::pg_analyze_and_rewrite_fixedparams(statement, text.as_ptr(), kinds, count, std::ptr::null_mut());
+        return pg_sys::pg_analyze_and_rewrite_fixedparams(
+            statement,
+            text.as_ptr(),
+            kinds,
+            count,
+            std::ptr::null_mut(),
+        );
     }
 }
 
@@ -197,7 +242,6 @@ mod walkers {
 
     use pgrx::pg_sys;
 
-    #[pgrx::pg_guard]
     unsafe extern "C-unwind" {
         pub(super) fn query_tree_walker(
             query: *mut pg_sys::Query,
@@ -223,7 +267,9 @@ pub(super) unsafe fn walk_query(query: *mut pg_sys::Query, walker: Walker, conte
     // SAFETY: as the caller says.
     unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15"))]
-        return walkers::query_tree_walker(query, walker, context, 0);
+        return pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+            walkers::query_tree_walker(query, walker, context, 0)
+        });
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
         return pg_sys::query_tree_walker_impl(query, Some(walker), context, 0);
     }
@@ -239,7 +285,9 @@ pub(super) unsafe fn walk_expression(node: *mut pg_sys::Node, walker: Walker, co
     // SAFETY: as the caller says.
     unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15"))]
-        return walkers::expression_tree_walker(node, walker, context);
+        return pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+            walkers::expression_tree_walker(node, walker, context)
+        });
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
         return pg_sys::expression_tree_walker_impl(node, Some(walker), context);
     }

@@ -1,5 +1,6 @@
 //! The background worker of the server's caches: removes what has expired, moves entries together, and frees what dropped
-//! databases have left. Nothing is wrong without it; memory is held for longer.
+//! databases have left. It also turns the publications of writers on and off. Nothing is wrong without it; memory is held
+//! for longer, and no query is cached.
 //!
 //! One for each area. Where the server preloads the library, PostgreSQL starts it with the server and again whenever it
 //! ends; elsewhere the backend that makes a cache starts it, if there is none. It has no database, so that it keeps nobody
@@ -8,6 +9,7 @@
 //! Locking: as everybody who uses a cache; bounded steps, with a look for interrupts between two.
 #![allow(unsafe_code)]
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::area::{self, Area};
 use super::catalog::{Catalog, Listing};
 use super::error::CacheError;
+use super::writers::{Opening, Tended};
 use super::{definitions, handles, settings};
 use crate::engine::compaction::CompactBudget;
 
@@ -30,6 +33,8 @@ const COMPACT_STEP_BYTES: u64 = 256 << 10;
 const TURN: Duration = Duration::from_millis(200);
 /// How long it sleeps where it is switched off, to see whether it is on again.
 const OFF: Duration = Duration::from_secs(60);
+/// How long it sleeps while it waits for transactions to end.
+const SOON: Duration = Duration::from_millis(20);
 
 fn builder() -> BackgroundWorkerBuilder {
     BackgroundWorkerBuilder::new(NAME)
@@ -82,9 +87,15 @@ extern "C-unwind" fn pg_shared_lru_worker(_argument: pg_sys::Datum) {
         pg_sys::MyProcPid
     };
     word.store(me as u32, Ordering::Relaxed);
+    let mut opening = Opening::default();
+    let mut last_round = Instant::now();
     loop {
         let nap = settings::naptime();
-        if !BackgroundWorker::wait_latch(Some(nap.unwrap_or(OFF))) {
+        let wait = match BackgroundWorker::transaction(AssertUnwindSafe(|| opening.tend(area))) {
+            Tended::Waits => SOON,
+            Tended::Done => nap.unwrap_or(OFF),
+        };
+        if !BackgroundWorker::wait_latch(Some(wait)) {
             // Asked to end. With a 0 PostgreSQL would not start it again.
             // SAFETY: nothing is held.
             unsafe { pg_sys::proc_exit(1) };
@@ -97,8 +108,10 @@ extern "C-unwind" fn pg_shared_lru_worker(_argument: pg_sys::Datum) {
             // There is another one.
             return;
         }
-        if nap.is_some() {
+        // Not more often because of what it waits for.
+        if nap.is_some_and(|nap| last_round.elapsed() >= nap) {
             work();
+            last_round = Instant::now();
         }
     }
 }

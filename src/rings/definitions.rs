@@ -60,6 +60,11 @@ pub fn renew<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) {
     line.definitions().add(CHANGE, Release);
 }
 
+/// The count alone, pending or not: for people who look, who see it rise.
+pub fn changes<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) -> u64 {
+    line.definitions().load(Relaxed) >> PENDING_BITS
+}
+
 /// How often the line's definitions have changed; `None` while a change is pending.
 #[inline]
 pub fn definitions<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) -> Option<Definitions> {

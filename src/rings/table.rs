@@ -3,18 +3,21 @@
 //! ```text
 //! byte 0          64        128      256
 //!      ┌──────────┬─────────┬────────┬────────┬─ … ─┬────────┐
-//!      │ header   │ switch  │ line 0 │ line 1 │     │        │
+//!      │ header   │ switches│ line 0 │ line 1 │     │        │
 //!      └──────────┴─────────┴────────┴────────┴─ … ─┴────────┘
 //! ```
 //!
-//! The region holds no pointer, so processes may map it at different addresses. The switch has a cache line of its own:
-//! all read it, and it is hardly ever written. In memory aligned to 128 bytes, as PostgreSQL's is, no two lines share a
+//! The region holds no pointer, so processes may map it at different addresses. The switches have a cache line of their
+//! own: all read it, and it is hardly ever written. In memory aligned to 128 bytes, as PostgreSQL's is, no two lines share a
 //! cache line of any processor.
 //!
 //! Invariant: the number of lines is a power of two and does not change. An index is reduced to it, so that no index is
 //! out of range.
 //!
 //! # Order of calls
+//!
+//! There are two switches over the same lines, for two kinds of keys: tags, and all that PostgreSQL itself changes. To
+//! turn one on renews the definitions of all lines, also those that only keys of the other kind use: that costs answers.
 //!
 //! A writer: [`Rings::must_publish`]; [`Rings::publish`]; its commit record; it leaves the array of running
 //! transactions; [`Rings::mark_ended`]. After a line's publication nothing has to follow: a publication that nobody
@@ -26,7 +29,7 @@ use super::definitions::{self, Definitions};
 use super::key::KeyHash;
 use super::line::{self, Line, Publications};
 use super::reader;
-use super::switch;
+use super::switch::{self, State};
 use super::xid::{FullXid, Snapshot};
 use crate::engine::memory::region::{Region, region_struct};
 use crate::engine::memory::words::Word64;
@@ -41,8 +44,11 @@ region_struct! {
         magic: Word64,
         line_count: Word64,
         reserved: [Word64; 6],
-        switch: Word64,
-        beside_switch: [Word64; 7],
+        /// Of tags, which whoever needs them turns on.
+        tags: Word64,
+        /// Of relations and definitions, which are published only where the administrator says so.
+        relations: Word64,
+        beside_switches: [Word64; 6],
     }
 }
 
@@ -94,14 +100,19 @@ pub enum OpenError {
 pub struct LineIndex(u32);
 
 impl LineIndex {
-    /// The index as a number, to be kept with a result.
-    pub fn to_u32(self) -> u32 {
+    /// The number.
+    pub const fn get(self) -> u32 {
         self.0
     }
 
-    /// The inverse of [`LineIndex::to_u32`]. Any number names a line.
-    pub fn from_u32(index: u32) -> LineIndex {
+    /// One of this number, reduced to those that there are when it is used.
+    pub const fn new(index: u32) -> LineIndex {
         LineIndex(index)
+    }
+
+    /// A hash that names this line and stands for no key: of publications whose keys nobody has noted.
+    pub fn hash(self) -> KeyHash {
+        KeyHash(u64::from(self.0))
     }
 }
 
@@ -174,13 +185,48 @@ impl Rings {
     }
 
     #[inline]
-    fn switch(&self) -> &Word64 {
-        &self.region.at::<Header>(0).switch
+    fn tags(&self) -> &Word64 {
+        &self.region.at::<Header>(0).tags
     }
 
-    /// Whether a writer has to publish: see [`switch::must_publish`].
+    #[inline]
+    fn relations(&self) -> &Word64 {
+        &self.region.at::<Header>(0).relations
+    }
+
+    fn renew_all(&self) {
+        (0..self.lines.0).for_each(|index| definitions::renew(self.line(LineIndex(index))));
+    }
+
+    /// Whether who changes a tag has to publish: see [`switch::must_publish`].
     pub fn must_publish(&self) -> bool {
-        switch::must_publish(self.switch())
+        switch::must_publish(self.tags())
+    }
+
+    /// Whether who writes relations or changes definitions has to publish: see [`switch::must_publish`].
+    pub fn must_publish_relations(&self) -> bool {
+        switch::must_publish(self.relations())
+    }
+
+    /// Whether publications of relations are made, and told.
+    pub fn relations_state(&self) -> State {
+        switch::state(self.relations())
+    }
+
+    /// Begins to turn relations on: see [`switch::begin_opening`].
+    pub fn begin_opening_relations(&self, next_xid: impl FnOnce() -> FullXid) -> Option<FullXid> {
+        switch::begin_opening(self.relations(), next_xid)
+    }
+
+    /// Turns relations on, when all transactions below the floor have ended and sent their messages: see
+    /// [`switch::finish_opening`]. Touches every line.
+    pub fn finish_opening_relations(&self, floor: FullXid) -> bool {
+        switch::finish_opening(self.relations(), floor, || self.renew_all())
+    }
+
+    /// Turns relations off: see [`switch::turn_off`].
+    pub fn turn_off_relations(&self) {
+        switch::turn_off(self.relations());
     }
 
     /// Publishes that a transaction has written what a key stands for, and says in which line: see [`line::publish`].
@@ -212,13 +258,29 @@ impl Rings {
     /// [`reader::ver`].
     #[inline]
     pub fn ver(&self, snapshot: &impl Snapshot, index: LineIndex, planned_with: Definitions) -> Option<Publications> {
-        reader::ver(self.switch(), self.line(index), snapshot, planned_with)
+        reader::ver(self.tags(), self.line(index), snapshot, planned_with)
+    }
+
+    /// As [`Rings::ver`], of what is published for relations.
+    #[inline]
+    pub fn ver_of_relations(
+        &self,
+        snapshot: &impl Snapshot,
+        index: LineIndex,
+        planned_with: Definitions,
+    ) -> Option<Publications> {
+        reader::ver(self.relations(), self.line(index), snapshot, planned_with)
     }
 
     /// The key whose publication was the last in a line; `None` before the first. For people who look: the number may
     /// be of a publication that is just being made.
     pub fn last_key(&self, index: LineIndex) -> Option<KeyHash> {
         line::last_key(self.line(index))
+    }
+
+    /// How often a line's definitions have changed, for people who look: see [`definitions::changes`].
+    pub fn changes(&self, index: LineIndex) -> u64 {
+        definitions::changes(self.line(index))
     }
 
     /// Begins a change of definitions: see [`definitions::begin_change`].
@@ -237,21 +299,20 @@ impl Rings {
         definitions::definitions(self.line(index))
     }
 
-    /// Turns the rings on, unless they are on: see [`switch::turn_on`]. Touches every line.
+    /// Turns tags on, unless they are on: see [`switch::turn_on`]. Touches every line.
     pub fn turn_on(&self, next_xid: impl FnOnce() -> FullXid) {
-        let renew = || (0..self.lines.0).for_each(|index| definitions::renew(self.line(LineIndex(index))));
-        switch::turn_on(self.switch(), renew, next_xid);
+        switch::turn_on(self.tags(), || self.renew_all(), next_xid);
     }
 
-    /// Turns the rings off: see [`switch::turn_off`].
+    /// Turns tags off: see [`switch::turn_off`].
     pub fn turn_off(&self) {
-        switch::turn_off(self.switch());
+        switch::turn_off(self.tags());
     }
 
     /// Whether the lines tell all that a snapshot sees: see [`switch::is_usable`].
     #[inline]
     pub fn is_usable(&self, snapshot: &impl Snapshot) -> bool {
-        switch::is_usable(self.switch(), snapshot)
+        switch::is_usable(self.tags(), snapshot)
     }
 }
 
@@ -356,6 +417,31 @@ mod tests {
         rings.turn_on(|| xid(200));
         assert_eq!((ver(&rings, 199, index), ver(&rings, 200, index)), (None, Some(0)));
         assert_eq!(rings.ver(&Seen(1000), index, learned), None);
+    }
+
+    #[test]
+    fn relations_and_tags_are_turned_on_alone() {
+        let rings = Rings::format(Region::leaked(Rings::region_bytes(lines(2))), lines(2));
+        rings.turn_on(|| xid(100));
+        assert!(rings.must_publish() && !rings.must_publish_relations());
+        let learned = rings.definitions(LineIndex(1));
+        let floor = rings.begin_opening_relations(|| xid(200)).expect("they were off");
+        assert!(rings.must_publish_relations());
+        assert_eq!(rings.definitions(LineIndex(1)), learned, "renewed only once all who found them off are over");
+        assert!(rings.finish_opening_relations(floor));
+        assert_ne!(rings.definitions(LineIndex(1)), learned);
+        rings.turn_off();
+        assert_eq!((rings.must_publish(), rings.relations_state()), (false, State::On));
+        rings.turn_off_relations();
+        assert!(!rings.must_publish_relations());
+    }
+
+    #[test]
+    fn a_lines_own_hash_names_it() {
+        let rings = Rings::format(Region::leaked(Rings::region_bytes(lines(8))), lines(8));
+        for index in (0..8).map(LineIndex) {
+            assert_eq!(rings.line_of(index.hash()), index);
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //!
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
 //! - `entries`     Values of every type come back as they were put; old versions and invalidated tags find nothing.
+//! - `queries`     Results of queries are what the queries would return.
 //! - `leases`      No reader that comes late stores what is no longer true.
+//! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
 //! - `releases`    Scripts and library of different releases, updates and dumps work, or say what to do.
 //! - `definitions` A cache is what its definition says, for whom it says, while it is in use and after a restart.
@@ -68,6 +70,8 @@ mod pages;
 mod parallel;
 #[path = "postgres/privileges.rs"]
 mod privileges;
+#[path = "postgres/queries.rs"]
+mod queries;
 #[path = "postgres/registry.rs"]
 mod registry;
 #[path = "postgres/releases.rs"]
@@ -78,3 +82,5 @@ mod settings;
 mod sharing;
 #[path = "postgres/shortage.rs"]
 mod shortage;
+#[path = "postgres/writers.rs"]
+mod writers;

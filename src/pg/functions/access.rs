@@ -17,7 +17,7 @@ use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::invalidations::{self, Target};
 use crate::pg::stored::{Dependency, Stored, StoredType};
-use crate::pg::tags::{self, Freshness};
+use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
 use crate::shared::bounded::PREFETCH_KEYS;
 use crate::{Expiry, Version};
@@ -57,6 +57,12 @@ pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
 /// What the tags of a cache say to the running statement; `None` if one of them is being invalidated, or is by the current
 /// transaction.
 pub(super) fn settled(number: u64, tags: &Tags<'_>) -> Option<Vec<Dependency>> {
+    /// Each is looked at when the value is read.
+    const MAX_TAGS: usize = 32;
+    let given = tags.len();
+    if given > MAX_TAGS {
+        CacheError::Parameter(format!("a value of {given} tags: at most {MAX_TAGS}")).report();
+    }
     let rings = invalidations::rings(or_report(Catalog::open()))?;
     tags.iter()
         .flatten()
@@ -151,7 +157,7 @@ fn copy_of(cache: &DefinedCache, key: &[u8], wanted: Wanted) -> Option<(Copied, 
 /// As [`copy_of`], of what was copied.
 fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copied, usize)> {
     let stored = parse(copied.bytes());
-    let len = stored.value.len();
+    let (len, is_result) = (stored.value.len(), stored.is_result);
     let is_outdated = match freshness(&stored) {
         Freshness::Current => false,
         Freshness::Outdated => true,
@@ -162,7 +168,7 @@ fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copie
     };
     let is_gone = is_outdated
         || match (stored.of_type, wanted) {
-            (None, Wanted::Bytes) => false,
+            (None, Wanted::Bytes) if !stored.is_result => false,
             (Some(stored), _) if !types::exists(stored) => {
                 pgrx::warning!("the type of a value that was put does not exist any more: it is forgotten");
                 true
@@ -180,7 +186,8 @@ fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copie
                     Wanted::Typed(wanted) => Some(wanted),
                 };
                 let name = |of_type: Option<StoredType>| of_type.map_or_else(|| "bytea".to_owned(), type_name);
-                CacheError::WrongType { stored: name(stored), wanted: name(wanted) }.report()
+                let stored = if is_result { "result of a query".to_owned() } else { name(stored) };
+                CacheError::WrongType { stored, wanted: name(wanted) }.report()
             }
         };
     if is_gone {
@@ -206,7 +213,8 @@ pub(super) fn parse(bytes: &[u8]) -> Stored<'_> {
 /// What the running statement may make of it.
 pub(super) fn freshness(stored: &Stored<'_>) -> Freshness {
     let mut dependencies = stored.dependencies().peekable();
-    if dependencies.peek().is_none() { Freshness::Current } else { tags::judge(dependencies) }
+    let of = if stored.is_result { Of::Relations } else { Of::Tags };
+    if dependencies.peek().is_none() { Freshness::Current } else { tags::judge(of, dependencies) }
 }
 
 /// The value of a key, for the current transaction.

@@ -27,7 +27,7 @@ const FIRST_ROOM_BYTES: usize = 1024 - pg_sys::VARHDRSZ;
 
 /// What stands before a value in the memory that PostgreSQL gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Before {
+pub(in crate::pg) enum Before {
     /// The header of a varlena.
     Header = pg_sys::VARHDRSZ as isize,
     /// Nothing, so that the value is aligned as PostgreSQL's memory is.
@@ -35,17 +35,17 @@ pub(super) enum Before {
 }
 
 /// A copy of what is stored under a key, in the memory context that was current.
-pub(super) struct Copied {
+pub(in crate::pg) struct Copied {
     room: Room,
     len: usize,
     /// Names what was copied.
-    pub(super) version: Version,
+    pub(in crate::pg) version: Version,
 }
 
 impl Copied {
     /// What is stored under a key; `None` if there is nothing. Counts as a use.
     #[inline]
-    pub(super) fn fetch<L: Locks>(cache: &SharedCache<L>, key: &[u8], before: Before) -> Option<Copied> {
+    pub(in crate::pg) fn fetch<L: Locks>(cache: &SharedCache<L>, key: &[u8], before: Before) -> Option<Copied> {
         let mut room = Room::new(before, FIRST_ROOM_BYTES);
         loop {
             match cache.get_within_versioned(key, room.bytes()) {
@@ -62,7 +62,7 @@ impl Copied {
 
     /// What was copied.
     #[inline]
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::pg) fn bytes(&self) -> &[u8] {
         // SAFETY: the cache has written as many bytes.
         unsafe { std::slice::from_raw_parts(self.room.memory.as_ptr().add(self.room.before as usize), self.len) }
     }
@@ -73,7 +73,7 @@ impl Copied {
     ///
     /// If there is no room for the header.
     #[inline]
-    pub(super) fn into_bytea(self, len: usize) -> Bytea {
+    pub(in crate::pg) fn into_bytea(self, len: usize) -> Bytea {
         assert!(len <= self.len && self.room.before == Before::Header);
         self.room.filled(len)
     }
@@ -83,19 +83,19 @@ impl Copied {
     /// # Panics
     ///
     /// If a header stands before it.
-    pub(super) fn into_memory(self) -> NonNull<u8> {
+    pub(in crate::pg) fn into_memory(self) -> NonNull<u8> {
         assert_eq!(self.room.before, Before::Nothing);
         self.room.memory
     }
 
     /// Gives the memory back.
-    pub(super) fn free(self) {
+    pub(in crate::pg) fn free(self) {
         self.room.free();
     }
 }
 
 /// A `bytea`, allocated in the memory context that was current.
-pub(super) struct Bytea(NonNull<u8>);
+pub(in crate::pg) struct Bytea(NonNull<u8>);
 
 impl Bytea {
     /// Another varlena, as PostgreSQL made it.
@@ -103,12 +103,12 @@ impl Bytea {
     /// # Safety
     ///
     /// - It is one, and lives as long as the memory context that is current.
-    pub(super) unsafe fn from_varlena(varlena: *mut pg_sys::varlena) -> Bytea {
+    pub(in crate::pg) unsafe fn from_varlena(varlena: *mut pg_sys::varlena) -> Bytea {
         Bytea(NonNull::new(varlena.cast()).expect("PostgreSQL has made it"))
     }
 
     /// A copy of these bytes.
-    pub(super) fn copy_of(bytes: &[u8]) -> Bytea {
+    pub(in crate::pg) fn copy_of(bytes: &[u8]) -> Bytea {
         let mut room = Room::new(Before::Header, bytes.len());
         room.bytes().iter_mut().zip(bytes).for_each(|(to, &from)| _ = to.write(from));
         room.filled(bytes.len())

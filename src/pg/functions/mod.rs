@@ -6,11 +6,13 @@
 //! text    texts as arguments and results
 //! bytea   values copied straight into what PostgreSQL gets
 //! access  one key, or the keys of an array
+//! queries results of queries
 //! leases  the right to store what was missed, and what takes it away
 //! walks   all entries: looked at, or taken out
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
 //! views   what the views show
+//! changes what the query cache knows of a relation
 //! release which library this is
 //! ```
 //!
@@ -20,10 +22,12 @@
 
 mod access;
 mod admin;
-mod bytea;
+pub(super) mod bytea;
+mod changes;
 mod define;
 mod leases;
 mod names;
+mod queries;
 mod release;
 mod text;
 mod views;
@@ -35,7 +39,7 @@ use self::text::ServerText;
 use super::area::{self, AreaRequest};
 use super::definitions::{self, Access, DefinedCache};
 use super::error::{CacheError, or_report};
-use super::{settings, worker};
+use super::{settings, worker, writers};
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -46,6 +50,8 @@ pub extern "C-unwind" fn _PG_init() {
     area::request(AreaRequest { name: c"pg_shared_lru", size: settings::area_size });
     if area::is_preloading() {
         worker::register();
+        writers::watch();
+        crate::pg::queries::trace::install();
     }
 }
 

@@ -17,6 +17,11 @@ use crate::pg::encoding;
 pub(super) struct ServerText<'a>(&'a [u8]);
 
 impl<'a> ServerText<'a> {
+    /// What a `text` holds.
+    pub(super) fn of_bytes(bytes: &'a [u8]) -> Self {
+        ServerText(bytes)
+    }
+
     /// As the name of a cache; `None` if no cache can have that name here.
     pub(super) fn as_cache_name(self) -> Option<&'a str> {
         names::cache_name(self.0)

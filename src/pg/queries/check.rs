@@ -70,7 +70,8 @@ fn refusal_of(function: pg_sys::Oid) -> Option<String> {
     // SAFETY: lookups in the catalogs; a function of a query exists.
     let (volatility, name) = unsafe {
         let name = pg_sys::get_func_name(function);
-        let name = if name.is_null() { function.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into() };
+        let name =
+            if name.is_null() { function.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into() };
         (pg_sys::func_volatile(function) as u8, name)
     };
     let is_own = function.to_u32() < pg_sys::FirstNormalObjectId;
@@ -78,7 +79,9 @@ fn refusal_of(function: pg_sys::Oid) -> Option<String> {
         pg_sys::PROVOLATILE_IMMUTABLE => None,
         pg_sys::PROVOLATILE_STABLE if is_own && STABLE.contains(&name.as_str()) => None,
         pg_sys::PROVOLATILE_STABLE if is_own => Some(format!("function {name} is STABLE")),
-        pg_sys::PROVOLATILE_STABLE => Some(format!("function {name} is STABLE: only IMMUTABLE ones of users are taken")),
+        pg_sys::PROVOLATILE_STABLE => {
+            Some(format!("function {name} is STABLE: only IMMUTABLE ones of users are taken"))
+        }
         _ => Some(format!("function {name} is VOLATILE")),
     }
 }
@@ -182,7 +185,10 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                     SVFOP_CURRENT_CATALOG, SVFOP_CURRENT_ROLE, SVFOP_CURRENT_SCHEMA, SVFOP_CURRENT_USER, SVFOP_USER,
                 };
                 match (*node.cast::<pg_sys::SQLValueFunction>()).op {
-                    SVFOP_CURRENT_CATALOG | SVFOP_CURRENT_ROLE | SVFOP_CURRENT_SCHEMA | SVFOP_CURRENT_USER
+                    SVFOP_CURRENT_CATALOG
+                    | SVFOP_CURRENT_ROLE
+                    | SVFOP_CURRENT_SCHEMA
+                    | SVFOP_CURRENT_USER
                     | SVFOP_USER => {}
                     pg_sys::SQLValueFunctionOp::SVFOP_SESSION_USER => {
                         findings.refuse(|| "it depends on SESSION_USER".to_owned());
@@ -225,27 +231,28 @@ unsafe fn look_at_query(query: &pg_sys::Query, findings: &mut Findings) {
 }
 
 fn look_at_aggregate(function: pg_sys::Oid, findings: &mut Findings) {
-    // SAFETY: a lookup in the catalogs; the tuple is released.
+    // PostgreSQL's own use no other functions than these arguments do.
+    if function.to_u32() < pg_sys::FirstNormalObjectId {
+        return;
+    }
+    /// Columns of `pg_aggregate`: the functions of transition, of the end, of combination, and the three for windows that move.
+    const FUNCTIONS: [pg_sys::AttrNumber; 6] = [4, 5, 6, 9, 10, 11];
+    // SAFETY: lookups in the catalogs; the tuple is released when its columns have been read.
     let parts = unsafe {
         let cache = pg_sys::SysCacheIdentifier::AGGFNOID as i32;
         let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(function));
         if tuple.is_null() {
+            // A window function.
             return findings.look_at_function(function);
         }
-        let aggregate = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_aggregate>();
-        let parts = [
-            aggregate.aggtransfn,
-            aggregate.aggfinalfn,
-            aggregate.aggcombinefn,
-            aggregate.aggmtransfn,
-            aggregate.aggminvtransfn,
-            aggregate.aggmfinalfn,
-        ];
+        let mut is_null = false;
+        let part = |part| {
+            let datum = pg_sys::SysCacheGetAttr(cache, tuple, part, &mut is_null);
+            pg_sys::Oid::from(datum.value() as u32)
+        };
+        let parts = FUNCTIONS.map(part);
         pg_sys::ReleaseSysCache(tuple);
         parts
     };
-    // PostgreSQL's own use no other functions than these arguments do.
-    if function.to_u32() >= pg_sys::FirstNormalObjectId {
-        parts.into_iter().filter(|part| *part != pg_sys::InvalidOid).for_each(|part| findings.look_at_function(part));
-    }
+    parts.into_iter().filter(|part| *part != pg_sys::InvalidOid).for_each(|part| findings.look_at_function(part));
 }

@@ -66,14 +66,14 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
             dependencies.refusal.get_or_insert_with(|| "it changes or locks rows".to_owned());
         }
         if trace::starts() != starts {
-            dependencies.refusal.get_or_insert_with(|| trace_refusal());
+            dependencies.refusal.get_or_insert_with(trace_refusal);
         }
         Ok(Planned { statement, parameters: values, dependencies })
     }
 }
 
 /// Why the result of a query is not kept that runs others.
-pub(super) fn trace_refusal() -> String {
+fn trace_refusal() -> String {
     "a function in it runs queries".to_owned()
 }
 
@@ -107,7 +107,8 @@ fn bound(parameters: &[Parameter]) -> pg_sys::ParamListInfo {
 pub(super) fn refusal_of_columns(columns: &[super::rows::Column]) -> Option<String> {
     let refused = columns.iter().find(|column| {
         // SAFETY: a lookup in the catalogs.
-        column.oid == pg_sys::RECORDARRAYOID || unsafe { pg_sys::get_typtype(column.oid) } as u8 == pg_sys::TYPTYPE_PSEUDO
+        column.oid == pg_sys::RECORDARRAYOID
+            || unsafe { pg_sys::get_typtype(column.oid) } as u8 == pg_sys::TYPTYPE_PSEUDO
     })?;
     Some(format!("a column is of type {}", types::name(refused.oid)))
 }

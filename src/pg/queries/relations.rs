@@ -67,7 +67,10 @@ impl Dependencies {
             pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW if !is_heap(relation) => {
                 self.refuse(format!("table {} has another access method than heap", name()));
             }
-            pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_VIEW => {}
+            pg_sys::RELKIND_RELATION
+            | pg_sys::RELKIND_MATVIEW
+            | pg_sys::RELKIND_PARTITIONED_TABLE
+            | pg_sys::RELKIND_VIEW => {}
             pg_sys::RELKIND_FOREIGN_TABLE => self.refuse(format!("table {} is foreign", name())),
             pg_sys::RELKIND_SEQUENCE => self.refuse(format!("{} is a sequence", name())),
             _ => self.refuse(format!("relation {} is no table", name())),
@@ -117,7 +120,7 @@ impl Dependencies {
         let none = pg_sys::Datum::null();
         // SAFETY: the keys are those of the cache.
         let hash = unsafe { pg_sys::GetSysCacheHashValue(cache as i32, first, second, none, none) };
-        self.add(DependencyKey::CatalogEntry { database: my_database(), cache: cache as u32, hash });
+        self.add(DependencyKey::CatalogEntry { database: my_database(), cache, hash });
     }
 }
 
@@ -130,6 +133,19 @@ fn relation_name(relation: pg_sys::Oid) -> Option<String> {
     }
 }
 
+/// A relation's name with its schema, for people.
+pub(super) fn qualified_name(relation: pg_sys::Oid) -> String {
+    // SAFETY: lookups in the catalogs; null if there is none.
+    unsafe {
+        let (name, schema) = (pg_sys::get_rel_name(relation), pg_sys::get_rel_namespace(relation));
+        let schema = pg_sys::get_namespace_name(schema);
+        if name.is_null() || schema.is_null() {
+            return relation.to_u32().to_string();
+        }
+        CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)).to_string_lossy().into_owned()
+    }
+}
+
 fn is_heap(relation: pg_sys::Oid) -> bool {
     // SAFETY: a lookup in the catalogs; the tuple is released.
     unsafe {
@@ -139,7 +155,7 @@ fn is_heap(relation: pg_sys::Oid) -> bool {
         }
         let method = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relam;
         pg_sys::ReleaseSysCache(tuple);
-        method.to_u32() == pg_sys::HEAP_TABLE_AM_OID
+        method == pg_sys::HEAP_TABLE_AM_OID
     }
 }
 

@@ -22,10 +22,10 @@ const ALIGN: usize = 8;
 
 /// A column of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Column {
-    pub(super) oid: pg_sys::Oid,
-    pub(super) modifier: i32,
-    pub(super) collation: pg_sys::Oid,
+pub(in crate::pg) struct Column {
+    pub(in crate::pg) oid: pg_sys::Oid,
+    pub(in crate::pg) modifier: i32,
+    pub(in crate::pg) collation: pg_sys::Oid,
 }
 
 impl Column {
@@ -39,17 +39,13 @@ impl Column {
 
     fn from_bytes(bytes: &[u8]) -> Column {
         let word = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().expect("four bytes"));
-        Column {
-            oid: pg_sys::Oid::from(word(0)),
-            modifier: word(4) as i32,
-            collation: pg_sys::Oid::from(word(8)),
-        }
+        Column { oid: pg_sys::Oid::from(word(0)), modifier: word(4) as i32, collation: pg_sys::Oid::from(word(8)) }
     }
 }
 
 /// Rows as they are collected, up to a number of bytes.
 #[derive(Debug)]
-pub(super) struct Collected {
+pub(in crate::pg) struct Collected {
     bytes: Vec<u8>,
     rows: u64,
     max_bytes: usize,
@@ -58,7 +54,7 @@ pub(super) struct Collected {
 
 impl Collected {
     /// None yet, of a result with this key and these columns.
-    pub(super) fn new(key: &[u8], columns: &[Column], max_bytes: usize) -> Collected {
+    pub(in crate::pg) fn new(key: &[u8], columns: &[Column], max_bytes: usize) -> Collected {
         let mut bytes = vec![0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
         bytes[4..8].copy_from_slice(&(columns.len() as u32).to_le_bytes());
@@ -69,7 +65,7 @@ impl Collected {
     }
 
     /// Adds a row, unless there are too many bytes already, or would be.
-    pub(super) fn push(&mut self, row: &[u8]) {
+    pub(in crate::pg) fn push(&mut self, row: &[u8]) {
         self.rows += 1;
         let room = self.max_bytes.saturating_sub(self.bytes.len());
         self.is_whole &= row.len() + ALIGN <= room && self.bytes.try_reserve(row.len() + ALIGN).is_ok();
@@ -82,7 +78,7 @@ impl Collected {
     }
 
     /// The result; `None` if it was too large.
-    pub(super) fn finish(mut self, fill_micros: u64) -> Option<Vec<u8>> {
+    pub(in crate::pg) fn finish(mut self, fill_micros: u64) -> Option<Vec<u8>> {
         if !self.is_whole {
             return None;
         }
@@ -98,16 +94,16 @@ fn pad(bytes: &mut Vec<u8>) {
 
 /// A result, taken apart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows<'a> {
-    pub(super) key: &'a [u8],
-    pub(super) count: u64,
+pub(in crate::pg) struct Rows<'a> {
+    pub(in crate::pg) key: &'a [u8],
+    pub(in crate::pg) count: u64,
     columns: &'a [u8],
     rows: &'a [u8],
 }
 
 impl<'a> Rows<'a> {
     /// `None` if no [`Collected`] has made it.
-    pub(super) fn parse(bytes: &'a [u8]) -> Option<Rows<'a>> {
+    pub(in crate::pg) fn parse(bytes: &'a [u8]) -> Option<Rows<'a>> {
         let (header, _) = bytes.split_first_chunk::<HEADER_BYTES>()?;
         let word = |from: usize| u32::from_le_bytes(header[from..from + 4].try_into().expect("four bytes")) as usize;
         let (key_len, columns) = (word(0), word(4));
@@ -118,7 +114,7 @@ impl<'a> Rows<'a> {
         Some(Rows { key, count, columns, rows })
     }
 
-    pub(super) fn columns(&self) -> impl ExactSizeIterator<Item = Column> + 'a {
+    pub(in crate::pg) fn columns(&self) -> impl ExactSizeIterator<Item = Column> + 'a {
         self.columns.chunks_exact(COLUMN_BYTES).map(Column::from_bytes)
     }
 
@@ -127,7 +123,7 @@ impl<'a> Rows<'a> {
     /// # Panics
     ///
     /// If the bytes are not those of so many rows.
-    pub(super) fn iter(&self) -> impl Iterator<Item = pg_sys::MinimalTuple> + 'a {
+    pub(in crate::pg) fn iter(&self) -> impl Iterator<Item = pg_sys::MinimalTuple> + 'a {
         let mut left = self.rows;
         (0..self.count).map(move |_| {
             let (len, _) = left.split_first_chunk::<4>().expect("a row");

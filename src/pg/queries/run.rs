@@ -23,9 +23,9 @@ struct Receiver {
 }
 
 /// What a run gave.
-pub(super) struct Output {
-    pub(super) columns: Vec<Column>,
-    pub(super) collected: Option<Collected>,
+pub(in crate::pg) struct Output {
+    pub(in crate::pg) columns: Vec<Column>,
+    pub(in crate::pg) collected: Option<Collected>,
 }
 
 /// The columns of a result.
@@ -33,7 +33,7 @@ pub(super) struct Output {
 /// # Safety
 ///
 /// - It is a description, which outlives the call.
-pub(super) unsafe fn columns_of(description: pg_sys::TupleDesc) -> Vec<Column> {
+pub(in crate::pg) unsafe fn columns_of(description: pg_sys::TupleDesc) -> Vec<Column> {
     // SAFETY: as the caller says; nothing is given back that is not counted.
     let columns = unsafe { PgTupleDesc::from_pg_unchecked(description) };
     let column = |column: &pg_sys::FormData_pg_attribute| Column {
@@ -45,7 +45,7 @@ pub(super) unsafe fn columns_of(description: pg_sys::TupleDesc) -> Vec<Column> {
 }
 
 /// Runs a query. `collect` says what its rows are collected in, given the columns.
-pub(super) fn run(
+pub(in crate::pg) fn run(
     planned: &Planned,
     query: &CStr,
     store: *mut pg_sys::Tuplestorestate,
@@ -91,7 +91,12 @@ pub(super) fn run(
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn start(_receiver: *mut pg_sys::DestReceiver, _operation: c_int, _columns: pg_sys::TupleDesc) {}
+unsafe extern "C-unwind" fn start(
+    _receiver: *mut pg_sys::DestReceiver,
+    _operation: c_int,
+    _columns: pg_sys::TupleDesc,
+) {
+}
 
 #[pg_guard]
 unsafe extern "C-unwind" fn nothing(_receiver: *mut pg_sys::DestReceiver) {}

@@ -23,7 +23,7 @@ thread_local! {
 }
 
 /// From now on starts are counted. Once per process.
-pub(super) fn install() {
+pub(in crate::pg) fn install() {
     if IS_INSTALLED.replace(true) {
         return;
     }

@@ -514,6 +514,81 @@ fn change<O: Orders>(raised: Raised, beside: Beside) -> bool {
     })
 }
 
+/// How publications of relations are turned on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    /// In two steps, when all who found them off are over; definitions are renewed then.
+    WhenAllAreOver,
+    /// Definitions are renewed before that.
+    RenewedBefore,
+    /// Nobody is waited for.
+    AtOnce,
+}
+
+/// A change of definitions by one who may find the switch off, beside who turns it on, and a fill.
+fn opening<O: Orders>(opened: Opened) -> bool {
+    let world = Arc::new(World::<O, 1>::new(1));
+    let over = Arc::new(AtomicU64::new(0));
+    let changer = {
+        let (world, over) = (world.clone(), over.clone());
+        thread::spawn(move || {
+            let xid = world.next_xid.fetch_add(1, Relaxed);
+            let is_counted = switch::must_publish(&world.switch);
+            if is_counted {
+                definitions::begin_change(&world.line);
+            }
+            world.end(xid);
+            world.messages.store(1, Relaxed);
+            if is_counted {
+                definitions::end_change(&world.line);
+            }
+            // It gives up the lock on its id.
+            over.store(1 << xid, Release);
+        })
+    };
+    let switcher = {
+        let world = world.clone();
+        thread::spawn(move || {
+            let floor = switch::begin_opening(&world.switch, || full(world.next_xid.load(Relaxed)));
+            let Some(floor) = floor else { return };
+            if opened == Opened::RenewedBefore {
+                definitions::renew(&world.line);
+            }
+            // Who finds one that is not over comes again, and does nothing now.
+            let all = (1 << floor.get()) - 2;
+            if opened != Opened::AtOnce && over.load(Acquire) & all != all {
+                return;
+            }
+            let renew = || {
+                if opened != Opened::RenewedBefore {
+                    definitions::renew(&world.line);
+                }
+            };
+            switch::finish_opening(&world.switch, floor, renew);
+        })
+    };
+    let rows = world.snapshot();
+    let filled = definitions::definitions(&world.line).and_then(|definitions| {
+        let is_new = world.messages.load(Relaxed) == 1;
+        let publications = reader::ver(&world.switch, &world.line, &rows, definitions)?;
+        Some((Stored { rows, definitions, publications }, is_new))
+    });
+    changer.join().expect("it does not panic");
+    switcher.join().expect("it does not panic");
+    filled.is_none_or(|(stored, is_new)| {
+        let (seen, is_served) = stored.hit(&world, Compared::Last);
+        !is_served || is_new || !seen.sees(full(1))
+    })
+}
+
+#[test]
+fn a_change_that_was_not_counted_has_sent_its_messages_before_snapshots_are_told() {
+    assert!(holds_for(3, "opened when all are over", || opening::<AsAsked>(Opened::WhenAllAreOver)));
+    assert!(!holds_for(3, "opened at once", || opening::<AsAsked>(Opened::AtOnce)));
+    assert!(!holds_for(3, "renewed before", || opening::<AsAsked>(Opened::RenewedBefore)));
+    assert!(!holds_for(3, "opened, no full fence", || opening::<NoFullFence>(Opened::WhenAllAreOver)));
+}
+
 #[test]
 fn a_publication_is_seen_whole_or_not_at_all() {
     assert!(holds("room in the ring", || one_publisher::<AsAsked, 2>(1)));

@@ -1,0 +1,216 @@
+//! What it costs writers that the query cache is told what they write, by pgbench on throwaway clusters.
+//!
+//! ```text
+//! cargo bench --no-default-features --bench writers -- \
+//!     [--clients 1,2,4] [--scale S] [--seconds S] [--runs R] [--json]
+//! ```
+//!
+//! The extension has to be installed (`make install`). Workloads:
+//!
+//! | workload | what a transaction does                                                                    |
+//! |----------|--------------------------------------------------------------------------------------------|
+//! | tpcb     | pgbench's own: three updates, a lookup and an insert, in seven statements                  |
+//! | update   | one update by primary key, of a table with three indexes                                   |
+//! | read     | one lookup by primary key: writes nothing                                                  |
+//!
+//! Each is run with publications off and on, in the same server, and in one without the library; they take turns. The
+//! figure is transactions per second of all clients, the median of `--runs` runs with the least and the most, and the
+//! median of the ratios to `off`, turn by turn. `fsync` is off, so that nothing hides behind a disk. pgbench and the
+//! backends share the machine's processors.
+
+use std::io::Write;
+use std::process::{ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bench::cli;
+use bench::timing::Measured;
+use clap::Parser;
+use postgres::Client;
+use serde::Serialize;
+use testkit::cluster::Cluster;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Measures what writers pay for the query cache.
+#[derive(Parser)]
+#[command(name = "writers")]
+struct Args {
+    /// Numbers of clients.
+    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "1,2,4")]
+    clients: Vec<u32>,
+    /// Scale of pgbench's tables.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    scale: u32,
+    /// Length of each run.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+    /// Runs of each kind.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// JSON objects, one a line, instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Whether writers publish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Publications {
+    /// The server does not have the library.
+    Absent,
+    Off,
+    On,
+}
+
+const ALL: [Publications; 3] = [Publications::Off, Publications::On, Publications::Absent];
+
+/// A name, and a script for pgbench; `None`: its own.
+const WORKLOADS: [(&str, Option<&str>); 3] = [
+    ("tpcb", None),
+    ("update", Some("\\set id random(1, 10000)\nUPDATE indexed SET v = v + 1 WHERE id = :id;\n")),
+    ("read", Some("\\set id random(1, 10000)\nSELECT w FROM indexed WHERE id = :id;\n")),
+];
+
+#[derive(Serialize)]
+struct Line {
+    workload: &'static str,
+    publications: Publications,
+    clients: u32,
+    transactions_per_second: f64,
+    transactions_per_second_min: f64,
+    transactions_per_second_max: f64,
+    to_off: f64,
+}
+
+fn main() -> ExitCode {
+    cli::main("writers", |args: Args| run(&args).map_err(|error| format!("{error:#}")))
+}
+
+fn run(args: &Args) -> Result<()> {
+    ensure!(args.clients.iter().all(|count| (1..=32).contains(count)), "--clients: numbers from 1 to 32");
+    let settings = [("shared_buffers", "512MB"), ("autovacuum", "off"), ("max_wal_size", "8GB")];
+    let with_library = [("shared_preload_libraries", "pg_shared_lru")];
+    let with = Cluster::start(&[&settings[..], &with_library].concat())?;
+    let without = Cluster::start(&settings)?;
+    let mut admin = with.connect("postgres")?;
+    admin
+        .batch_execute("CREATE EXTENSION pg_shared_lru")
+        .context("is the extension installed? make install does it")?;
+    for cluster in [&with, &without] {
+        fill(args, cluster)?;
+    }
+    if !args.json {
+        print(&format!(
+            "{:<10}{:<14}{:>8}{:>12}{:>22}{:>9}",
+            "workload", "publications", "clients", "per second", "min-max", "to off"
+        ))?;
+    }
+    for (workload, script) in WORKLOADS {
+        for &clients in &args.clients {
+            let mut rates = ALL.map(|_| Measured::default());
+            for turn in 0..args.runs as usize {
+                // Each comes first in some turns.
+                for place in 0..ALL.len() {
+                    let kind = (turn + place) % ALL.len();
+                    let cluster = if ALL[kind] == Publications::Absent { &without } else { &with };
+                    if ALL[kind] != Publications::Absent {
+                        switch(&mut admin, ALL[kind])?;
+                    }
+                    rates[kind].push(pgbench(args, cluster, script, clients)?);
+                }
+            }
+            for (publications, rate) in ALL.iter().zip(&rates) {
+                let line = Line {
+                    workload,
+                    publications: *publications,
+                    clients,
+                    transactions_per_second: rate.median(),
+                    transactions_per_second_min: rate.min(),
+                    transactions_per_second_max: rate.max(),
+                    to_off: rate.over(&rates[0]).median(),
+                };
+                line.print(args.json)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fill(args: &Args, cluster: &Cluster) -> Result<()> {
+    let output = cluster
+        .client_program("pgbench")
+        .args(["--initialize", "--quiet", "--scale", &args.scale.to_string(), "postgres"])
+        .stdout(Stdio::null())
+        .output()
+        .context("cannot run pgbench")?;
+    ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
+    cluster.connect("postgres")?.batch_execute(
+        "CREATE TABLE indexed (id int PRIMARY KEY, v int, w int, x int) WITH (fillfactor = 50);
+         INSERT INTO indexed SELECT n, n, n, n FROM generate_series(1, 10000) AS n;
+         CREATE INDEX ON indexed (w); CREATE INDEX ON indexed (x)",
+    )?;
+    Ok(cluster.connect("postgres")?.batch_execute("VACUUM ANALYZE")?)
+}
+
+/// Turns publications on or off, and waits until they are.
+fn switch(admin: &mut Client, publications: Publications) -> Result<()> {
+    let is_on = publications == Publications::On;
+    admin.batch_execute(&format!("ALTER SYSTEM SET pg_shared_lru.query_cache = {is_on}"))?;
+    admin.batch_execute("SELECT pg_reload_conf()")?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let rows = admin.query("SELECT FROM shared_lru.changes('pgbench_accounts')", &[])?;
+        if rows.is_empty() != is_on {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "publications cannot be turned {publications:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Transactions per second.
+fn pgbench(args: &Args, cluster: &Cluster, script: Option<&str>, clients: u32) -> Result<f64> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(clients as usize);
+    let mut pgbench = cluster.client_program("pgbench");
+    pgbench.args(["--no-vacuum", "--protocol", "prepared", "--client", &clients.to_string()]);
+    pgbench.args(["--jobs", &threads.to_string(), "--time", &args.seconds.to_string()]);
+    if script.is_some() {
+        pgbench.args(["--file", "-"]);
+    }
+    let mut pgbench = pgbench
+        .arg("postgres")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run pgbench")?;
+    pgbench.stdin.take().context("pgbench takes no script")?.write_all(script.unwrap_or_default().as_bytes())?;
+    let output = pgbench.wait_with_output()?;
+    let report = String::from_utf8_lossy(&output.stdout);
+    let rate = report.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    ensure!(output.status.success(), "pgbench failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    rate.with_context(|| format!("pgbench reported no rate:\n{report}"))
+}
+
+fn print(line: &str) -> Result<()> {
+    cli::print_line(line).map_err(anyhow::Error::msg)
+}
+
+impl Line {
+    fn print(&self, json: bool) -> Result<()> {
+        if json {
+            return cli::print_json(self).map_err(anyhow::Error::msg);
+        }
+        print(&format!(
+            "{:<10}{:<14}{:>8}{:>12.0}{:>22}{:>9.3}",
+            self.workload,
+            format!("{:?}", self.publications).to_lowercase(),
+            self.clients,
+            self.transactions_per_second,
+            format!("{:.0}-{:.0}", self.transactions_per_second_min, self.transactions_per_second_max),
+            self.to_off
+        ))
+    }
+}

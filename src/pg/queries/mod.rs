@@ -1,0 +1,342 @@
+//! Results of queries that every backend shares, and that are what the query would return. docs/query-cache.md has the
+//! argument.
+//!
+//! ```text
+//! key        all that a result follows from, but for rows and definitions
+//! check      whether it follows from these, as the rewritten query says
+//! relations  what it depends on
+//! trace      whether functions run queries of their own
+//! plan       a query, analysed and planned, with what its result depends on
+//! rows       rows as bytes
+//! run        a planned query, run
+//! ```
+//!
+//! A call looks its key up. What it finds is served if each line that the result depends on says to the snapshot of the
+//! running statement what it said when the result was made. Else the query runs, in the same snapshot; the result is stored
+//! if the lines have told what they have to. Where anything is unclear, the query runs as if there were no cache.
+//!
+//! Locking: none of the area's. Of those who miss a result at once one computes, under a lock of PostgreSQL's; others wait
+//! for it, unless others again may wait for them.
+#![allow(unsafe_code)]
+
+mod check;
+mod key;
+mod plan;
+mod relations;
+mod rows;
+mod run;
+pub(super) mod trace;
+
+use std::ffi::CStr;
+use std::time::Instant;
+
+use pgrx::pg_sys;
+
+use self::key::{Key, StoredUnder};
+use self::plan::{Planned, plan};
+use self::rows::Collected;
+pub(super) use self::rows::{Column, Rows};
+pub(super) use self::run::columns_of;
+use super::catalog::Catalog;
+use super::definitions::{self, Access};
+use super::error::CacheError;
+use super::functions::bytea::{Before, Copied};
+use super::handles::my_database;
+use super::invalidations::{self, Target};
+use super::snapshot::ActiveSnapshot;
+use super::stored::{Dependency, MAX_DEPENDENCIES, Stored};
+use super::tags::{self, Freshness, Of};
+use super::writers;
+use crate::rings::key::KeyHash;
+use crate::rings::switch::State;
+use crate::rings::table::Rings;
+use crate::{Expiry, Version};
+
+/// A parameter of a query.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parameter {
+    pub(super) oid: pg_sys::Oid,
+    pub(super) datum: pg_sys::Datum,
+    pub(super) is_null: bool,
+}
+
+/// What a call gets.
+pub(super) enum Answer {
+    /// The result that is kept: a copy.
+    Kept(Copied),
+    /// The result of a run.
+    Made(*mut pg_sys::Tuplestorestate, Vec<Column>),
+}
+
+impl Answer {
+    /// The rows of a kept result.
+    pub(super) fn rows(copied: &Copied) -> Option<Rows<'_>> {
+        Rows::parse(Stored::parse(copied.bytes())?.value)
+    }
+}
+
+/// What lies under a key.
+enum Found {
+    Right(Copied),
+    Nothing,
+    /// Nobody will want it any more.
+    Outdated(Version),
+    /// Something that has to stay.
+    Other,
+}
+
+/// The result of a query, kept by a cache.
+///
+/// # Errors
+///
+/// There is no such cache, or the current role may not read it; the query is not one SELECT; or PostgreSQL's own ERROR.
+pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
+    let number = definitions::find(cache, Access::Read)?.number;
+    let Some(rings) = usable_rings() else { return made(&plan(query, parameters)?, query) };
+    let key = Key::compose(query, parameters);
+    let under = key.stored_under();
+    let look = || definitions::with_cache(cache, Access::Read, |cache| look(cache, &under, &key));
+    let mut found = look()?;
+    if let Found::Right(copied) = found {
+        return Ok(Answer::Kept(copied));
+    }
+    let mut flight = Flight::begin(number, &under);
+    if matches!(flight, Flight::Waited(_)) {
+        found = look()?;
+        if let Found::Right(copied) = found {
+            flight.end();
+            return Ok(Answer::Kept(copied));
+        }
+    }
+    let filled = Fill { cache, number, rings, key: &key, under: &under, found }.fill(query, parameters)?;
+    flight.end();
+    Ok(filled)
+}
+
+/// The lines, if they tell the running statement what it needs to know.
+fn usable_rings() -> Option<Rings> {
+    // SAFETY: looks at what the current transaction is.
+    let (has_written, is_serializable) = unsafe {
+        let is_safe = pg_sys::XactReadOnly && pg_sys::XactDeferrable;
+        (
+            pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId,
+            pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 && !is_safe,
+        )
+    };
+    let rings = Catalog::mapped()?.area().rings()?;
+    (!has_written && !is_serializable && rings.relations_state() == State::On).then_some(rings)
+}
+
+fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key) -> Found {
+    let Some(copied) = Copied::fetch(cache, under, Before::Nothing) else { return Found::Nothing };
+    let freshness = match Stored::parse(copied.bytes()).filter(|stored| stored.is_result) {
+        Some(stored) if Rows::parse(stored.value).is_some_and(|rows| rows.key == key.0) => {
+            tags::judge(Of::Relations, stored.dependencies())
+        }
+        // Of another query with the same hash, or what somebody has put there.
+        _ => Freshness::Unknown,
+    };
+    match freshness {
+        Freshness::Current => Found::Right(copied),
+        Freshness::Outdated => {
+            let version = copied.version;
+            copied.free();
+            Found::Outdated(version)
+        }
+        Freshness::Unknown => {
+            copied.free();
+            Found::Other
+        }
+    }
+}
+
+/// A result that is being made, and stored if it can be.
+struct Fill<'a> {
+    cache: &'a str,
+    number: u64,
+    rings: Rings,
+    key: &'a Key,
+    under: &'a StoredUnder,
+    found: Found,
+}
+
+impl Fill<'_> {
+    fn fill(self, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
+        let started = Instant::now();
+        // Whatever empties the cache meanwhile voids this. The first to ask renews all definitions, so this comes first.
+        let catalog = Catalog::open()?;
+        let emptied = || {
+            let rings = invalidations::rings(catalog)?;
+            Some(rings.publications(rings.line_of(Target::All.hash(self.number))).get())
+        };
+        let emptied_before = emptied();
+        let Some((planned, learned)) = self.plan(query, parameters)? else {
+            return made(&plan(query, parameters)?, query);
+        };
+        if planned.dependencies.refusal.is_some() || definitions::find(self.cache, Access::Write).is_err() {
+            return made(&planned, query);
+        }
+        let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
+        let starts = trace::starts();
+        let store = new_store();
+        let output = run::run(&planned, query, store, |columns| {
+            plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, columns, max_bytes))
+        });
+        let runs_others = trace::starts() != starts + 1;
+        let micros = started.elapsed().as_micros() as u64;
+        let rows = output.collected.filter(|_| !runs_others).and_then(|collected| collected.finish(micros));
+        if let (Some(rows), Some(dependencies)) = (rows, self.seen(&learned)) {
+            let stored = Stored::compose_result(&rows, &dependencies)?;
+            self.store(&stored, || emptied() == emptied_before)?;
+        }
+        Ok(Answer::Made(store, output.columns))
+    }
+
+    /// Plans a query, and says how often the definitions of all that it depends on have changed, so that the plan has all
+    /// these changes. `None` if they are changing.
+    fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<Option<(Planned, Vec<Dependency>)>, CacheError> {
+        const TRIES: usize = 3;
+        let mut known = plan(query, parameters)?;
+        for _ in 0..TRIES {
+            if known.dependencies.refusal.is_some() {
+                return Ok(Some((known, Vec::new())));
+            }
+            let learned: Option<Vec<Dependency>> = known.dependencies.keys.iter().map(|key| self.learn(*key)).collect();
+            let Some(learned) = learned else { return Ok(None) };
+            // What was counted so far is there to be accepted; what is planned now knows it.
+            // SAFETY: inside of a transaction, holding no lock.
+            unsafe { pg_sys::AcceptInvalidationMessages() };
+            let planned = plan(query, parameters)?;
+            if planned.dependencies.keys.iter().all(|key| known.dependencies.keys.contains(key)) {
+                return Ok(Some((planned, learned)));
+            }
+            known = planned;
+        }
+        Ok(None)
+    }
+
+    fn learn(&self, key: KeyHash) -> Option<Dependency> {
+        let line = self.rings.line_of(key);
+        Some(Dependency { line, definitions: self.rings.definitions(line)?, publications: 0 })
+    }
+
+    /// What the lines say to the running statement; `None` if one does not tell.
+    fn seen(&self, learned: &[Dependency]) -> Option<Vec<Dependency>> {
+        let snapshot = ActiveSnapshot::get()?;
+        let mut seen: Vec<Dependency> = Vec::with_capacity(learned.len());
+        for Dependency { line, definitions, .. } in learned.iter().copied() {
+            if seen.iter().all(|dependency| dependency.line != line) {
+                let publications = self.rings.ver_of_relations(&snapshot, line, definitions)?.get();
+                seen.push(Dependency { line, definitions, publications });
+            }
+        }
+        (seen.len() <= MAX_DEPENDENCIES).then_some(seen)
+    }
+
+    /// Stores a result in the place of what was found, if that is still there. What cannot be stored is not.
+    fn store(&self, stored: &[u8], still: impl Fn() -> bool) -> Result<(), CacheError> {
+        if matches!(self.found, Found::Other) {
+            return Ok(());
+        }
+        definitions::with_cache(self.cache, Access::Write, |cache| {
+            if let Found::Outdated(version) = &self.found {
+                cache.discard_version(version);
+            }
+            _ = cache.put_if_absent(self.under, stored, Expiry::Default, &still);
+        })
+    }
+}
+
+/// Runs a query as if there were no cache.
+fn made(planned: &Planned, query: &CStr) -> Result<Answer, CacheError> {
+    let store = new_store();
+    let output = run::run(planned, query, store, |_| None);
+    Ok(Answer::Made(store, output.columns))
+}
+
+fn new_store() -> *mut pg_sys::Tuplestorestate {
+    // SAFETY: in the current memory context; freed with it.
+    unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) }
+}
+
+/// Why the result of a query would not be kept, if so, and the names of relations that it depends on.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub(super) fn explain(query: &CStr, parameters: &[Parameter]) -> Result<(Option<String>, Vec<String>), CacheError> {
+    let planned = plan(query, parameters)?;
+    let names = planned.dependencies.relations.iter().map(|relation| relations::qualified_name(*relation));
+    Ok((planned.dependencies.refusal, names.collect()))
+}
+
+/// The right to compute a result, while others wait for it.
+enum Flight {
+    /// Had at once.
+    Begun(pg_sys::LOCKTAG),
+    /// Had after somebody else's.
+    Waited(pg_sys::LOCKTAG),
+    /// Somebody else has it, and is not waited for.
+    Not,
+}
+
+impl Flight {
+    fn begin(number: u64, under: &StoredUnder) -> Flight {
+        /// Of an advisory lock that no function of PostgreSQL's can take.
+        const CLASS: u16 = 0x4c53;
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(under, number);
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: my_database(),
+            locktag_field2: (hash >> 32) as u32,
+            locktag_field3: hash as u32,
+            locktag_field4: CLASS,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        };
+        let mode = pg_sys::ExclusiveLock as i32;
+        // SAFETY: a valid tag; inside of a transaction, holding no lock of the area's.
+        let acquire = |wait: bool| unsafe { pg_sys::LockAcquire(&tag, mode, false, !wait) };
+        let is_free = |result| result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL;
+        if is_free(acquire(false)) {
+            return Flight::Begun(tag);
+        }
+        // Others may wait for who holds such a lock; and that could be who computes.
+        if writers::holds_locks_of_writers() {
+            return Flight::Not;
+        }
+        acquire(true);
+        Flight::Waited(tag)
+    }
+
+    fn end(&mut self) {
+        if let Flight::Begun(tag) | Flight::Waited(tag) = self {
+            // SAFETY: the lock that was taken.
+            unsafe { pg_sys::LockRelease(tag, pg_sys::ExclusiveLock as i32, false) };
+        }
+        *self = Flight::Not;
+    }
+}
+
+/// The pointers of a list.
+///
+/// # Safety
+///
+/// - It is a list of pointers to this type, or null, and outlives the iterator.
+unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: as the caller says.
+    let count = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    // SAFETY: as the caller says; inside of the list.
+    (0..count as usize).map(move |index| unsafe { (*(*list).elements.add(index)).ptr_value.cast() })
+}
+
+/// The OIDs of a list.
+///
+/// # Safety
+///
+/// - It is a list of OIDs, or null, and outlives the iterator.
+unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sys::Oid> {
+    // SAFETY: as the caller says.
+    let count = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    // SAFETY: as the caller says; inside of the list.
+    (0..count as usize).map(move |index| unsafe { (*(*list).elements.add(index)).oid_value })
+}
