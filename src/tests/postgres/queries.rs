@@ -69,7 +69,7 @@ fn rows_are_kept_with_their_types() {
     backend.run(
         "CREATE TYPE pair AS (a int, b text);
          CREATE TABLE t (i int, t text, n numeric, a text[], p pair, j jsonb, big text);
-         INSERT INTO t VALUES (1, 'one', 1.50, '{a,NULL}', '(1,x)', '{\"k\": 1}', repeat('x', 3000000)), (2, NULL, 'NaN', '{}', NULL, 'null', ''),
+         INSERT INTO t VALUES (1, 'one', 1.50, '{a,NULL}', '(1,x)', '{\"k\": 1}', repeat('x', 300000)), (2, NULL, 'NaN', '{}', NULL, 'null', ''),
              (3, '', -1, NULL, '(,)', '[]', repeat('abc', 5000))",
     );
     let query = "SELECT * FROM t ORDER BY i";
@@ -128,7 +128,7 @@ fn what_does_not_follow_from_rows_and_key_is_not_kept_and_says_why() {
         ("SELECT * FROM t TABLESAMPLE SYSTEM (50)", "sample"),
         ("SELECT id FROM tt", "tt is temporary"),
         ("SELECT relname FROM pg_class", "catalogs"),
-        ("SELECT r::text FROM t", "regclass depends on names"),
+        ("SELECT r::text FROM t", "regclassout is STABLE"),
         ("SELECT to_jsonb(t) FROM t", "regclass depends on names"),
         ("SELECT reads()", "runs queries"),
         ("SELECT stable()", "stable is STABLE"),
@@ -262,7 +262,7 @@ fn of_those_who_miss_a_result_at_once_one_computes() {
     let mut admin = world.backend();
     admin.run(
         "CREATE TABLE t AS SELECT n AS id FROM generate_series(1, 200) AS n;
-         CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.005); RETURN $1; END'",
+         CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN IF pg_sleep(0.005) IS NULL THEN RETURN 0; END IF; RETURN $1; END'",
     );
     let sum = "SELECT shared_lru.fetch('c', 'SELECT sum(slow(id)) FROM t', NULL::bigint)";
     let misses = admin.stat("misses");
@@ -410,7 +410,7 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
                         return;
                     }
                     one_change(&mut backend, &mut rng, &format!("{number}-{step}"));
-                    thread::sleep(std::time::Duration::from_millis(rng.random_range(0..4)));
+                    thread::sleep(std::time::Duration::from_millis(rng.random_range(0..30)));
                 }
             });
         }
