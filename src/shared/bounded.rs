@@ -42,6 +42,10 @@ impl ValueBuffer for Room<'_> {
         write_words(&words[..len_bytes.div_ceil(8)], self.room)
     }
 
+    fn may_take(&self, len_bytes: usize) -> bool {
+        len_bytes <= self.room.len()
+    }
+
     fn make_room(&mut self, len_bytes: usize) -> bool {
         self.filled = 0;
         len_bytes <= self.room.len()
@@ -113,6 +117,7 @@ mod tests {
     use super::*;
     use crate::engine::config::Config;
     use crate::engine::evicted::Evicted;
+    use crate::engine::partition::LARGE_VALUE_BYTES;
     use crate::engine::policy::Policy;
     use crate::shared::drains::Drained;
 
@@ -210,5 +215,22 @@ mod tests {
         assert!(!cache.discard(b"k"));
         assert_eq!((cache.len(), cache.stats().removals), (0, 1));
         cache.validate().unwrap();
+    }
+
+    #[test]
+    fn a_value_for_which_there_is_no_room_is_no_hit_however_large_it_is() {
+        for policy in POLICIES {
+            let config = Config::bytes(4 << 20).partitions(1).policy(policy);
+            let cache = SharedCache::shared_mapping(&config).unwrap();
+            for len in [100, 3_000, LARGE_VALUE_BYTES + 1, 500_000] {
+                cache.put(b"key", &vec![7; len]).unwrap();
+                let before = cache.stats().hits;
+                let needed = len.next_multiple_of(8);
+                assert_eq!(cache.get_within(b"key", &mut [MaybeUninit::uninit(); 8]), Fetched::Needs(needed));
+                assert_eq!(cache.stats().hits, before, "{policy}, {len} bytes");
+                assert_eq!(cache.get_within(b"key", &mut vec![MaybeUninit::uninit(); needed]), Fetched::Copied(len));
+                assert_eq!(cache.stats().hits, before + 1, "{policy}, {len} bytes");
+            }
+        }
     }
 }

@@ -37,6 +37,12 @@ pub(super) trait ValueBuffer {
     /// is no room for it.
     fn take_words(&mut self, words: &[Word64], len_bytes: usize) -> bool;
 
+    /// Whether it is worth while to pin a large value of `len_bytes` for it: whether it has room, or can make some. Short, and
+    /// called under a lock.
+    fn may_take(&self, _len_bytes: usize) -> bool {
+        true
+    }
+
     /// Makes room for a value of `len_bytes`; what it took before is forgotten. `false` if there is none. Called without
     /// a lock where the value is large.
     fn make_room(&mut self, len_bytes: usize) -> bool;
@@ -239,12 +245,15 @@ impl<L: Locks> SharedCache<L> {
         let mut copy = |partition: &Partition, entry: Option<EntryIndex>| {
             let Some(entry) = entry else { return Locked::Miss };
             let version = partition.version_of(key.hash, entry);
+            let len = partition.value_len(entry);
+            if !buffer.may_take(len) {
+                return Locked::NoRoom(len);
+            }
             if partition.is_large(entry) {
                 if let Some(pin) = partition.pin(entry) {
                     return Locked::Large(pin, version);
                 }
             }
-            let len = partition.value_len(entry);
             if !buffer.make_room(len) {
                 return Locked::NoRoom(len);
             }

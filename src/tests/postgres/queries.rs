@@ -129,7 +129,7 @@ fn what_does_not_follow_from_rows_and_key_is_not_kept_and_says_why() {
         ("SELECT id FROM tt", "tt is temporary"),
         ("SELECT relname FROM pg_class", "catalogs"),
         ("SELECT r::text FROM t", "regclassout is STABLE"),
-        ("SELECT to_jsonb(t) FROM t", "regclass depends on names"),
+        ("SELECT to_jsonb(t) FROM t", "type t depends on names"),
         ("SELECT reads()", "runs queries"),
         ("SELECT stable()", "stable is STABLE"),
     ] {
