@@ -7,6 +7,7 @@
 //! worker ─ get_or_load ─► cache ─ miss ─► SpillStore::load, by one worker for all
 //!        ─ compare_push ─► cache ─ room? ─► a dirty entry goes: SpillStore::spill, while others may still read it
 //! leader ─ drain_sorted ─► every entry once, in the order of keys
+//! worker ─ drain_share  ─► every entry once, to one of the workers that drain together
 //! ```
 //!
 //! Invariants:
@@ -48,6 +49,7 @@ use crate::shared::write_back::{
     Blocked, Concurrency, Condition, InFlight, LoadGuard, LoadStep, StoreStep, WriteBackGuard, may_wait,
 };
 
+pub use drain::DrainShare;
 pub use error::{BuilderError, DrainError};
 pub use store::SpillStore;
 use wait::WaitBudget;
