@@ -9,9 +9,10 @@ use crate::access_method::graph::neighbor_with_distance::NeighborWithDistance;
 use crate::access_method::labels::LabelSet;
 use crate::access_method::storage::{MetaPage, PruneNeighborStats, Storage};
 use crate::pgrx::{self, debug1};
-use crate::util::{ItemPointer, or_report};
+use crate::util::ItemPointer;
 
 // Of the private step.
+use crate::util::or_report;
 use pg_shared_lru::LruCacheWithStats;
 use pg_shared_lru::adapters::drop_in::MIN_MEMORY_BYTES;
 
