@@ -39,7 +39,8 @@ use crate::engine::partition::Put;
 use crate::shared::open::CreateError;
 
 /// The least memory that [`LruCacheWithStats::with_memory`] takes: where a budget is divided among workers,
-/// `(budget / workers.max(1)).max(MIN_MEMORY_BYTES)` is never refused for being too small.
+/// `(budget / workers.max(1)).max(MIN_MEMORY_BYTES)` is never refused for being too small. So much is enough
+/// for a [`Config::bytes`] that says no more, too, whatever its policy.
 pub const MIN_MEMORY_BYTES: usize = 160 << 10;
 
 /// What a cache has done since it was made.
