@@ -253,44 +253,47 @@ fn an_entry_in_a_workers_hand_is_neither_spilled_nor_loaded() {
 }
 
 fn more_workers_than_leases_wait_for_each_other() {
-    const WORKERS: usize = 40;
     let config = small(Policy::Lru, 1);
     let arena = Arena::for_config(&config);
     let leader = Cache::over(arena.create(&config).unwrap()).unwrap();
-    (0..400).for_each(|key| _ = leader.push(&key, &History(vec![1]), &mut Nothing).unwrap());
-    let [attached, counted] = [0, 1].map(|_| &shared_words(1)[0]);
-    let work = |worker: usize| {
-        let cache = Cache::over(arena.attach().unwrap()).unwrap();
-        attached.fetch_add(1, SeqCst);
-        while attached.load(SeqCst) < WORKERS as u64 {
-            std::thread::yield_now();
+    (0..100).for_each(|key| _ = leader.push(&key, &History(vec![1]), &mut Nothing).unwrap());
+    let begun = &shared_words(1)[0];
+    let other = Cell::new(None);
+    take_nested(&leader, 1, &mut |depth| {
+        if depth == 31 {
+            other.set(Some(Child::spawn("other worker", || {
+                let cache = Cache::over(arena.attach().unwrap()).unwrap();
+                begun.store(1, SeqCst);
+                assert_eq!(taken(&cache, ALONE).len(), 100, "it has waited");
+            })));
+            while begun.load(SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            // Time for it to find that there is no lease left.
+            std::thread::sleep(Duration::from_millis(50));
         }
-        let drain = cache.drain_share(DrainShare { worker, workers: WORKERS }, |_, _, _| {
-            std::thread::sleep(Duration::from_millis(1));
-            Ok::<_, Infallible>(())
-        });
-        counted.fetch_add(drain.unwrap(), SeqCst);
-    };
-    join((0..WORKERS).map(|worker| Child::spawn(format!("worker {worker}"), move || work(worker))).collect());
-    assert_eq!((counted.load(SeqCst), leader.len()), (400, 0));
+    });
+    join(vec![other.take().expect("31 entries can be in hand")]);
+    assert_eq!(leader.drain_sorted(|_, _, _| Err("left")).unwrap(), 0);
 }
 
-/// Takes one entry in the taking of another, until no more is given.
-fn take_nested(cache: &Cache<pg_shared_lru::NoLocks>, depth: &Cell<u32>) {
+/// Takes one entry in the taking of another, until no more is given, and leaves all of them. `look` is told how many are in
+/// hand.
+fn take_nested<L: Locks>(cache: &Cache<L>, depth: u32, look: &mut dyn FnMut(u32)) {
     let drain = cache.drain_share(ALONE, |_, _, _| {
-        depth.set(depth.get() + 1);
-        take_nested(cache, depth);
+        look(depth);
+        take_nested(cache, depth + 1, look);
         Err::<(), _>("stays")
     });
-    assert!(drain.is_ok() || drain.unwrap_err().to_string() == "stays");
+    assert!(drain.is_ok_and(|taken| taken == 0 && depth == 32) || depth < 32);
 }
 
 fn a_worker_that_holds_something_does_not_wait_for_a_lease() {
     let cache = private(100);
     (0..100).for_each(|key| _ = cache.push(&key, &History(vec![1]), &mut Nothing).unwrap());
-    let depth = Cell::new(0);
-    take_nested(&cache, &depth);
-    assert_eq!((depth.get(), cache.len()), (31, 100), "as many as there are leases");
+    let mut most = 0;
+    take_nested(&cache, 1, &mut |depth| most = depth);
+    assert_eq!((most, cache.len()), (31, 100), "as many as there are leases");
     assert_eq!(taken(&cache, ALONE).len(), 100);
 }
 
