@@ -1,8 +1,8 @@
 //! Workers that drain one cache together: each entry is handed to one of them, and what one fails to take others get.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -257,23 +257,27 @@ fn more_workers_than_leases_wait_for_each_other() {
     let arena = Arena::for_config(&config);
     let leader = Cache::over(arena.create(&config).unwrap()).unwrap();
     (0..100).for_each(|key| _ = leader.push(&key, &History(vec![1]), &mut Nothing).unwrap());
-    let begun = &shared_words(1)[0];
-    let other = Cell::new(None);
+    let [all_in_hand, begun] = [0, 1].map(|_| &shared_words(1)[0]);
+    let wait_for = |word: &AtomicU64| {
+        while word.load(SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+    };
+    let other = Child::spawn("other worker", || {
+        let cache = Cache::over(arena.attach().unwrap()).unwrap();
+        wait_for(all_in_hand);
+        begun.store(1, SeqCst);
+        assert_eq!(taken(&cache, ALONE).len(), 100, "it has waited");
+    });
     take_nested(&leader, 1, &mut |depth| {
         if depth == 31 {
-            other.set(Some(Child::spawn("other worker", || {
-                let cache = Cache::over(arena.attach().unwrap()).unwrap();
-                begun.store(1, SeqCst);
-                assert_eq!(taken(&cache, ALONE).len(), 100, "it has waited");
-            })));
-            while begun.load(SeqCst) == 0 {
-                std::thread::yield_now();
-            }
+            all_in_hand.store(1, SeqCst);
+            wait_for(begun);
             // Time for it to find that there is no lease left.
             std::thread::sleep(Duration::from_millis(50));
         }
     });
-    join(vec![other.take().expect("31 entries can be in hand")]);
+    join(vec![other]);
     assert_eq!(leader.drain_sorted(|_, _, _| Err("left")).unwrap(), 0);
 }
 
