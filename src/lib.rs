@@ -59,7 +59,7 @@ pub mod pg;
 pub mod rings;
 pub mod shared;
 
-pub use adapters::builder::{BuilderCache, BuilderError, BuilderStats, DrainError, SpillStore};
+pub use adapters::builder::{BuilderCache, BuilderError, BuilderStats, DrainError, DrainShare, SpillStore};
 pub use adapters::codec::{Codec, DecodeError, Pod, PodVec, Postcard, Text};
 pub use adapters::drop_in::{CacheStats, LruCacheWithStats, LruParts};
 pub use adapters::near::{NearCache, NearStats};

@@ -217,6 +217,17 @@ pub enum LoadOutcome {
     TableFull,
 }
 
+/// Outcome of a request to take an entry out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeOutcome {
+    /// The caller has it, alone.
+    Leased(LeaseId),
+    /// The entry is gone, or its key is in some worker's hands.
+    Taken,
+    /// The partition's lease table is full.
+    TableFull,
+}
+
 /// A handle to one partition.
 #[derive(Debug)]
 pub struct Partition {
@@ -1032,6 +1043,30 @@ impl Partition {
             partition.evict(entry);
             true
         })
+    }
+
+    /// Leases the entry with this generation to a process that is to take it out: meanwhile nobody evicts it, nor loads or
+    /// writes its key. It may be changed.
+    pub fn lease_entry(&mut self, entry: EntryIndex, generation: u32, owner: u32) -> TakeOutcome {
+        let Some(entry) = self.resolve(entry, generation) else { return TakeOutcome::Taken };
+        let hash = self.hash_of(entry);
+        if self.inflight.is_leased(hash) {
+            return TakeOutcome::Taken;
+        }
+        match self.mutate(|partition| partition.inflight.lease_write(hash, owner, entry)) {
+            Some(lease) => TakeOutcome::Leased(lease),
+            None => TakeOutcome::TableFull,
+        }
+    }
+
+    /// Releases a lease to take an entry out. The entry is removed if it has this version; `true` then. Else it was changed
+    /// meanwhile, and stays, or is not there any more.
+    pub fn finish_take_out(&mut self, lease: LeaseId, version: Version) -> bool {
+        if !self.inflight.stands(lease) {
+            return false;
+        }
+        let entry = self.mutate(|partition| partition.inflight.release(lease));
+        entry.is_some_and(|entry| self.remove_if(entry, version))
     }
 
     /// Begins to store a large value: reserves a record, pinned by the caller, and a first slot.

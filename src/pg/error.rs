@@ -409,18 +409,33 @@ impl SqlError for ParallelError {
     }
 }
 
-/// There is no segment for a parallel operation.
+/// There is no segment for a parallel operation. What it prints is for the user: how much was wanted, and who has refused.
 #[derive(Debug, thiserror::Error)]
-#[error("no shared memory for a parallel operation that needs {bytes} bytes: {reason}")]
+#[error("no shared memory for a parallel operation that needs {bytes} bytes: {reason}{}", free_in_dev_shm(*dev_shm_free_bytes))]
 pub struct NoSegment {
     /// Bytes that were asked for: the cache, what else was estimated, and PostgreSQL's own.
     pub bytes: usize,
     /// PostgreSQL's message.
     pub reason: String,
+    /// What `/dev/shm` has free, if that is where PostgreSQL takes such memory from.
+    pub dev_shm_free_bytes: Option<u64>,
+}
+
+fn free_in_dev_shm(bytes: Option<u64>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(" (/dev/shm has {bytes} bytes free)"))
 }
 
 impl SqlError for NoSegment {
     fn code(&self) -> PgSqlErrorCode {
         PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        Some(match self.dev_shm_free_bytes {
+            Some(_) => {
+                "Ask for less (maintenance_work_mem, as a rule), or make /dev/shm larger; in a container: --shm-size."
+            }
+            None => "Ask for less (maintenance_work_mem, as a rule).",
+        })
     }
 }

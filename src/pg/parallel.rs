@@ -48,13 +48,15 @@
 //! statement above all, go on.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
 use std::panic::AssertUnwindSafe;
 use std::ptr::NonNull;
 
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 
-use super::dsm_locks::{self, DsmLocks};
+use super::dsm_locks;
+pub use super::dsm_locks::DsmLocks;
 use super::error::is_want_of_memory;
 pub use super::error::{NoSegment, ParallelError};
 use crate::engine::config::Config;
@@ -64,7 +66,8 @@ use crate::engine::memory::region::RegionType;
 use crate::engine::memory::words::{Word32, Word64};
 use crate::shared::cache::SharedCache;
 
-/// A cache in the memory of a parallel operation.
+/// A cache in the memory of a parallel operation. With types on top: [`TypedCache<K, V, DsmLocks>`](crate::TypedCache), or
+/// [`BuilderCache<K, V, DsmLocks>`](crate::BuilderCache).
 pub type ParallelCache = SharedCache<DsmLocks>;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PGSLRU\0\x02");
@@ -182,7 +185,10 @@ pub unsafe fn initialize_dsm(context: *mut pg_sys::ParallelContext) -> Result<()
             .catch_others(|caught| match caught {
                 CaughtError::PostgresError(report) if (*context).toc.is_null() && is_want_of_memory(&report) => {
                     let bytes = pg_sys::shm_toc_estimate(&raw mut (*context).estimator);
-                    Err(NoSegment { bytes, reason: report.message().to_owned() })
+                    let reason = report.message().to_owned();
+                    // Without workers it is the leader's own memory that was refused.
+                    let dev_shm_free_bytes = if (*context).nworkers > 0 { dev_shm_free_bytes() } else { None };
+                    Err(NoSegment { bytes, reason, dev_shm_free_bytes })
                 }
                 other => other.rethrow(),
             })
@@ -202,6 +208,18 @@ pub unsafe fn initialize_dsm(context: *mut pg_sys::ParallelContext) -> Result<()
         pg_sys::ResourceOwnerDelete(trial);
         result
     }
+}
+
+/// What is left where the system has POSIX shared memory, if PostgreSQL's segments are made there.
+fn dev_shm_free_bytes() -> Option<u64> {
+    // SAFETY: a setting that is fixed when the server starts.
+    if unsafe { pg_sys::dynamic_shared_memory_type } != pg_sys::DSM_IMPL_POSIX as i32 {
+        return None;
+    }
+    let mut about = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the call reads the path and writes to `about`; that is initialised if it succeeds.
+    let about = unsafe { (libc::statvfs(c"/dev/shm".as_ptr(), about.as_mut_ptr()) == 0).then(|| about.assume_init()) }?;
+    Some(about.f_bavail.saturating_mul(about.f_frsize))
 }
 
 impl Planned {

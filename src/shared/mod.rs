@@ -19,6 +19,7 @@
 //! resets        whether entries were lost
 //! inspect       reports, checks, compaction
 //! write_back    a cache before a store: versions, single loads, write-backs in two phases
+//! take_out      its entries taken out by many workers at once, each by one
 //! ```
 
 mod backing;
@@ -38,6 +39,7 @@ mod resets;
 mod resources;
 pub mod robust_locks;
 pub mod scan;
+pub mod take_out;
 mod transfer;
 #[doc(hidden)]
 pub mod wall_clock;

@@ -32,28 +32,28 @@ use crate::engine::work::Work;
 const WAIT_SLICE: Duration = Duration::from_millis(20);
 
 /// A lease that is given back when this drops. Belongs to the thread that made it.
-struct LeaseGuard<'a, L: Locks> {
-    cache: &'a SharedCache<L>,
-    partition: usize,
-    lease: LeaseId,
+pub(super) struct LeaseGuard<'a, L: Locks> {
+    pub(super) cache: &'a SharedCache<L>,
+    pub(super) partition: usize,
+    pub(super) lease: LeaseId,
     registration: Registration,
     has_ended: bool,
     thread: PhantomData<*const ()>,
 }
 
 impl<'a, L: Locks> LeaseGuard<'a, L> {
-    fn new(cache: &'a SharedCache<L>, partition: usize, lease: LeaseId) -> Self {
+    pub(super) fn new(cache: &'a SharedCache<L>, partition: usize, lease: LeaseId) -> Self {
         let registration = cache.resources.register(HeldResource::Lease { partition, lease });
         LeaseGuard { cache, partition, lease, registration, has_ended: false, thread: PhantomData }
     }
 
     /// Whether the lease is still this process's: not given back by `release_all`, not inherited over `fork`.
-    fn is_held(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         self.cache.resources.is_held(self.registration)
     }
 
     /// Notes that the lease was ended, under the lock that its end belongs to.
-    fn set_ended(&mut self) {
+    pub(super) fn set_ended(&mut self) {
         self.has_ended = true;
     }
 }
@@ -163,8 +163,8 @@ pub enum StoreStep<'a, L: Locks> {
 /// What is in the way: the state of a partition in which nothing could be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    partition: usize,
-    completed: u64,
+    pub(super) partition: usize,
+    pub(super) completed: u64,
 }
 
 /// What became of the wish to load a key.

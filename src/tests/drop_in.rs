@@ -18,7 +18,7 @@ use std::num::NonZero;
 use lru::LruCache;
 use pg_shared_lru::adapters::drop_in::MIN_MEMORY_BYTES;
 use pg_shared_lru::adapters::graph::{EdgeDistance, Neighbor, NeighborList, NodePointer};
-use pg_shared_lru::{CacheKey, CacheStats, CacheValue, DecodeError, LruCacheWithStats};
+use pg_shared_lru::{CacheKey, CacheStats, CacheValue, Config, DecodeError, LruCacheWithStats, Policy, SharedCache};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -529,6 +529,16 @@ fn the_least_memory_is_enough_and_less_is_an_error_that_says_so() {
         LruCacheWithStats::<u32, [u8; 100]>::with_memory(MIN_MEMORY_BYTES, "Small").unwrap().warn_with(|_| ());
     (0..1000).for_each(|number| _ = cache.push(number, [7; 100]));
     assert!(cache.len() > 100, "{}", cache.len());
+    // Encoded values, too; and every policy of a cache that workers share, as the same constant says there.
+    let mut cache =
+        LruCacheWithStats::<u32, Vec<u8>>::with_memory(MIN_MEMORY_BYTES, "Small").unwrap().warn_with(|_| ());
+    (0..1000).for_each(|number| _ = cache.push(number, vec![7; 100]));
+    assert!(cache.len() > 100, "{}", cache.len());
+    for policy in Policy::ALL {
+        let cache = SharedCache::private(&Config::bytes(MIN_MEMORY_BYTES).policy(policy)).unwrap();
+        (0..1000u32).for_each(|number| _ = cache.put(&number.to_le_bytes(), &[7; 100]).unwrap());
+        assert!(cache.len() > 100, "{policy}: {}", cache.len());
+    }
     for bytes in [0, 10_000, MIN_MEMORY_BYTES - 1] {
         let error = LruCacheWithStats::<u32, u32>::with_memory(bytes, "Tiny").err().unwrap().to_string();
         let expected =

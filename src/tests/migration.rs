@@ -1,180 +1,53 @@
 //! docs/pgvectorscale.md, compiled and run over types written like pgvectorscale's.
 //!
-//! What must hold: every value comes back as it was, tie-breaks included; the private drop-in hands out what has to be
-//! written; and with the shared cache several workers lose none of each other's back-pointers.
+//! The files in `migration/` stand for pgvectorscale's of the same names, after both steps of the guide.
+//!
+//! What must hold:
+//! - The guide's blocks of code are those files' code, line by line.
+//! - Every value comes back as it was, tie-breaks included; the private drop-in hands out what has to be written, in a serial
+//!   build, too, and with the least memory.
+//! - With the shared cache several workers lose none of each other's back-pointers, and finalize each node once.
+#![cfg_attr(feature = "postgres", allow(dead_code, unused_imports))] // some of it is compiled only
 
-use std::cell::OnceCell;
+#[path = "migration/access_method/mod.rs"]
+mod access_method;
+#[path = "migration/util.rs"]
+mod util;
+
+/// What pgvectorscale has of the crate of this name.
+mod pgrx {
+    use std::cell::RefCell;
+
+    thread_local! {
+        /// Lines that this thread would have printed.
+        pub static PRINTED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    macro_rules! error {
+        ($($text:tt)*) => { panic!($($text)*) };
+    }
+    macro_rules! warning {
+        ($($text:tt)*) => { crate::pgrx::PRINTED.with_borrow_mut(|printed| printed.push(format!($($text)*))) };
+    }
+    pub(crate) use {error, warning, warning as debug1};
+}
+
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::num::NonZero;
 use std::sync::Mutex;
 
-use pg_shared_lru::adapters::builder::{BuilderCache, SpillStore};
-use pg_shared_lru::adapters::graph::{EdgeDistance, NeighborRef, NodePointer, NodePointers, decode_list, encode_list};
-use pg_shared_lru::{
-    CacheValue, Codec, Config, DecodeError, LruCacheWithStats, Policy, RobustLocks, SharedCache, StoredAs,
-};
+use pg_shared_lru::adapters::builder::DrainShare;
+use pg_shared_lru::adapters::drop_in::MIN_MEMORY_BYTES;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct ItemPointer {
-    block_number: u32,
-    offset: u16,
-}
+use access_method::build::{finalize_nodes, maintenance_work_mem_bytes, neighbors_config};
+use access_method::graph::Graph;
+use access_method::graph::neighbor_store::{BuilderNeighborCache, GraphNeighborStore};
+use access_method::graph::neighbor_with_distance::{DistanceWithTieBreak, NeighborWithDistance};
+use access_method::labels::LabelSet;
+use access_method::storage::{MetaPage, Pages, PruneNeighborStats, SbqSpeedupStorage, WriteStats};
+use util::ItemPointer;
 
-impl ItemPointer {
-    fn new(block_number: u32, offset: u16) -> Self {
-        ItemPointer { block_number, offset }
-    }
-}
-
-type LabelSet = Vec<i16>;
-
-/// A distance whose tie-break is computed when it is wanted, from the ends of the edge.
-#[derive(Clone, Debug)]
-struct DistanceWithTieBreak {
-    distance: f32,
-    from: ItemPointer,
-    to: ItemPointer,
-    tie_break: OnceCell<usize>,
-}
-
-impl DistanceWithTieBreak {
-    fn new(distance: f32, from: ItemPointer, to: ItemPointer) -> Self {
-        DistanceWithTieBreak { distance, from, to, tie_break: OnceCell::new() }
-    }
-
-    /// As pgvectorscale makes the distance of a query to a node.
-    fn with_query(distance: f32, to: ItemPointer) -> Self {
-        DistanceWithTieBreak { distance, from: to, to, tie_break: OnceCell::from(0) }
-    }
-
-    fn tie_break(&self) -> usize {
-        let line = |pointer: ItemPointer| pointer.block_number as usize * 300 + pointer.offset as usize;
-        *self.tie_break.get_or_init(|| line(self.from).abs_diff(line(self.to)))
-    }
-
-    fn get_distance(&self) -> f32 {
-        self.distance
-    }
-
-    fn ends(&self) -> (ItemPointer, ItemPointer) {
-        (self.from, self.to)
-    }
-}
-
-#[derive(Clone, Debug)]
-struct NeighborWithDistance {
-    index_pointer: ItemPointer,
-    distance: DistanceWithTieBreak,
-    labels: Option<LabelSet>,
-}
-
-impl NeighborWithDistance {
-    fn new(index_pointer: ItemPointer, distance: DistanceWithTieBreak, labels: Option<LabelSet>) -> Self {
-        NeighborWithDistance { index_pointer, distance, labels }
-    }
-
-    fn get_index_pointer_to_neighbor(&self) -> ItemPointer {
-        self.index_pointer
-    }
-
-    fn get_distance_with_tie_break(&self) -> &DistanceWithTieBreak {
-        &self.distance
-    }
-
-    fn get_labels(&self) -> Option<&LabelSet> {
-        self.labels.as_ref()
-    }
-}
-
-#[derive(Clone, Debug)]
-struct NeighborCacheEntry {
-    labels: Option<LabelSet>,
-    neighbors: Vec<NeighborWithDistance>,
-}
-
-impl NeighborCacheEntry {
-    fn new(labels: Option<LabelSet>, neighbors: Vec<NeighborWithDistance>) -> Self {
-        NeighborCacheEntry { labels, neighbors }
-    }
-}
-
-// From here on as in the guide.
-
-impl StoredAs for ItemPointer {
-    type Codec = ItemPointers;
-}
-
-struct ItemPointers;
-
-impl Codec for ItemPointers {
-    type Item = ItemPointer;
-
-    fn name() -> String {
-        NodePointers::name()
-    }
-
-    fn encode(pointer: &ItemPointer, out: &mut Vec<u8>) {
-        NodePointers::encode(&node(*pointer), out);
-    }
-
-    fn decode(bytes: &[u8]) -> Result<ItemPointer, DecodeError> {
-        NodePointers::decode(bytes).map(item)
-    }
-}
-
-impl CacheValue<ItemPointer> for NeighborCacheEntry {
-    fn format_name() -> String {
-        "pgvectorscale neighbour list".to_owned()
-    }
-
-    fn encode(&self, of: &ItemPointer, out: &mut Vec<u8>) {
-        let neighbors = self.neighbors.iter().map(|neighbor| {
-            let distance = neighbor.get_distance_with_tie_break();
-            let (from, to) = distance.ends();
-            NeighborRef {
-                pointer: node(neighbor.get_index_pointer_to_neighbor()),
-                distance: EdgeDistance { distance: distance.get_distance(), from: node(from), to: node(to) },
-                labels: neighbor.get_labels().map(|labels| &labels[..]),
-            }
-        });
-        encode_list(node(*of), self.labels.as_deref(), neighbors, out);
-    }
-
-    fn decode(of: &ItemPointer, bytes: &[u8]) -> Result<Self, DecodeError> {
-        let list = decode_list(node(*of), bytes)?;
-        let neighbors = list.neighbors().map(|neighbor| {
-            let EdgeDistance { distance, from, to } = neighbor.distance;
-            let distance = DistanceWithTieBreak::new(distance, item(from), item(to));
-            NeighborWithDistance::new(item(neighbor.pointer), distance, neighbor.labels)
-        });
-        Ok(NeighborCacheEntry::new(list.labels(), neighbors.collect()))
-    }
-}
-
-fn node(pointer: ItemPointer) -> NodePointer {
-    NodePointer { block: pointer.block_number, offset: pointer.offset }
-}
-
-fn item(pointer: NodePointer) -> ItemPointer {
-    ItemPointer::new(pointer.block, pointer.offset)
-}
-
-/// The index's pages: what was written last for each node.
-struct IndexPages<'a>(&'a Mutex<BTreeMap<ItemPointer, NeighborCacheEntry>>);
-
-impl SpillStore<ItemPointer, NeighborCacheEntry> for IndexPages<'_> {
-    type Error = Infallible;
-
-    fn load(&mut self, of: &ItemPointer) -> Result<Option<NeighborCacheEntry>, Infallible> {
-        Ok(self.0.lock().unwrap().get(of).cloned())
-    }
-
-    fn spill(&mut self, of: &ItemPointer, entry: NeighborCacheEntry) -> Result<(), Infallible> {
-        self.0.lock().unwrap().insert(*of, entry);
-        Ok(())
-    }
-}
+const SERIAL: DrainShare = DrainShare { worker: 0, workers: 1 };
+const META_PAGE: MetaPage = MetaPage { num_neighbors: 50 };
 
 fn pointer(number: usize) -> ItemPointer {
     ItemPointer::new(number as u32 / 10, number as u16 % 10 + 1)
@@ -182,98 +55,169 @@ fn pointer(number: usize) -> ItemPointer {
 
 fn neighbor(of: ItemPointer, to: usize) -> NeighborWithDistance {
     let distance = DistanceWithTieBreak::new(to as f32 / 7.0, of, pointer(to));
-    NeighborWithDistance::new(pointer(to), distance, (to % 5 == 0).then(|| vec![to as i16]))
+    NeighborWithDistance::new(pointer(to), distance, (to % 5 == 0).then(|| LabelSet::from(vec![to as i16, 3])))
 }
 
-fn described(entry: &NeighborCacheEntry) -> Vec<(ItemPointer, u32, usize, Option<LabelSet>)> {
+type Described = Vec<(ItemPointer, u32, usize, Option<LabelSet>)>;
+
+fn described(neighbors: &[NeighborWithDistance]) -> Described {
     let describe = |neighbor: &NeighborWithDistance| {
         let distance = neighbor.get_distance_with_tie_break();
         let pointer = neighbor.get_index_pointer_to_neighbor();
-        (pointer, distance.get_distance().to_bits(), distance.tie_break(), neighbor.get_labels().cloned())
+        (pointer, distance.get_distance().to_bits(), distance.get_distance_tie_break(), neighbor.get_labels().cloned())
     };
-    entry.neighbors.iter().map(describe).collect()
+    neighbors.iter().map(describe).collect()
 }
 
-#[test]
-fn the_private_cache_hands_back_what_was_pushed() {
-    let mut cache =
-        LruCacheWithStats::<ItemPointer, NeighborCacheEntry>::with_memory(300_000, "Builder neighbor").unwrap();
-    let mut written = BTreeMap::new();
-    let mut pushed = BTreeMap::new();
-    for number in 0..2000 {
+/// Lists of a serial build in a private cache with so much memory: what is in the index at the end, and what was printed.
+fn lists_of_private_build(memory_budget: f64, worker_count: usize) -> (BTreeMap<ItemPointer, Described>, Vec<String>) {
+    const NODES: usize = 4000;
+    let pages = Pages::default();
+    let mut storage = SbqSpeedupStorage(&pages);
+    let cache = BuilderNeighborCache::new(memory_budget, &META_PAGE, worker_count);
+    let mut graph = Graph { neighbor_store: GraphNeighborStore::Builder(cache), meta_page: &META_PAGE };
+    let mut stats = PruneNeighborStats::default();
+    for number in (0..4).flat_map(|_| 0..NODES) {
         let of = pointer(number);
-        let mut neighbors: Vec<_> = (number + 1..number + 30).map(|to| neighbor(of, to)).collect();
-        neighbors[3].distance = DistanceWithTieBreak::with_query(0.0, neighbors[3].index_pointer);
-        let entry = NeighborCacheEntry::new((number % 2 == 0).then(Vec::new), neighbors);
-        pushed.insert(of, entry.clone());
-        let mut evictee = cache.push(of, entry);
-        while let Some((key, value)) = evictee {
-            assert!(written.insert(key, value).is_none());
-            evictee = cache.pop_displaced();
-        }
+        let mut neighbors: Vec<_> = (number + 1..number + 20).map(|to| neighbor(of, to)).collect();
+        let query = DistanceWithTieBreak::with_query(0.0, pointer(number + 4));
+        neighbors[3] = NeighborWithDistance::new(pointer(number + 4), query, None);
+        graph.add_neighbors(&storage, of, Some(&LabelSet::from(vec![7])), neighbors, &mut stats);
     }
-    assert!(written.len() > 500 && cache.len() > 500, "{} written, {} kept", written.len(), cache.len());
-    written.extend(cache.into_parts().0);
-    assert_eq!(written.len(), pushed.len());
-    for (of, entry) in &pushed {
-        assert_eq!(described(&written[of]), described(entry));
-        assert_eq!(written[of].labels, entry.labels);
-    }
-
-    let mut few =
-        LruCacheWithStats::<ItemPointer, NeighborCacheEntry>::new(NonZero::new(10).unwrap(), "Builder neighbor");
-    pushed.iter().take(10).for_each(|(of, entry)| _ = few.push(*of, entry.clone()));
-    let (first, entry) = pushed.first_key_value().unwrap();
-    assert_eq!(described(few.get(first).unwrap()), described(entry));
+    assert_eq!(stats.node_writes > 0, (memory_budget as usize) < 10, "{stats:?}");
+    let mut write_stats = WriteStats::default();
+    finalize_nodes(&mut storage, graph.neighbor_store, &META_PAGE, SERIAL, &mut write_stats);
+    assert!(write_stats.num_nodes > 0);
+    // An insert into the finished index.
+    let mut graph = Graph { neighbor_store: GraphNeighborStore::Disk, meta_page: &META_PAGE };
+    graph.add_neighbors(&storage, pointer(NODES), None, vec![neighbor(pointer(NODES), 1)], &mut stats);
+    let lists = pages.into_inner().unwrap();
+    (lists.iter().map(|(of, list)| (*of, described(list))).collect(), pgrx::PRINTED.take())
 }
 
 #[test]
-fn workers_that_share_a_cache_lose_no_back_pointer() {
-    const NODES: usize = 800;
+fn a_private_cache_of_little_memory_builds_what_one_of_much_does() {
+    let (lists, printed) = lists_of_private_build(100.0, 0);
+    assert_eq!((lists.len(), lists[&pointer(9)].len()), (4001, 19));
+    assert!(printed.iter().all(|line| !line.contains("full")), "{printed:?}");
+    assert_eq!(lists[&pointer(9)][3], (pointer(13), 0, 0, None));
+    // A serial build; one of many workers, which have less than the least memory.
+    for (memory_budget, worker_count) in [(0.8, 0), (0.8, 8)] {
+        assert!(worker_count == 0 || maintenance_work_mem_bytes() / worker_count < MIN_MEMORY_BYTES);
+        let (others, printed) = lists_of_private_build(memory_budget, worker_count);
+        assert!(others == lists);
+        assert!(printed[0].contains("the Builder neighbor cache is full"), "{printed:?}");
+        let progress = printed.iter().filter(|line| line.starts_with("Builder neighbor cache: ")).count();
+        let teardown = printed.iter().find(|line| line.contains("teardown")).expect("at the end");
+        let evictions: usize = teardown.split_once("evictions: ").unwrap().1.trim_end_matches(" }").parse().unwrap();
+        assert!(progress > 0 && progress == evictions / 10_000, "{printed:?}");
+    }
+}
+
+#[test]
+fn the_segment_is_as_large_as_the_rows_need_and_no_larger_than_is_allowed() {
+    let bytes = |rows| neighbors_config(rows, &META_PAGE, 4).region_bytes().expect("a right configuration");
+    let allowed = bytes(0);
+    assert!(allowed <= maintenance_work_mem_bytes());
+    assert!(allowed > bytes(1) && bytes(1) >= MIN_MEMORY_BYTES);
+    assert_eq!(bytes(1_000_000), allowed);
+}
+
+#[cfg(not(feature = "postgres"))]
+#[test]
+fn workers_that_share_a_cache_lose_no_back_pointer_and_finalize_each_node() {
+    use access_method::graph::neighbor_store::{Neighbors, SharedNeighborCache};
+    use pg_shared_lru::SharedCache;
+
+    const NODES: usize = 2000;
     const WORKERS: usize = 4;
-    type Builder = BuilderCache<ItemPointer, NeighborCacheEntry, RobustLocks>;
-    let config = Config::bytes(400_000).policy(Policy::Clock).partitions(2).slab_bytes(16 << 10);
+    let meta_page = MetaPage { num_neighbors: 40 };
+    let config = neighbors_config(NODES, &meta_page, WORKERS);
     let memory = SharedCache::shared_mapping(&config).unwrap();
-    let handles: Vec<Builder> =
-        (0..WORKERS).map(|_| BuilderCache::over(memory.attach_again().unwrap()).unwrap()).collect();
-    let leader: Builder = BuilderCache::over(memory).unwrap();
-    let pages = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for (worker, neighbors) in handles.into_iter().enumerate() {
-            let pages = &pages;
-            scope.spawn(move || {
-                let mut pages = IndexPages(pages);
-                for number in (worker..NODES).step_by(WORKERS) {
-                    for other in (1..=40).map(|step| (number + step * step) % NODES) {
-                        let of = pointer(other);
-                        loop {
-                            let (entry, version) = neighbors.fetch(&of, &mut pages).unwrap();
-                            let mut list = entry.map_or_else(Vec::new, |entry| entry.neighbors);
-                            list.push(neighbor(of, number));
-                            let entry = NeighborCacheEntry::new(None, list);
-                            if neighbors.compare_push(&of, version, entry, &mut pages).unwrap().is_none() {
-                                break;
-                            }
-                        }
-                    }
+    let handles: Vec<_> = (0..WORKERS).map(|_| Neighbors::over(memory.attach_again().unwrap()).unwrap()).collect();
+    let leader = Neighbors::over(memory).unwrap();
+    let (pages, inserted) = (Pages::default(), std::sync::Barrier::new(WORKERS));
+    let finalized = Mutex::new(Vec::new());
+    let writes: u64 = std::thread::scope(|scope| {
+        let work = |(worker, handle): (usize, Neighbors)| {
+            let mut storage = SbqSpeedupStorage(&pages);
+            let store = GraphNeighborStore::Shared(SharedNeighborCache::new(handle, &meta_page));
+            let mut graph = Graph { neighbor_store: store, meta_page: &meta_page };
+            let mut stats = PruneNeighborStats::default();
+            for number in (worker..NODES).step_by(WORKERS) {
+                for other in (1..=40).map(|step| (number + step * step) % NODES) {
+                    let of = pointer(other);
+                    let (_, list) = graph.add_neighbors(&storage, of, None, vec![neighbor(of, number)], &mut stats);
+                    assert!(list.iter().any(|it| it.get_index_pointer_to_neighbor() == pointer(number)));
                 }
-                assert!(neighbors.stats().spills > 0, "memory is to be short");
-            });
-        }
+            }
+            inserted.wait();
+            let share = DrainShare { worker, workers: WORKERS };
+            let mut write_stats = WriteStats::default();
+            finalize_nodes(&mut storage, graph.neighbor_store, &meta_page, share, &mut write_stats);
+            finalized.lock().unwrap().push(write_stats.num_nodes);
+            stats.node_writes
+        };
+        let workers: Vec<_> = handles.into_iter().enumerate().map(|part| scope.spawn(move || work(part))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
     });
-    let mut graph = pages.into_inner().unwrap();
-    leader
-        .drain_sorted(|of, entry, _dirty| {
-            graph.insert(of, entry);
-            Ok::<_, Infallible>(())
-        })
-        .unwrap();
+    assert_eq!(leader.drain_sorted(|node, _, _| Err(format!("{node:?} was not finalized"))).unwrap(), 0);
+    let finalized: usize = finalized.into_inner().unwrap().into_iter().sum();
+    assert!(writes > 0 && finalized < NODES, "memory is to be short: {writes} writes, {finalized} at the end");
+    let lists = pages.into_inner().unwrap();
     for other in 0..NODES {
         let expected = (1..=40).map(|step| pointer((other + NODES * step - step * step) % NODES));
-        let found = graph[&pointer(other)].neighbors.iter().map(|neighbor| neighbor.index_pointer);
+        let found = lists[&pointer(other)].iter().map(NeighborWithDistance::get_index_pointer_to_neighbor);
         let (mut expected, mut found): (Vec<_>, Vec<_>) = (expected.collect(), found.collect());
         expected.sort_unstable();
+        expected.dedup();
         found.sort_unstable();
         assert_eq!(found, expected, "back-pointers of node {other}");
     }
+}
+
+/// Code by lines, without what only lays it out.
+fn lines(code: &str) -> Vec<&str> {
+    code.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
+}
+
+/// The new side of a difference.
+fn new_side(difference: &str) -> String {
+    let kept = difference.lines().filter(|line| !line.starts_with('-'));
+    kept.map(|line| line.get(1..).unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_code_of_the_guide_is_the_code_that_is_compiled() {
+    const GUIDE: &str = include_str!("../../docs/pgvectorscale.md");
+    const FILES: [&str; 7] = [
+        include_str!("migration/util.rs"),
+        include_str!("migration/access_method/build.rs"),
+        include_str!("migration/access_method/parallel.rs"),
+        include_str!("migration/access_method/graph/mod.rs"),
+        include_str!("migration/access_method/graph/neighbor_store.rs"),
+        include_str!("migration/access_method/graph/neighbor_with_distance.rs"),
+        include_str!("migration/access_method/graph/stored.rs"),
+    ];
+    let files = FILES.map(lines);
+    let mut blocks = 0;
+    for block in GUIDE.split("\n```").skip(1).step_by(2) {
+        let (language, code) = block.split_once('\n').expect("a block has lines");
+        let code = match language {
+            "rust" => code.to_owned(),
+            "diff" => new_side(code),
+            _ => continue,
+        };
+        // A line of dots stands for lines that stay as they are. Who uses what has an order of its own in each file.
+        for part in code.split("…") {
+            let (uses, part): (Vec<_>, Vec<_>) = lines(part).into_iter().partition(|line| line.starts_with("use "));
+            let known: Vec<_> = uses.into_iter().map(|line| vec![line]).chain([part]).collect();
+            for part in known.iter().filter(|part| !part.is_empty()) {
+                let is_there = files.iter().any(|file| file.windows(part.len()).any(|window| window == part));
+                assert!(is_there, "not in src/tests/migration:\n{}", part.join("\n"));
+            }
+        }
+        blocks += 1;
+    }
+    assert!(blocks >= 15, "{blocks} blocks");
 }

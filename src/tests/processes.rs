@@ -15,7 +15,7 @@
 //! - `capacity`  N entries are N entries, whatever their sizes; what is not pinned can always make room.
 //! - `compact`   Compaction does bounded work and works around pins.
 //! - `builder`   Workers over one cache in front of one store lose no update, never wait for each other in a circle
-//!   (`builder_waits`), and leave nothing behind when they fail (`builder_faults`).
+//!   (`builder_waits`), leave nothing behind when they fail (`builder_faults`), and share the drain (`builder_drain`).
 //! - `resources`  What a process holds is given back once, by that process: forks and exit callbacks change nothing.
 //! - `bounded`   Work under one hold of a lock, what a pin keeps, rounds of compaction and generations are bounded.
 //! - `edge_cases`      Lengths of 0 and the longest, many pins, panics, odd numbers.
@@ -32,6 +32,8 @@ mod accounting;
 mod bounded;
 #[path = "processes/builder.rs"]
 mod builder;
+#[path = "processes/builder_drain.rs"]
+mod builder_drain;
 #[path = "processes/builder_faults.rs"]
 mod builder_faults;
 #[path = "processes/builder_waits.rs"]
@@ -72,6 +74,7 @@ fn main() -> std::process::ExitCode {
         edge_cases::SCENARIOS,
         resources::SCENARIOS,
         builder::SCENARIOS,
+        builder_drain::SCENARIOS,
         builder_waits::SCENARIOS,
         builder_faults::SCENARIOS,
     ];

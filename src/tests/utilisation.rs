@@ -1,10 +1,17 @@
 //! A full cache uses its memory, whatever the sizes of its values: at least four fifths of all bytes are keys, values and
-//! what they cost, at every moment once it is full. A number of partitions that cannot do that is refused.
+//! what they cost, at every moment once it is full. A number of partitions that cannot do that is refused. And the memory
+//! that is said to do for a table does.
 //!
 //! The rule is in `engine/slab/sizing.rs`, the figures for larger caches in docs/memory.md. With optimisation (`cargo test
 //! --release`) 64 MiB are measured, too.
 
-use pg_shared_lru::{Config, ConfigError, MemoryReport, NoLocks, Policy, SharedCache};
+use std::convert::Infallible;
+
+use pg_shared_lru::adapters::{builder, memory_for};
+use pg_shared_lru::{
+    BuilderCache, Config, ConfigError, LruCacheWithStats, MemoryReport, NoLocks, Policy, RobustLocks, SharedCache,
+    SpillStore,
+};
 use testkit::content::Random;
 
 const LEAST: f64 = 0.80;
@@ -158,5 +165,89 @@ fn large_caches_use_more() {
     for (partitions, least) in [(1, 0.95), (8, 0.90), (64, 0.90)] {
         let used = assert_used(64 * MIB, partitions, Policy::Lru, Mix::Uniform(0, 2999));
         assert!(used >= least, "64 MiB in {partitions} partitions: {used:.3}");
+    }
+}
+
+/// Has nothing, and counts what it is given.
+#[derive(Default)]
+struct Nowhere {
+    spills: u64,
+}
+
+impl SpillStore<u32, Vec<u8>> for Nowhere {
+    type Error = Infallible;
+
+    fn load(&mut self, _: &u32) -> Result<Option<Vec<u8>>, Infallible> {
+        Ok(None)
+    }
+
+    fn spill(&mut self, _: &u32, _: Vec<u8>) -> Result<(), Infallible> {
+        self.spills += 1;
+        Ok(())
+    }
+}
+
+/// Spills of a build: lists of all rows grow, then change between half of `mean` bytes and half as much again; each worker
+/// changes its rows, reads others', and reads some in place.
+fn spills_of_build(bytes: usize, rows: u32, mean: usize, workers: usize, policy: Policy) -> u64 {
+    type Builder = BuilderCache<u32, Vec<u8>, RobustLocks>;
+    let memory = SharedCache::shared_mapping(&Config::bytes(bytes).policy(policy)).unwrap();
+    let handles: Vec<Builder> = (0..workers).map(|_| Builder::over(memory.attach_again().unwrap()).unwrap()).collect();
+    let spills = std::thread::scope(|scope| {
+        let work = |(worker, cache): (usize, Builder)| {
+            let mut store = Nowhere::default();
+            let mut random = Random(worker as u64 + 1);
+            for pass in 1..=8 {
+                for row in (worker as u32..rows).step_by(workers) {
+                    let len = if pass < 4 { mean * pass / 4 } else { mean / 2 + random.below(mean + 1) };
+                    cache.push(&row, &vec![pass as u8; len], &mut store).unwrap();
+                    let other = random.below(rows as usize) as u32;
+                    cache.with(&other, |_| cache.push(&row, &vec![pass as u8; len], &mut store).unwrap()).unwrap();
+                }
+            }
+            store.spills
+        };
+        let workers: Vec<_> = handles.into_iter().enumerate().map(|part| scope.spawn(move || work(part))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    });
+    memory.validate().unwrap();
+    assert!(spills > 0 || memory.len() == u64::from(rows));
+    spills
+}
+
+#[test]
+fn a_build_of_so_many_rows_fits_the_memory_that_is_said() {
+    let sizes: &[(u32, usize)] = if IS_SLOW {
+        &[(300, 40), (1500, 660), (6000, 330)]
+    } else {
+        &[(300, 40), (1500, 660), (6000, 330), (40_000, 660), (20_000, 20), (2000, 3000)]
+    };
+    for &(rows, mean) in sizes {
+        for workers in [1, 4, 16] {
+            for policy in [Policy::Lru, Policy::Clock] {
+                let bytes = builder::memory_for(rows.into(), size_of::<u32>() + mean, workers);
+                let spills = spills_of_build(bytes, rows, mean, workers, policy);
+                assert_eq!(spills, 0, "{rows} rows of {mean} bytes, {workers} workers, {policy}, {bytes} bytes");
+            }
+        }
+    }
+    // And it says no more than is needed: with three fifths of it there are spills.
+    let bytes = builder::memory_for(6000, size_of::<u32>() + 330, 1);
+    assert!(spills_of_build(bytes / 5 * 3, 6000, 330, 1, Policy::Clock) > 0);
+}
+
+#[test]
+fn a_table_of_so_many_rows_fits_the_memory_that_is_said() {
+    for (rows, mean) in [(10, 10), (300, 40), (1500, 660), (6000, 330)] {
+        let bytes = memory_for(rows, size_of::<u64>() + mean);
+        let mut cache = LruCacheWithStats::<u64, Vec<u8>>::with_memory(bytes, "Rows").unwrap().warn_with(|_| ());
+        let mut random = Random(1);
+        for pass in 1..=8 {
+            for row in 0..rows {
+                let len = if pass < 4 { mean * pass / 4 } else { mean / 2 + random.below(mean + 1) };
+                assert!(cache.push(row, vec![0; len]).is_none(), "{rows} rows of {mean} bytes");
+            }
+        }
+        assert_eq!(cache.len() as u64, rows);
     }
 }

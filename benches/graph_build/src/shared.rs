@@ -1,14 +1,15 @@
 //! Lists in one builder cache for all workers: mode `shared`.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 
-use pg_shared_lru::adapters::builder::{BuilderCache, BuilderError, SpillStore};
+use pg_shared_lru::adapters::builder::{BuilderCache, DrainShare, SpillStore};
 use pg_shared_lru::adapters::graph::{NodePointer, decode_list};
 use pg_shared_lru::{Config, Locks, Policy};
 
 use crate::graph::{Change, Ledger, Lists};
 use crate::neighbor::NeighborCacheEntry;
-use crate::pages::{Pages, number_of, pointer_of};
+use crate::pages::{number_of, pointer_of};
 use crate::records::Records;
 use crate::request::{Counters, Request};
 use crate::search::Adjacency;
@@ -55,7 +56,18 @@ impl<'a, L: Locks> Shared<'a, L> {
         counters.entry_bytes = memory.region_bytes - memory.free_bytes;
     }
 
-    /// What this worker has counted. Its lists stay in the cache, for the leader.
+    /// Writes lists that their records do not have: this worker's share, when all workers are done.
+    pub fn store_share(&mut self, share: DrainShare) {
+        let Shared { cache, records } = self;
+        or_report(cache.drain_share(share, |node, entry, dirty| {
+            if dirty {
+                records.store(node, entry.neighbors);
+            }
+            Ok::<_, Infallible>(())
+        }));
+    }
+
+    /// What this worker has counted.
     pub fn into_counters(self) -> Counters {
         let stats = self.cache.stats();
         Counters {
@@ -67,24 +79,12 @@ impl<'a, L: Locks> Shared<'a, L> {
     }
 }
 
-/// Writes every list that its record does not have. For the leader, when the workers are done. Returns what it has
-/// counted.
-pub fn store_all<L: Locks>(cache: &Cache<L>, request: &Request) -> Counters {
-    let (vectors, pages) = (crate::open_vectors(request), Pages::open(request.relation));
-    let mut records = Records::new(&vectors, &pages, false);
-    let stored = cache.drain_sorted(|node, entry, dirty| {
-        if dirty {
-            records.store(node, entry.neighbors);
-        }
-        Ok::<_, Infallible>(())
-    });
-    if let Err(error) = stored {
-        pgrx::error!("{error}");
-    }
-    records.counters
+/// Sees that the workers have left nothing. For the leader, when they are done.
+pub fn check_empty<L: Locks>(cache: &Cache<L>) {
+    or_report(cache.drain_sorted(|node, _, _| Err(format!("the list of {node:?} was not written"))));
 }
 
-fn or_report<T>(result: Result<T, BuilderError<Infallible>>) -> T {
+fn or_report<T>(result: Result<T, impl Display>) -> T {
     result.unwrap_or_else(|error| pgrx::error!("{error}"))
 }
 

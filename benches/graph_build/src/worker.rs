@@ -3,14 +3,15 @@
 //! As pgvectorscale does: the first worker inserts the first [`FIRST_NODES`] alone, so that the others find a graph;
 //! then each takes the next node that nobody has. Workers with private caches write them out after the first nodes,
 //! then whenever they have inserted a twentieth of all nodes, and at the end: else no worker would see what another
-//! does (one that is alone writes it out at the end only). When all nodes are inserted, the workers divide them again, to prune their lists to the final length.
+//! does (one that is alone writes it out at the end only). When all nodes are inserted, the workers divide them again, to
+//! prune their lists to the final length; and when that is done those with one cache for all write it out together.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use pg_shared_lru::Locks;
 use pg_shared_lru::pg::parallel::ParallelCache;
+use pg_shared_lru::{DrainShare, Locks};
 
 use crate::counted_lru::LruCacheWithStats;
 use crate::graph::{Builder, Lists};
@@ -38,6 +39,8 @@ pub struct Board {
     /// Workers that have inserted all they will, and written out what others must see.
     inserters_done: AtomicU32,
     next_to_finish: AtomicU32,
+    /// Workers that change no list any more.
+    finishers_done: AtomicU32,
 }
 
 impl Board {
@@ -111,6 +114,8 @@ impl Part<'_> {
             builder.lists.measure();
         }
         self.finish_all(&mut builder);
+        self.wait_for_all(&self.board.finishers_done);
+        builder.lists.store_share(DrainShare { worker: self.worker as usize, workers: self.request.workers as usize });
         builder.lists.into_counters()
     }
 
@@ -134,13 +139,18 @@ impl Part<'_> {
 
     /// Prunes lists until all are done, once every worker has inserted its nodes.
     fn finish_all<L: Lists>(&mut self, builder: &mut Builder<'_, L>) {
-        let workers = self.request.workers.max(1);
-        self.board.inserters_done.fetch_add(1, Ordering::Release);
-        wait_until(|| self.board.inserters_done.load(Ordering::Acquire) == workers);
+        self.wait_for_all(&self.board.inserters_done);
         taken(&self.board.next_to_finish, 0..self.request.nodes).for_each(|node| {
             builder.finish(node);
             (self.tick)(self.board);
         });
+    }
+
+    /// Counts this worker, and waits until all are counted.
+    fn wait_for_all(&self, counted: &AtomicU32) {
+        let workers = self.request.workers.max(1);
+        counted.fetch_add(1, Ordering::AcqRel);
+        wait_until(|| counted.load(Ordering::Acquire) == workers);
     }
 }
 

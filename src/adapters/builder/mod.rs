@@ -7,6 +7,7 @@
 //! worker ─ get_or_load ─► cache ─ miss ─► SpillStore::load, by one worker for all
 //!        ─ compare_push ─► cache ─ room? ─► a dirty entry goes: SpillStore::spill, while others may still read it
 //! leader ─ drain_sorted ─► every entry once, in the order of keys
+//! worker ─ drain_share  ─► every entry once, to one of the workers that drain together
 //! ```
 //!
 //! Invariants:
@@ -48,12 +49,41 @@ use crate::shared::write_back::{
     Blocked, Concurrency, Condition, InFlight, LoadGuard, LoadStep, StoreStep, WriteBackGuard, may_wait,
 };
 
+pub use drain::DrainShare;
 pub use error::{BuilderError, DrainError};
 pub use store::SpillStore;
 use wait::WaitBudget;
 
 /// How long a worker waits by default while no other ends what it has in hand.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What each worker may keep from being used: it has entries in hand, which stay where they are, and so does the slab
+/// around them; and a list that is replaced under a reader is there twice meanwhile.
+const WORKER_BYTES: usize = 64 << 10;
+
+/// Bytes of a cache in which so many workers build a table of so many rows and never have to spill: what to give
+/// [`Config::bytes`], instead of all that is allowed. PostgreSQL takes the whole segment at once, whatever is used of it.
+///
+/// `entry_bytes` are those of key and value, on average over all rows at any one time: for neighbour lists, `NodePointer::BYTES` and
+/// [`list_bytes`](super::graph::list_bytes) of the most neighbours that a node has during the build are always enough.
+/// For other numbers of partitions than the default give it more.
+///
+/// # Examples
+///
+/// ```
+/// use pg_shared_lru::adapters::builder::memory_for;
+/// use pg_shared_lru::adapters::graph::{NodePointer, list_bytes};
+/// use pg_shared_lru::{Config, Policy};
+///
+/// // At most 1 GiB; a table of 1,500 rows needs but a fraction of it.
+/// let needed = memory_for(1500, NodePointer::BYTES + list_bytes(65), 4);
+/// assert!(needed < 2 << 20);
+/// let config = Config::bytes(needed.min(1 << 30)).policy(Policy::Clock);
+/// assert!(config.region_bytes().is_ok());
+/// ```
+pub const fn memory_for(rows: u64, entry_bytes: usize, workers: usize) -> usize {
+    super::memory_for(rows, entry_bytes).saturating_add(workers.saturating_mul(WORKER_BYTES))
+}
 
 /// What one handle has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -39,7 +39,8 @@ use crate::engine::partition::Put;
 use crate::shared::open::CreateError;
 
 /// The least memory that [`LruCacheWithStats::with_memory`] takes: where a budget is divided among workers,
-/// `(budget / workers.max(1)).max(MIN_MEMORY_BYTES)` is never refused for being too small.
+/// `(budget / workers.max(1)).max(MIN_MEMORY_BYTES)` is never refused for being too small. So much is enough
+/// for a [`Config::bytes`] that says no more, too, whatever its policy.
 pub const MIN_MEMORY_BYTES: usize = 160 << 10;
 
 /// What a cache has done since it was made.
@@ -157,7 +158,8 @@ impl<K: CacheKey, V: CacheValue<K>> LruCacheWithStats<K, V> {
         self
     }
 
-    /// The most entries; `usize::MAX` where only bytes limit them.
+    /// The most entries; `usize::MAX` where only bytes limit them: there [`len`](Self::len) and [`bytes`](Self::bytes) are
+    /// what to print.
     pub fn cap(&self) -> NonZero<usize> {
         self.entries.cap()
     }
@@ -257,6 +259,29 @@ impl<K: CacheKey, V: CacheValue<K>> LruCacheWithStats<K, V> {
     }
 
     /// What has been counted.
+    ///
+    /// # Examples
+    ///
+    /// A line of progress for each 10,000 evictions, as pgvectorscale's wrapper prints it to `debug1`. Each entry that is
+    /// handed out counts by itself, so a look after each sees every number:
+    ///
+    /// ```
+    /// use pg_shared_lru::LruCacheWithStats;
+    ///
+    /// let mut cache = LruCacheWithStats::<u64, u64>::with_memory(1 << 20, "Numbers").unwrap().warn_with(|_| ());
+    /// let mut lines = Vec::new(); // pgrx::debug1! in an extension
+    /// for number in 0..100_000 {
+    ///     let mut evicted = cache.push(number, number);
+    ///     while let Some((_key, _value)) = evicted {
+    ///         if cache.stats().evictions % 10_000 == 0 {
+    ///             lines.push(format!("{} entries, {} bytes, {:?}", cache.len(), cache.bytes(), cache.stats()));
+    ///         }
+    ///         evicted = cache.pop_displaced();
+    ///     }
+    /// }
+    /// assert_eq!(lines.len(), cache.stats().evictions / 10_000);
+    /// assert!(lines.len() > 5);
+    /// ```
     pub fn stats(&self) -> &CacheStats {
         &self.stats
     }

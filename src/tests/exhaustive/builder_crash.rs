@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pg_shared_lru::{BuilderCache, BuilderError, Config, DrainError, Policy, RobustLocks, SpillStore};
+use pg_shared_lru::{BuilderCache, BuilderError, Config, DrainError, DrainShare, Policy, RobustLocks, SpillStore};
 
 use super::crash::Recording;
 use super::runner::{Case, Extent, Findings, Part, Tally, panic_text};
@@ -137,6 +137,17 @@ const OPERATIONS: &[Operation] = &[
         changes: Some((12, 9)),
     },
     Operation {
+        name: "a worker's share of the drain",
+        run: |worker, store| {
+            let drained = worker.drain_share(DrainShare { worker: 1, workers: 2 }, |key, value, _| {
+                store.write(key, value[0]);
+                Ok::<_, Infallible>(())
+            });
+            assert_eq!(drained.unwrap(), 8);
+        },
+        changes: None,
+    },
+    Operation {
         name: "a read of bytes where they lie",
         run: |worker, _| _ = worker.with(&12, |_| ()).expect("it is there"),
         changes: None,
@@ -248,6 +259,10 @@ fn check_lost(worker: &Worker, world: &World, mut store: Store, truth: &Truth<'_
     }
     if !matches!(worker.drain_sorted(|_, _, _| Ok::<_, ()>(())), Err(DrainError::Lost)) {
         return Err("a drain when all is lost is not refused".to_owned());
+    }
+    let share = DrainShare { worker: 0, workers: 1 };
+    if !matches!(worker.drain_share(share, |_, _, _| Ok::<_, ()>(())), Err(DrainError::Lost)) {
+        return Err("a share of the drain when all is lost is not refused".to_owned());
     }
     check_hands(&another_worker(world), 0)
 }

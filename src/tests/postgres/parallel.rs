@@ -183,6 +183,7 @@ fn memory_that_the_system_refuses_is_an_error_one_can_live_with() {
         let refused = outcome.refused.as_deref().expect("no such memory");
         let needed: Vec<usize> = refused.split(' ').filter_map(|word| word.parse().ok()).collect();
         assert!(needed.iter().any(|&bytes| bytes > ENDLESS_BYTES), "the bytes are named: {refused}");
+        assert!(refused.contains("(/dev/shm has ") && refused.contains(" bytes free)"), "and who refuses: {refused}");
         outcome.assert_sound();
         assert_eq!(outcome.walked, session.request.keys, "the cache that it fell back to works");
     }
@@ -195,7 +196,8 @@ fn memory_that_the_system_refuses_is_an_error_one_can_live_with() {
 fn private_memory_beyond_postgresqls_limit_is_an_error_one_can_live_with() {
     let mut session = Session::new(&[]);
     let outcome = session.exercise(|request| (request.workers, request.cache_bytes) = (0, 2 << 30));
-    assert!(outcome.refused.is_some_and(|reason| reason.contains("invalid memory alloc request size")));
+    let refused = outcome.refused.expect("more than PostgreSQL allocates at once");
+    assert!(refused.contains("invalid memory alloc request size") && !refused.contains("/dev/shm"), "{refused}");
     session.assert_unharmed();
 }
 

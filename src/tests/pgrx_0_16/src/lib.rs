@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use pg_shared_lru::pg::catalog::{Catalog, NewCache};
 use pg_shared_lru::pg::error::or_report;
-use pg_shared_lru::pg::parallel::{self, NoSegment, ParallelCache};
+use pg_shared_lru::pg::parallel::{self, DsmLocks, ParallelCache};
 use pg_shared_lru::pg::{area, handles};
 use pg_shared_lru::{Config, Locks, LruCacheWithStats, TypedCache, type_tag};
 use pgrx::prelude::*;
@@ -70,8 +70,8 @@ fn build_in_parallel() -> i64 {
                 pg_sys::WaitForParallelWorkersToFinish(context);
                 entries
             }
-            Err(NoSegment { reason, .. }) => {
-                warning!("building without workers: {reason}");
+            Err(refused) => {
+                warning!("building without workers: {refused}");
                 work(&Names::private(&config).unwrap_or_else(|error| error!("{error}")))
             }
         };
@@ -81,7 +81,7 @@ fn build_in_parallel() -> i64 {
     }
 }
 
-fn typed(cache: ParallelCache) -> Names<pg_shared_lru::pg::dsm_locks::DsmLocks> {
+fn typed(cache: ParallelCache) -> Names<DsmLocks> {
     Names::over(cache).unwrap_or_else(|error| error!("{error}"))
 }
 
