@@ -28,6 +28,12 @@ macro_rules! counters {
                 [$(self.$name),*].into_iter()
             }
 
+            /// The inverse of [`Stats::values`].
+            pub fn from_values(values: [u64; Stats::COUNTERS.len()]) -> Stats {
+                let [$($name),*] = values;
+                Stats { $($name,)* }
+            }
+
             /// Adds another cache's counters, or another partition's.
             pub fn add(&mut self, other: &Stats) {
                 $(self.$name += other.$name;)*
@@ -99,6 +105,25 @@ counters! {
     resets,
     /// Entries removed because their time was over, by a sweep or by whoever met them under the exclusive lock.
     expirations,
+    /// Of the expirations, those by a sweep.
+    swept,
+    /// Of the removals, those of keys that were invalidated.
+    invalidations,
+    /// Of the refused, those whose key, or key and value, were too large.
+    refused_too_large,
+    /// Of the refused, those for which no room could be made.
+    refused_no_room,
+    /// Of the refused, those that were to live for too long.
+    refused_ttl,
+}
+
+/// Why an entry is removed that has not expired and need not make way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Somebody wants it gone.
+    ByHand,
+    /// Its key was invalidated.
+    Invalidated,
 }
 
 impl Stats {
@@ -136,6 +161,9 @@ mod tests {
         sum.add(&stats);
         assert!(sum.values().eq(stats.values().map(|value| 2 * value)));
         assert_eq!(Stats::COUNTERS.len(), stats.values().count());
+        let mut number = 0;
+        let values = std::array::from_fn(|_| (number += 1, number).1);
+        assert!(Stats::from_values(values).values().eq(values));
         assert!(Stats::COUNTERS.iter().all(|(_, meaning)| meaning.ends_with('.')));
     }
 }

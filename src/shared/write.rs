@@ -11,6 +11,7 @@ use super::cache::SharedCache;
 use super::expiry::Expiry;
 use super::lock::Locks;
 use super::resources::{HeldResource, PinGuard, Registration};
+use crate::engine::counters::Removal;
 use crate::engine::entry::payload::Lengths;
 use crate::engine::entry::record::Pin;
 use crate::engine::evicted::{Evicted, OnEvict};
@@ -330,10 +331,16 @@ impl<L: Locks> SharedCache<L> {
 
     /// Removes a key without a copy of its value; whether it was there.
     pub fn discard(&self, key: &[u8]) -> bool {
+        self.discard_as(Removal::ByHand, key)
+    }
+
+    /// As [`SharedCache::discard`], counted as this.
+    pub(crate) fn discard_as(&self, why: Removal, key: &[u8]) -> bool {
         let (index, key) = self.key(key);
         let mut work = Work::new();
-        let (removed, is_left) = self
-            .exclusive(index, |partition| (partition.remove(key, &|| self.now()), partition.free_doomed(&mut work)));
+        let (removed, is_left) = self.exclusive(index, |partition| {
+            (partition.remove(key, why, &|| self.now()), partition.free_doomed(&mut work))
+        });
         if is_left {
             self.free_large(index);
         }
