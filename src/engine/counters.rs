@@ -25,11 +25,16 @@ macro_rules! counters {
 
             /// Every counter, in the order of [`Stats::COUNTERS`].
             pub fn values(&self) -> impl Iterator<Item = u64> + use<> {
-                [$(self.$name),*].into_iter()
+                self.to_array().into_iter()
             }
 
-            /// The inverse of [`Stats::values`].
-            pub fn from_values(values: [u64; Stats::COUNTERS.len()]) -> Stats {
+            /// Every counter, in the order of [`Stats::COUNTERS`].
+            pub fn to_array(&self) -> [u64; Stats::COUNTERS.len()] {
+                [$(self.$name),*]
+            }
+
+            /// The inverse of [`Stats::to_array`].
+            pub fn from_array(values: [u64; Stats::COUNTERS.len()]) -> Stats {
                 let [$($name),*] = values;
                 Stats { $($name,)* }
             }
@@ -163,7 +168,7 @@ mod tests {
         assert_eq!(Stats::COUNTERS.len(), stats.values().count());
         let mut number = 0;
         let values = std::array::from_fn(|_| (number += 1, number).1);
-        assert!(Stats::from_values(values).values().eq(values));
+        assert_eq!(Stats::from_array(values).to_array(), values);
         assert!(Stats::COUNTERS.iter().all(|(_, meaning)| meaning.ends_with('.')));
     }
 }

@@ -16,6 +16,7 @@ use super::catalog::{CacheId, Catalog};
 use super::definitions;
 use super::handles;
 use super::snapshot::ActiveSnapshot;
+use crate::engine::counters::Removal;
 use crate::rings::key::{DependencyKey, KeyHash};
 use crate::rings::table::{LineIndex, Rings};
 use crate::rings::xid::FullXid;
@@ -191,8 +192,8 @@ fn remove(catalog: Catalog, item: &Item) {
         let removed = definitions::unless_dropped(|| {
             let Ok(cache) = handles::of_listing(catalog, listing) else { return false };
             match &item.key {
-                Some(key) => drop(cache.discard(key)),
-                None => drop(cache.clear()),
+                Some(key) => drop(cache.discard_as(Removal::Invalidated, key)),
+                None => drop(cache.clear_as(Removal::Invalidated, || ())),
             }
             true
         });

@@ -9,6 +9,7 @@
 //! area            one piece of shared memory for all named caches: preloaded, or made at its first use
 //! named_locks     the locks of a named cache
 //! catalog         the named caches in the area: created, looked up, dropped
+//! ledger          what is known of a named cache beside its memory: counters that go on, samples
 //! handles         the caches that this backend uses
 //! drops           a cache goes with its database, and with its definition
 //! dsm_locks       the locks of a cache in the memory of a parallel operation
@@ -37,6 +38,7 @@ mod functions;
 pub mod handles;
 #[cfg(feature = "extension")]
 mod invalidations;
+mod ledger;
 mod lwlock;
 pub mod named_locks;
 pub mod parallel;

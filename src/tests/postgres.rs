@@ -19,6 +19,7 @@
 //! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
 //! - `expiry`      What has expired is nowhere to be seen; the background worker frees it.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
+//! - `monitoring`  What views and reports say of a cache is what was done with it, and goes on as long as the cache.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
 //! - `parallel`    Leader and workers of a parallel operation share a cache; no end of one leaves anything behind.
 //!
@@ -53,6 +54,8 @@ mod leases;
 mod lifecycle;
 #[path = "postgres/memory.rs"]
 mod memory;
+#[path = "postgres/monitoring.rs"]
+mod monitoring;
 #[path = "postgres/operations.rs"]
 mod operations;
 #[path = "postgres/parallel.rs"]

@@ -1,6 +1,7 @@
 //! Leases: who misses a key gets the right to store it, which a later invalidation takes away. docs/leases.md says why.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles::my_database;
 use crate::pg::invalidations::{self, Counts};
+use crate::pg::ledger::{SqlCounter, Tenant};
 use crate::pg::named_locks::sleep_a_moment;
 use crate::pg::versions;
 
@@ -94,8 +96,10 @@ fn get_or_lease(
 }
 
 fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration) -> Answer {
-    let number = find(cache, Access::ReadAndWrite).number;
+    let DefinedCache { number, tenant, .. } = find(cache, Access::ReadAndWrite);
     let look = || with_cache(cache, Access::Read, |cache| value_of(cache, key));
+    // The miss is counted once, however often it is looked again.
+    let look_again = || if with_cache(cache, Access::Read, |cache| cache.contains(key)) { look() } else { None };
     if invalidations::hides(number, key) {
         return (None, None);
     }
@@ -104,31 +108,44 @@ fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration) -> Answer {
     }
     let tag = lock_tag(number, key);
     let end = Instant::now() + wait;
+    let mut has_waited = false;
     while !try_lock(&tag) {
         // Who holds what others may wait for goes without.
         if Instant::now() >= end || may_be_waited_for() {
             return (None, None);
         }
+        if !std::mem::replace(&mut has_waited, true) {
+            count(tenant, SqlCounter::LeaseWaits);
+        }
         sleep_a_moment();
-        if let Some(value) = look() {
+        if let Some(value) = look_again() {
             return (Some(value), None);
         }
     }
     // Whoever had the lease may have stored the value just before it was given back.
-    if let Some(value) = look() {
+    if let Some(value) = look_again() {
         unlock(&tag);
         return (Some(value), None);
     }
     let catalog = or_report(Catalog::open());
     match Counts::settled(catalog, number, key) {
         Some(counts) => {
-            let lease = with_cache(cache, Access::Write, |cache| Lease::new(cache, key, counts));
+            let new = |cache: &DefinedCache| (Lease::new(cache, key, counts), cache.tenant);
+            let (lease, tenant) = with_cache(cache, Access::Write, new);
+            count(tenant, SqlCounter::Leases);
             (None, Some(lease.to_bytes().to_vec()))
         }
         None => {
             unlock(&tag);
             (None, None)
         }
+    }
+}
+
+/// Counts what was done with a cache. Raises nothing.
+fn count(tenant: Tenant, counter: SqlCounter) {
+    if let Some(catalog) = Catalog::mapped() {
+        catalog.ledger(tenant).count(counter);
     }
 }
 
@@ -150,16 +167,29 @@ fn put_leased(
     let Some(lease) = Lease::from_bytes(lease) else {
         CacheError::Parameter(format!("a lease has 24 bytes, this one has {}", lease.len())).report()
     };
-    let number = find(cache, Access::Write).number;
+    let DefinedCache { number, tenant, .. } = find(cache, Access::Write);
     let expiry = expiry(ttl);
     let catalog = or_report(Catalog::open());
-    let stored = !invalidations::hides(number, key)
+    let is_void = Cell::new(invalidations::hides(number, key));
+    let stored = !is_void.get()
         && or_report(with_cache(cache, Access::Write, |cache| {
-            let is_of_key = Lease::new(cache, key, lease.counts).check == lease.check;
-            let still = || Counts::now(catalog, number, key) == Some(lease.counts);
-            if is_of_key { cache.put_if_absent(key, value, expiry, still) } else { Ok(false) }
+            is_void.set(Lease::new(cache, key, lease.counts).check != lease.check);
+            // Asked only if the key has no value.
+            let still = || {
+                is_void.set(Counts::now(catalog, number, key) != Some(lease.counts));
+                !is_void.get()
+            };
+            if is_void.get() { Ok(false) } else { cache.put_if_absent(key, value, expiry, still) }
         }));
     unlock(&lock_tag(number, key));
+    count(
+        tenant,
+        match stored {
+            true => SqlCounter::LeaseFills,
+            false if is_void.get() => SqlCounter::RefusedLease,
+            false => SqlCounter::RefusedPresent,
+        },
+    );
     stored
 }
 
@@ -181,7 +211,13 @@ fn invalidate_one(cache: ServerText<'_>, key: Option<&[u8]>) {
 
 #[pg_extern(volatile, parallel_unsafe)]
 fn put_if_absent(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
-    or_report(with_cache(cache, Access::Write, |cache| cache.put_if_absent(key, value, Expiry::Default, || true)))
+    let put = |cache: &DefinedCache| (cache.put_if_absent(key, value, Expiry::Default, || true), cache.tenant);
+    let (stored, tenant) = with_cache(cache, Access::Write, put);
+    let stored = or_report(stored);
+    if !stored {
+        count(tenant, SqlCounter::RefusedPresent);
+    }
+    stored
 }
 
 /// A trigger, for rows and for whole statements: invalidates the keys of the rows that were changed, before and after, or all.

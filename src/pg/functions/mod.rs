@@ -71,6 +71,12 @@ fn number<T: TryFrom<i64>>(name: &str, value: impl Into<i64>) -> T {
         .unwrap_or_else(|_| CacheError::Parameter(format!("{name} is {value}: out of range for any cache")).report())
 }
 
+/// Microseconds since 1970 as PostgreSQL counts them, from the year 2000 on.
+fn timestamp(since_1970_us: u64) -> Option<TimestampWithTimeZone> {
+    const TO_2000_US: u64 = 946_684_800_000_000;
+    TimestampWithTimeZone::try_from(i64::try_from(since_1970_us.checked_sub(TO_2000_US)?).ok()?).ok()
+}
+
 /// A parameter of a function that is not strict because others may be NULL.
 fn not_null<T>(name: &str, value: Option<T>) -> T {
     value.unwrap_or_else(|| CacheError::Parameter(format!("{name} must not be NULL")).report())
