@@ -191,6 +191,12 @@ CREATE FUNCTION @extschema@.entries(cache text) RETURNS TABLE (
     expires timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'entries_wrapper';
 
+CREATE FUNCTION @extschema@.bytes_by_prefix(cache text, delimiter bytea DEFAULT NULL, length integer DEFAULT NULL) RETURNS TABLE (
+    prefix bytea,
+    entries bigint,
+    bytes bigint
+) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_prefix_wrapper';
+
 CREATE FUNCTION @extschema@.reset_stats(cache text) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'reset_stats_wrapper';
 
@@ -231,6 +237,7 @@ CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
     lease_waits bigint,
     lease_fills bigint,
     oldest_age bigint,
+    oldest_since timestamptz,
     stats_reset timestamptz,
     resized timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_stats_wrapper';
@@ -264,6 +271,7 @@ SELECT cache,
        lease_waits,
        lease_fills,
        oldest_age,
+       oldest_since,
        stats_reset,
        resized
   FROM @extschema@.list_stats();
@@ -314,6 +322,8 @@ COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current data
 COMMENT ON VIEW @extschema@.samples IS 'What the background worker has seen of each cache, a minute or so apart: reads since the sample before';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 COMMENT ON FUNCTION @extschema@.list_samples() IS 'For the view samples';
+COMMENT ON FUNCTION @extschema@.bytes_by_prefix(text, bytea, integer) IS
+    'Entries and bytes by the beginnings of keys: up to a delimiter, or of a length';
 COMMENT ON FUNCTION @extschema@.reset_stats(text) IS 'Has the counters of a cache begin anew, for everybody';
 
 -- Nothing is for PUBLIC; monitoring roles see names and numbers. What was granted on the functions that are new is to be

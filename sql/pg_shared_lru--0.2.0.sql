@@ -135,6 +135,12 @@ CREATE FUNCTION @extschema@.list_configurations() RETURNS TABLE (
     max_key_bytes integer
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_configurations_wrapper';
 
+CREATE FUNCTION @extschema@.bytes_by_prefix(cache text, delimiter bytea DEFAULT NULL, length integer DEFAULT NULL) RETURNS TABLE (
+    prefix bytea,
+    entries bigint,
+    bytes bigint
+) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_prefix_wrapper';
+
 CREATE FUNCTION @extschema@.reset_stats(cache text) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'reset_stats_wrapper';
 
@@ -175,6 +181,7 @@ CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
     lease_waits bigint,
     lease_fills bigint,
     oldest_age bigint,
+    oldest_since timestamptz,
     stats_reset timestamptz,
     resized timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_stats_wrapper';
@@ -357,6 +364,7 @@ SELECT cache,
        lease_waits,
        lease_fills,
        oldest_age,
+       oldest_since,
        stats_reset,
        resized
   FROM @extschema@.list_stats();
@@ -458,6 +466,8 @@ COMMENT ON FUNCTION @extschema@.list_caches() IS 'For the view caches';
 COMMENT ON FUNCTION @extschema@.list_configurations() IS 'For the view caches';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 COMMENT ON FUNCTION @extschema@.list_samples() IS 'For the view samples';
+COMMENT ON FUNCTION @extschema@.bytes_by_prefix(text, bytea, integer) IS
+    'Entries and bytes by the beginnings of keys: up to a delimiter, or of a length';
 COMMENT ON FUNCTION @extschema@.reset_stats(text) IS 'Has the counters of a cache begin anew, for everybody';
 COMMENT ON FUNCTION @extschema@.list_slab_classes() IS 'For the view slab_classes';
 COMMENT ON FUNCTION @extschema@.list_memory() IS 'For the view memory';

@@ -118,6 +118,15 @@ pub(super) struct Samples {
     len: usize,
 }
 
+impl Samples {
+    /// When the last sample was taken that has fewer ticks than these by so many, or by more; `None` if there is none.
+    #[cfg(any(test, feature = "extension"))]
+    pub(super) fn before(&self, ticks: u32, by: u64) -> Option<u64> {
+        let is_before = |sample: &&Sample| sample.ticks.is_some_and(|then| u64::from(ticks.wrapping_sub(then)) >= by);
+        self.iter().rev().find(is_before).map(|sample| sample.at_us)
+    }
+}
+
 impl std::ops::Deref for Samples {
     type Target = [Sample];
 
@@ -398,6 +407,9 @@ mod tests {
             let first = (number + 1).saturating_sub(MAX_SAMPLES as u64);
             assert!(ledger.samples().iter().copied().eq((first..=number).map(sample)), "{number}");
         }
+        let samples = ledger.samples();
+        assert_eq!([1, 0, 60, 61].map(|by| samples.before(199, by)), [Some(198), Some(199), Some(139), None]);
+        assert_eq!(samples.before(u32::MAX - 100, 5), Some(199), "ticks wrap");
         let next = super::tests::ledger();
         next.take_over(&ledger, Stats::default(), Stats::default());
         assert!(next.samples().iter().copied().eq((139..200).map(|at_us| Sample { ticks: None, ..sample(at_us) })));

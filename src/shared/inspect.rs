@@ -52,10 +52,11 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// The age of the entry that has gone unused longest, of any partition, as far as the policy tells; `None` if there is
-    /// no entry. And the sum over the partitions.
+    /// no entry. And, added up over the partitions, by how many [`SharedCache::ticks`] there were fewer just before the last
+    /// use of the oldest.
     pub fn oldest_ages(&self) -> (Option<u32>, u64) {
         let ages = (0..self.partition_count()).filter_map(|index| self.shared(index, Partition::oldest_age));
-        ages.fold((None, 0), |(oldest, sum), age| (oldest.max(Some(age)), sum + u64::from(age)))
+        ages.fold((None, 0), |(oldest, sum), age| (oldest.max(Some(age)), sum + u64::from(age) + 1))
     }
 
     /// Insertions and uses that moved an entry, of all partitions. Wraps.
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!((cache.oldest_ages(), cache.count_ages(|| ()).iter().sum::<u64>()), ((None, 0), 0));
         let before = cache.ticks();
         (0..10u32).for_each(|key| _ = cache.put(&key.to_be_bytes(), b"v").unwrap());
-        assert_eq!((cache.oldest_ages(), cache.ticks() - before), ((Some(9), 9), 10));
+        assert_eq!((cache.oldest_ages(), cache.ticks() - before), ((Some(9), 10), 10));
         let counts = cache.count_ages(|| ());
         assert_eq!(counts[..6], [1, 1, 2, 4, 2, 0]);
         assert_eq!(counts.iter().sum::<u64>(), 10);

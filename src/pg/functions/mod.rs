@@ -8,6 +8,7 @@
 //! access  one key, or the keys of an array
 //! leases  the right to store what was missed, and what takes it away
 //! walks   all entries: looked at, or taken out
+//! prefixes  where the bytes are, by beginnings of keys
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
 //! views   what the views show
@@ -24,6 +25,7 @@ mod bytea;
 mod define;
 mod leases;
 mod names;
+mod prefixes;
 mod release;
 mod text;
 mod views;

@@ -34,15 +34,19 @@ fn my_tenants<R>(
     let catalog = or_report(Catalog::existing());
     let mine = listings(catalog).filter(|cache| cache.database == handles::my_database());
     mine.filter_map(move |listing| {
-        let (catalog, tenant) = (catalog?, listing.tenant());
-        let name = names::name_for_database(&listing.name, true);
-        let found = handles::of_listing(catalog, listing).and_then(|cache| {
-            definitions::unless_dropped(|| read(catalog, tenant, &cache)).unwrap_or(Err(CacheError::Dropped))
-        });
-        match found {
-            Ok(found) => Some((name, found)),
-            Err(CacheError::Dropped) => None,
-            Err(error) => error.report(),
+        let (catalog, name) = (catalog?, names::name_for_database(&listing.name, true));
+        let mut listing = listing;
+        loop {
+            let found = handles::of_listing(catalog, listing.clone()).and_then(|cache| {
+                let read = || read(catalog, listing.tenant(), &cache);
+                definitions::unless_dropped(read).unwrap_or(Err(CacheError::Dropped))
+            });
+            match found {
+                Ok(found) => return Some((name, found)),
+                // Or made anew, or moved.
+                Err(CacheError::Dropped) => listing = catalog.find(listing.database, listing.id())?,
+                Err(error) => error.report(),
+            }
         }
     })
 }
@@ -168,15 +172,18 @@ fn list_stats() -> TableIterator<
         name!(lease_waits, i64),
         name!(lease_fills, i64),
         name!(oldest_age, Option<i64>),
+        name!(oldest_since, Option<TimestampWithTimeZone>),
         name!(stats_reset, Option<TimestampWithTimeZone>),
         name!(resized, Option<TimestampWithTimeZone>),
     ),
 > {
     let read = |catalog: Catalog, tenant, cache: &SharedCache<LwLocks>| {
-        let account = catalog.account(tenant, cache)?;
-        Ok((cache.len(), cache.bytes(), cache.oldest_ages().0, account))
+        let (account, samples) = (catalog.account(tenant, cache)?, catalog.samples(tenant)?);
+        let ((oldest_age, by), ticks) = (cache.oldest_ages(), cache.ticks());
+        let oldest = (oldest_age, oldest_age.and_then(|_| samples.before(ticks, by)));
+        Ok((cache.len(), cache.bytes(), oldest, account))
     };
-    TableIterator::new(my_tenants(read).map(|(name, (entries, bytes, oldest_age, account))| {
+    TableIterator::new(my_tenants(read).map(|(name, (entries, bytes, (oldest_age, oldest_us), account))| {
         let of_sql = |counter| account.of_sql(counter) as i64;
         let Account { stats, reset_us, resized_us, .. } = account;
         (
@@ -207,6 +214,7 @@ fn list_stats() -> TableIterator<
             of_sql(SqlCounter::LeaseWaits),
             of_sql(SqlCounter::LeaseFills),
             oldest_age.map(i64::from),
+            oldest_us.and_then(timestamp),
             reset_us.and_then(timestamp),
             resized_us.and_then(timestamp),
         )

@@ -197,6 +197,8 @@ fn an_unknown_cache_is_named_by_every_function() {
         "drain('nix')",
         "compact('nix')",
         "validate('nix')",
+        "bytes_by_prefix('nix')",
+        "reset_stats('nix')",
     ] {
         let refusal = backend.refused(&format!("SELECT shared_lru.{call}"));
         refusal.is("42704", &["\"nix\"", "does not exist"]);
