@@ -197,6 +197,20 @@ CREATE FUNCTION @extschema@.bytes_by_prefix(cache text, delimiter bytea DEFAULT 
     bytes bigint
 ) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_prefix_wrapper';
 
+-- A cache on a page: numbers only, as in the views.
+CREATE FUNCTION @extschema@.report(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_wrapper';
+
+CREATE FUNCTION @extschema@.report_svg(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_svg_wrapper';
+
+CREATE FUNCTION @extschema@.report_json_text(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_json_text_wrapper';
+
+CREATE FUNCTION @extschema@.report_json(cache text) RETURNS jsonb
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.report_json_text(cache)::pg_catalog.jsonb;
+
 CREATE FUNCTION @extschema@.reset_stats(cache text) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'reset_stats_wrapper';
 
@@ -324,6 +338,10 @@ COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 COMMENT ON FUNCTION @extschema@.list_samples() IS 'For the view samples';
 COMMENT ON FUNCTION @extschema@.bytes_by_prefix(text, bytea, integer) IS
     'Entries and bytes by the beginnings of keys: up to a delimiter, or of a length';
+COMMENT ON FUNCTION @extschema@.report(text) IS 'A page about a cache, of at most 80 columns, with plots';
+COMMENT ON FUNCTION @extschema@.report_svg(text) IS 'What report shows, as SVG';
+COMMENT ON FUNCTION @extschema@.report_json(text) IS 'What report shows, as JSON';
+COMMENT ON FUNCTION @extschema@.report_json_text(text) IS 'For report_json';
 COMMENT ON FUNCTION @extschema@.reset_stats(text) IS 'Has the counters of a cache begin anew, for everybody';
 
 -- Nothing is for PUBLIC; monitoring roles see names and numbers. What was granted on the functions that are new is to be
@@ -333,3 +351,5 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
 GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.samples TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats(),
     @extschema@.list_samples() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.report(text), @extschema@.report_svg(text), @extschema@.report_json(text),
+    @extschema@.report_json_text(text) TO pg_monitor;

@@ -17,18 +17,16 @@
 //! there that the slot's life goes on, and read under the catalog's lock.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "extension")]
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::catalog::{Catalog, Listing};
-use super::error::CacheError;
+use super::catalog::Catalog;
 use super::named_locks::LwLocks;
-use super::slot::{Life, Phase};
 use crate::engine::counters::Stats;
 use crate::engine::memory::region::RegionType;
 use crate::engine::memory::words::Word64;
 use crate::shared::cache::SharedCache;
-use crate::shared::lock::LockMode;
 
 const COUNTERS: usize = Stats::COUNTERS.len();
 
@@ -51,7 +49,7 @@ pub(super) enum SqlCounter {
     RefusedPresent,
 }
 
-const SQL_COUNTERS: usize = SqlCounter::RefusedPresent as usize + 1;
+pub(super) const SQL_COUNTERS: usize = SqlCounter::RefusedPresent as usize + 1;
 
 /// A cache at one moment. The counters are totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +63,7 @@ pub(super) struct Sample {
     pub(super) ticks: Option<u32>,
 }
 
-#[cfg(feature = "extension")]
+#[cfg(any(test, feature = "extension"))]
 impl Sample {
     /// Hits and misses since an earlier one.
     pub(super) fn reads_since(&self, before: &Sample) -> (u64, u64) {
@@ -112,21 +110,23 @@ impl SampleWords {
 }
 
 /// The last samples, oldest first.
+#[cfg(any(test, feature = "extension"))]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Samples {
     kept: [Sample; MAX_SAMPLES],
     len: usize,
 }
 
+#[cfg(any(test, feature = "extension"))]
 impl Samples {
     /// When the last sample was taken that has fewer ticks than these by so many, or by more; `None` if there is none.
-    #[cfg(any(test, feature = "extension"))]
     pub(super) fn before(&self, ticks: u32, by: u64) -> Option<u64> {
         let is_before = |sample: &&Sample| sample.ticks.is_some_and(|then| u64::from(ticks.wrapping_sub(then)) >= by);
         self.iter().rev().find(is_before).map(|sample| sample.at_us)
     }
 }
 
+#[cfg(any(test, feature = "extension"))]
 impl std::ops::Deref for Samples {
     type Target = [Sample];
 
@@ -141,10 +141,10 @@ impl std::ops::Deref for Samples {
 pub(super) struct Ledger {
     carried: [Word64; COUNTERS],
     baseline: [Word64; COUNTERS],
-    sql: [Word64; SQL_COUNTERS],
+    pub(super) sql: [Word64; SQL_COUNTERS],
     /// When the counters were reset last, and when the memory was made anew last, in microseconds since 1970; 0: never.
-    reset_us: Word64,
-    resized_us: Word64,
+    pub(super) reset_us: Word64,
+    pub(super) resized_us: Word64,
     /// Samples so far. The next one goes to the place of this number, modulo the places.
     sampled: Word64,
     samples: [SampleWords; MAX_SAMPLES],
@@ -165,7 +165,7 @@ impl Ledger {
         self.sql[counter as usize].atomic().fetch_add(1, Ordering::Relaxed);
     }
 
-    fn total(&self, counted: Stats) -> Stats {
+    pub(super) fn total(&self, counted: Stats) -> Stats {
         let counted = counted.to_array();
         Stats::from_array(std::array::from_fn(|index| counted[index].wrapping_add(self.carried[index].get())))
     }
@@ -188,27 +188,27 @@ impl Ledger {
 
     /// Begins to count anew, after `total`.
     #[cfg(feature = "extension")]
-    fn reset(&self, total: Stats) {
+    pub(super) fn reset(&self, total: Stats) {
         self.baseline.iter().zip(total.to_array()).for_each(|(word, value)| word.set(value));
         self.sql.iter().for_each(|word| word.atomic().store(0, Ordering::Relaxed));
         self.reset_us.set(now_us());
     }
 
     #[cfg(any(test, feature = "extension"))]
-    fn shown(&self, total: Stats) -> Stats {
+    pub(super) fn shown(&self, total: Stats) -> Stats {
         let total = total.to_array();
         Stats::from_array(std::array::from_fn(|index| total[index].saturating_sub(self.baseline[index].get())))
     }
 
     #[cfg(any(test, feature = "extension"))]
-    fn add_sample(&self, sample: Sample) {
+    pub(super) fn add_sample(&self, sample: Sample) {
         let number = self.sampled.get();
         self.samples[number as usize % MAX_SAMPLES].set(sample);
         self.sampled.set(number.wrapping_add(1));
     }
 
     #[cfg(any(test, feature = "extension"))]
-    fn samples(&self) -> Samples {
+    pub(super) fn samples(&self) -> Samples {
         let sampled = self.sampled.get() as usize;
         let len = sampled.min(MAX_SAMPLES);
         let at = |index: usize| {
@@ -221,38 +221,6 @@ impl Ledger {
 /// The real-time clock, in microseconds since 1970.
 pub(super) fn now_us() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_micros() as u64)
-}
-
-/// One life of the cache in a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tenant {
-    slot: usize,
-    life: Life,
-}
-
-impl Listing {
-    pub(super) fn tenant(&self) -> Tenant {
-        Tenant { slot: self.slot, life: self.life }
-    }
-}
-
-/// What is counted of a cache.
-#[cfg(feature = "extension")]
-#[derive(Clone, Debug)]
-pub(super) struct Account {
-    /// Since the last reset.
-    pub(super) stats: Stats,
-    sql: [u64; SQL_COUNTERS],
-    /// When that was, in microseconds since 1970, and when the memory was made anew last.
-    pub(super) reset_us: Option<u64>,
-    pub(super) resized_us: Option<u64>,
-}
-
-#[cfg(feature = "extension")]
-impl Account {
-    pub(super) fn of_sql(&self, counter: SqlCounter) -> u64 {
-        self.sql[counter as usize]
-    }
 }
 
 impl Catalog {
@@ -268,96 +236,6 @@ impl Catalog {
             to.take_over(from, total, new.1.stats());
         }
         to.resized_us.set(now_us());
-    }
-}
-
-#[cfg(feature = "extension")]
-impl Catalog {
-    /// What `read` says of the ledger, under the catalog's lock, if the cache is there.
-    fn with_ledger<R>(self, tenant: Tenant, read: impl FnOnce(&Ledger) -> R) -> Result<R, CacheError> {
-        let area = self.area();
-        let found = area.with_catalog(LockMode::Shared, || {
-            area.slots()[tenant.slot].is_of(tenant.life).then(|| read(area.ledger(tenant.slot)))
-        });
-        found.ok_or(CacheError::Dropped)
-    }
-
-    /// As [`Catalog::with_ledger`], to write; not while the cache is being made anew, dropped or moved.
-    fn change_ledger<R>(self, tenant: Tenant, change: impl FnOnce(&Ledger) -> R) -> Result<R, CacheError> {
-        let area = self.area();
-        let done = area.with_catalog(LockMode::Exclusive, || {
-            let is_live = area.slots()[tenant.slot].now() == (tenant.life, Phase::Live);
-            is_live.then(|| change(area.ledger(tenant.slot)))
-        });
-        done.ok_or(CacheError::Dropped)
-    }
-
-    /// The ledger in which SQL counts what it does with a cache.
-    pub(super) fn ledger(self, tenant: Tenant) -> &'static Ledger {
-        self.area().ledger(tenant.slot)
-    }
-
-    /// What is counted of a cache.
-    ///
-    /// # Errors
-    ///
-    /// It was dropped, moved or made anew meanwhile.
-    pub(super) fn account(self, tenant: Tenant, cache: &SharedCache<LwLocks>) -> Result<Account, CacheError> {
-        loop {
-            let reset_us = self.with_ledger(tenant, |ledger| ledger.reset_us.get())?;
-            let counted = cache.stats();
-            let account = self.with_ledger(tenant, |ledger| {
-                // A reset that came between would be seen in part.
-                (ledger.reset_us.get() == reset_us).then(|| Account {
-                    stats: ledger.shown(ledger.total(counted)),
-                    sql: std::array::from_fn(|index| ledger.sql[index].get()),
-                    reset_us: Some(reset_us).filter(|&at_us| at_us > 0),
-                    resized_us: Some(ledger.resized_us.get()).filter(|&at_us| at_us > 0),
-                })
-            })?;
-            if let Some(account) = account {
-                return Ok(account);
-            }
-        }
-    }
-
-    /// Has the counters of a cache begin anew, for everybody.
-    ///
-    /// # Errors
-    ///
-    /// It was dropped, moved or made anew meanwhile, or is about to be.
-    pub(super) fn reset_stats(self, tenant: Tenant, cache: &SharedCache<LwLocks>) -> Result<(), CacheError> {
-        let counted = cache.stats();
-        self.change_ledger(tenant, |ledger| ledger.reset(ledger.total(counted)))
-    }
-
-    /// Takes a sample of a cache, if the last one is so old.
-    ///
-    /// # Errors
-    ///
-    /// It was dropped, moved or made anew meanwhile, or is about to be.
-    pub(super) fn sample(self, tenant: Tenant, cache: &SharedCache<LwLocks>, age: Duration) -> Result<(), CacheError> {
-        let at_us = now_us();
-        let last_us = self.with_ledger(tenant, |ledger| ledger.samples().last().map(|last| last.at_us))?;
-        // A clock that was set back is no reason to wait.
-        let is_due = last_us.is_none_or(|last_us| at_us < last_us || at_us - last_us >= age.as_micros() as u64);
-        if !is_due {
-            return Ok(());
-        }
-        let (counted, entries, bytes, ticks) = (cache.stats(), cache.len(), cache.bytes(), Some(cache.ticks()));
-        self.change_ledger(tenant, |ledger| {
-            let Stats { hits, misses, .. } = ledger.total(counted);
-            ledger.add_sample(Sample { at_us, hits, misses, entries, bytes, ticks });
-        })
-    }
-
-    /// The last samples of a cache, oldest first.
-    ///
-    /// # Errors
-    ///
-    /// It was dropped, moved or made anew meanwhile.
-    pub(super) fn samples(self, tenant: Tenant) -> Result<Samples, CacheError> {
-        self.with_ledger(tenant, Ledger::samples)
     }
 }
 
@@ -378,9 +256,7 @@ mod tests {
     }
 
     fn hits(hits: u64) -> Stats {
-        let mut stats = Stats::default();
-        stats.hits = hits;
-        stats
+        Stats { hits, ..Stats::default() }
     }
 
     #[test]

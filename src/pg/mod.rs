@@ -14,7 +14,9 @@
 //! drops           a cache goes with its database, and with its definition
 //! dsm_locks       the locks of a cache in the memory of a parallel operation
 //! parallel        such a cache
-//! settings        pg_shared_lru.*                        ─┐
+//! accounts        what is counted of a named cache       ─┐
+//! report          one cache on a page                     │
+//! settings        pg_shared_lru.*                         │
 //! worker          the background worker                   │
 //! snapshot        a snapshot, as the commit rings ask it  │
 //! invalidations   keys that a transaction invalidates     │
@@ -25,6 +27,8 @@
 //! An extension that links this crate without the feature `extension` calls [`area::request`] from its own `_PG_init`
 //! and uses [`catalog`] and [`handles`] as the SQL functions do, or [`parallel`], which needs no preloading.
 
+#[cfg(feature = "extension")]
+mod accounts;
 pub mod area;
 pub mod catalog;
 #[cfg(feature = "extension")]
@@ -42,6 +46,8 @@ mod ledger;
 mod lwlock;
 pub mod named_locks;
 pub mod parallel;
+#[cfg(any(test, feature = "extension"))]
+mod report;
 #[cfg(feature = "extension")]
 mod settings;
 mod slot;

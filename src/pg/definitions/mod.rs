@@ -24,11 +24,11 @@ use hashbrown::HashMap;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 
 use self::options::Options;
+use super::accounts::Tenant;
 use super::catalog::{CacheId, Catalog, Listing, NewCache};
 use super::drops;
 use super::error::CacheError;
 use super::handles::{self, AttachedCache};
-use super::ledger::Tenant;
 use super::named_locks::{LwLocks, sleep_a_moment};
 use super::worker;
 use crate::engine::config::Config;

@@ -14,12 +14,13 @@ use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, name_of, with_cache};
 use crate::Expiry;
+use crate::pg::accounts::Tenant;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles::my_database;
 use crate::pg::invalidations::{self, Counts};
-use crate::pg::ledger::{SqlCounter, Tenant};
+use crate::pg::ledger::SqlCounter;
 use crate::pg::named_locks::sleep_a_moment;
 use crate::pg::versions;
 

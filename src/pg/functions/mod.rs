@@ -12,6 +12,7 @@
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
 //! views   what the views show
+//! report  one cache on a page
 //! release which library this is
 //! ```
 //!
@@ -27,6 +28,7 @@ mod leases;
 mod names;
 mod prefixes;
 mod release;
+mod report;
 mod text;
 mod views;
 mod walks;

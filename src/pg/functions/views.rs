@@ -13,11 +13,12 @@ use super::text::ShownText;
 use super::timestamp;
 use crate::engine::limits::BUCKET_CELLS;
 use crate::engine::report::{ClassReport, MemoryReport};
+use crate::pg::accounts::{Account, Tenant};
 use crate::pg::catalog::{Catalog, Listing};
 use crate::pg::definitions;
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles;
-use crate::pg::ledger::{Account, SqlCounter, Tenant};
+use crate::pg::ledger::SqlCounter;
 use crate::pg::named_locks::LwLocks;
 use crate::shared::cache::SharedCache;
 

@@ -308,3 +308,130 @@ fn bytes_are_counted_by_the_beginnings_of_keys() {
     let mut writer = world.backend_as("writer");
     writer.refused("SELECT shared_lru.bytes_by_prefix('c')").is("42501", &["\"c\"", "read"]);
 }
+
+/// A cache in use, with samples, whose keys and values nobody may see.
+fn world_with_figures() -> World {
+    let world = World::with(&[("pg_shared_lru.naptime", "1s"), ("pg_shared_lru.sample_interval", "1s")]);
+    let mut backend = world.backend();
+    backend.run("SELECT shared_lru.create_cache('c', 1048576, policy => 'lru', partitions => 1)");
+    backend.run(
+        "SELECT shared_lru.put_text('c', 'secret' || n, repeat('hidden', n % 100)) FROM generate_series(1, 5000) AS n;
+         SELECT shared_lru.get_text('c', 'secret' || n) FROM generate_series(4900, 5100) AS n;
+         SELECT shared_lru.put_if_absent('c', 'secret5000', 'hidden'); SELECT shared_lru.reset_stats('c');
+         SELECT shared_lru.get_text('c', 'secret' || n) FROM generate_series(4991, 5005) AS n",
+    );
+    let samples = "SELECT count(*) FROM shared_lru.samples";
+    wait_until("there are samples", || backend.one::<i64>(samples) > 2);
+    world
+}
+
+#[test]
+fn a_report_fits_a_terminal_and_shows_what_the_views_show_but_no_contents() {
+    let world = world_with_figures();
+    world.backend().run("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher");
+    let mut watcher = world.backend_as("watcher");
+    let page: String = watcher.one("SELECT shared_lru.report('c')");
+    for line in page.lines() {
+        assert!(line.chars().count() <= 80, "{line}\n{page}");
+    }
+    let utf8 = watcher.one::<String>("SHOW server_encoding") == "UTF8";
+    for part in ["cache \"c\"", "1.0 MiB, policy lru, partitions 1", "66.7 %: hits 10, misses 5", "ratio |"] {
+        assert!(page.contains(part), "no {part} in\n{page}");
+    }
+    assert_eq!(page.contains('█'), utf8, "{page}");
+
+    let same = "SELECT j -> 'counters' ->> 'misses' = s.misses::text AND j -> 'memory' ->> 'region_bytes' = '1048576'
+                       AND (SELECT sum((a ->> 'entries')::bigint) FROM jsonb_array_elements(j -> 'ages') AS a) = s.entries
+                       AND (j ->> 'stats_reset')::timestamptz = date_trunc('second', s.stats_reset)
+                       AND j ->> 'oldest_age' = s.oldest_age::text AND jsonb_array_length(j -> 'samples') >= 2
+                       AND (j ->> 'in_memory')::bool
+                  FROM shared_lru.stats AS s, shared_lru.report_json('c') AS j";
+    assert!(watcher.one::<bool>(same));
+    let svg: String = watcher.one("SELECT shared_lru.report_svg('c')");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("<path "), "{svg}");
+    assert_eq!(svg.matches("<g ").count(), svg.matches("</g>").count());
+    let json: String = watcher.one("SELECT shared_lru.report_json('c')::text");
+    for text in [page, json, svg] {
+        assert!(!text.contains("secret") && !text.contains("hidden"), "{text}");
+    }
+}
+
+#[test]
+fn a_report_makes_no_memory_and_is_ascii_where_it_must_be() {
+    let world = World::with_cache(1);
+    world.cluster.restart(crate::cluster::StopMode::Fast).expect("the server restarts");
+    let mut backend = world.backend();
+    assert!(backend.one::<String>("SELECT shared_lru.report('c')").starts_with("not in memory"));
+    assert!(backend.one::<bool>("SELECT shared_lru.report_json('c') = '{\"cache\": \"c\", \"in_memory\": false}'"));
+    assert!(backend.one::<String>("SELECT shared_lru.report_svg('c')").contains(">not in memory<"));
+    assert!(!backend.one::<bool>("SELECT in_memory FROM shared_lru.caches"));
+
+    backend.run("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    let mut latin = world.backend_in("latin");
+    latin.run("CREATE EXTENSION pg_shared_lru; SELECT shared_lru.create_cache('c', 1048576); SELECT shared_lru.put('c', 'k', 'v')");
+    let page: String = latin.one("SELECT shared_lru.report('c')");
+    assert!(page.is_ascii() && page.contains("records    ##"), "{page}");
+    latin.run("SELECT shared_lru.report_json('c'), shared_lru.report_svg('c')");
+}
+
+/// A query of docs/prometheus.yml with the names and kinds of its metrics.
+struct Query<'a> {
+    name: &'a str,
+    sql: String,
+    metrics: Vec<(&'a str, &'a str)>,
+}
+
+/// As much of YAML as the file has.
+fn queries(file: &str) -> Vec<Query<'_>> {
+    let mut queries: Vec<Query<'_>> = Vec::new();
+    for line in file.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let text = line.trim_start();
+        match line.len() - text.len() {
+            0 => {
+                let name = text.strip_suffix(':').expect("a name");
+                queries.push(Query { name, sql: String::new(), metrics: Vec::new() });
+            }
+            2 => assert!(["query: |", "metrics:"].contains(&text), "{line}"),
+            _ => {
+                let query = queries.last_mut().expect("a name comes first");
+                if let Some(metric) = text.strip_prefix("- ") {
+                    query.metrics.push((metric.strip_suffix(':').expect("a metric"), ""));
+                } else if let Some(usage) = text.strip_prefix("usage: ") {
+                    query.metrics.last_mut().expect("a metric comes first").1 = usage.trim_matches('"');
+                } else if !text.starts_with("description: ") {
+                    assert!(query.metrics.is_empty(), "{line}");
+                    query.sql.extend([text, "\n"]);
+                }
+            }
+        }
+    }
+    queries
+}
+
+#[test]
+fn each_query_for_prometheus_runs_and_gives_its_metrics() {
+    let world = world_with_figures();
+    world.backend().run("CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher");
+    let mut watcher = world.backend_as("watcher");
+    let queries = queries(include_str!("../../../docs/prometheus.yml"));
+    assert!(queries.len() >= 5);
+    for Query { name, sql, metrics } in queries {
+        let rows = watcher.client.query(&sql, &[]).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        assert!(!rows.is_empty(), "{name}");
+        let columns: Vec<&str> = rows[0].columns().iter().map(postgres::Column::name).collect();
+        assert_eq!(columns, metrics.iter().map(|(metric, _)| *metric).collect::<Vec<_>>(), "{name}");
+        let mut labels = Vec::new();
+        for row in &rows {
+            let mut of_row = Vec::new();
+            for (metric, usage) in &metrics {
+                match *usage {
+                    "LABEL" => of_row.push(row.get::<_, String>(metric)),
+                    "COUNTER" | "GAUGE" => assert!(row.get::<_, i64>(metric) >= 0, "{name}: {metric}"),
+                    other => panic!("{name}: {metric} is a {other}"),
+                }
+            }
+            assert!(of_row.len() < metrics.len() && !labels.contains(&of_row), "{name}: {of_row:?} comes twice");
+            labels.push(of_row);
+        }
+    }
+}
