@@ -370,7 +370,7 @@ fn a_report_makes_no_memory_and_is_ascii_where_it_must_be() {
     let mut latin = world.backend_in("latin");
     latin.run("CREATE EXTENSION pg_shared_lru; SELECT shared_lru.create_cache('c', 1048576); SELECT shared_lru.put('c', 'k', 'v')");
     let page: String = latin.one("SELECT shared_lru.report('c')");
-    assert!(page.is_ascii() && page.contains("records    ##"), "{page}");
+    assert!(page.is_ascii() && page.contains("records #"), "{page}");
     latin.run("SELECT shared_lru.report_json('c'), shared_lru.report_svg('c')");
 }
 
