@@ -176,7 +176,8 @@ mod tests {
         has("2023-11-14T22:13:20Z to 2023-11-14T23:13:20Z");
         has("counters since 2023-11-14T22:16:20Z");
         has("ratio |▁▂▃▄▄▅");
-        has("lease void 4  key has a value 5");
+        has("lease void 4\n");
+        has("key has a value 5");
         has("new 20000  replaced 0  by lease 3");
         has(&format!("the oldest {}", figures.oldest_age.unwrap()));
         has("records");
