@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::bytea::{Before, Bytea, Copied};
 use super::text::ServerText;
 use super::with_cache;
+use crate::engine::counters::Removal;
 use crate::engine::partition::{PushError, Put};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache};
@@ -191,7 +192,7 @@ fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copie
             }
         };
     if is_gone {
-        cache.discard_version(&copied.version);
+        cache.discard_version_as(Removal::Invalidated, &copied.version);
         copied.free();
         return None;
     }

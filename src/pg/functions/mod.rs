@@ -9,10 +9,12 @@
 //! queries results of queries
 //! leases  the right to store what was missed, and what takes it away
 //! walks   all entries: looked at, or taken out
+//! prefixes  where the bytes are, by beginnings of keys
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
 //! views   what the views show
 //! changes what the query cache knows of a relation
+//! report  one cache on a page
 //! release which library this is
 //! ```
 //!
@@ -27,8 +29,10 @@ mod changes;
 mod define;
 mod leases;
 mod names;
+mod prefixes;
 mod queries;
 mod release;
+mod report;
 mod text;
 mod views;
 mod walks;
@@ -75,6 +79,12 @@ fn number<T: TryFrom<i64>>(name: &str, value: impl Into<i64>) -> T {
     let value = value.into();
     T::try_from(value)
         .unwrap_or_else(|_| CacheError::Parameter(format!("{name} is {value}: out of range for any cache")).report())
+}
+
+/// Microseconds since 1970 as PostgreSQL counts them, from the year 2000 on.
+fn timestamp(since_1970_us: u64) -> Option<TimestampWithTimeZone> {
+    const TO_2000_US: u64 = 946_684_800_000_000;
+    TimestampWithTimeZone::try_from(i64::try_from(since_1970_us.checked_sub(TO_2000_US)?).ok()?).ok()
 }
 
 /// A parameter of a function that is not strict because others may be NULL.

@@ -47,6 +47,7 @@ use super::snapshot::ActiveSnapshot;
 use super::stored::{Dependency, MAX_DEPENDENCIES, Stored};
 use super::tags::{self, Freshness, Of};
 use super::writers;
+use crate::engine::counters::Removal;
 use crate::rings::key::KeyHash;
 use crate::rings::switch::State;
 use crate::rings::table::Rings;
@@ -240,7 +241,7 @@ impl Fill<'_> {
         }
         definitions::with_cache(self.cache, Access::Write, |cache| {
             if let Found::Outdated(version) = &self.found {
-                cache.discard_version(version);
+                cache.discard_version_as(Removal::Invalidated, version);
             }
             _ = cache.put_if_absent(self.under, stored, Expiry::Default, &still);
         })
