@@ -117,6 +117,14 @@ fn redefines(backend: &mut Backend, statements: &str, written: &[&str], redefine
     assert_eq!(found.redefined, redefined, "{statements}");
 }
 
+/// By how much publications and definitions of a relation rise.
+fn found_of(backend: &mut Backend, relation: &str, statements: &str) -> (i64, i64) {
+    let before = changes(backend, relation);
+    backend.run(statements);
+    let after = changes(backend, relation);
+    (after.writes - before.writes, after.definitions - before.definitions)
+}
+
 fn version() -> u32 {
     cluster::major_version().expect("there is a PostgreSQL")
 }
@@ -198,6 +206,10 @@ fn what_reads_and_locks_rows_publishes_nothing() {
     ] {
         writes_rows(&mut b, nothing, &[]);
     }
+    // What a session has for itself changes nothing for others.
+    b.run("CREATE TEMPORARY TABLE busy (id serial PRIMARY KEY, v text)");
+    let mine = found_of(&mut b, "busy", "INSERT INTO busy (v) VALUES ('x'); ALTER TABLE busy ADD w int");
+    assert_eq!(mine, (0, 0));
     // The table with the key is locked, not written.
     writes_rows(&mut b, "INSERT INTO child VALUES (1)", &["child"]);
     let of_rest = "BEGIN; INSERT INTO log VALUES (1); SAVEPOINT s; UPDATE t SET v = 2; ROLLBACK TO s; SAVEPOINT r; INSERT INTO log VALUES (2); RELEASE r; COMMIT";
