@@ -351,6 +351,7 @@ SELECT cache,
 CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
     line integer,
     writes bigint,
+    seen bigint,
     definitions bigint,
     code bigint,
     roles bigint

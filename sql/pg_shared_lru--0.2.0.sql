@@ -484,6 +484,7 @@ COMMENT ON VIEW @extschema@.memory IS 'Where the memory of each cache of the cur
 CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
     line integer,
     writes bigint,
+    seen bigint,
     definitions bigint,
     code bigint,
     roles bigint
