@@ -258,6 +258,8 @@ fn put_if_absent(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
     stored
 }
 
+called_raw!(pg_finfo_invalidate_trigger_wrapper);
+
 /// A trigger, for rows and for whole statements: invalidates the keys of the rows that were changed, before and after, or all.
 /// Its arguments are a cache and the columns that make up its keys, as text, with colons between. Where the cache is missing
 /// there is nothing to invalidate.
@@ -295,13 +297,6 @@ unsafe extern "C-unwind" fn invalidate_trigger_wrapper(fcinfo: pg_sys::FunctionC
         // What a trigger before a row returns goes on.
         pg_sys::Datum::from(if trigger.tg_newtuple.is_null() { trigger.tg_trigtuple } else { trigger.tg_newtuple })
     }
-}
-
-/// The finfo record of a C function.
-#[unsafe(no_mangle)]
-extern "C" fn pg_finfo_invalidate_trigger_wrapper() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
 }
 
 /// The key that a row has: its columns as text, in UTF-8.
