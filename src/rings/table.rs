@@ -272,17 +272,6 @@ impl Rings {
         reader::ver(self.tags(), self.line(index), snapshot, planned_with)
     }
 
-    /// As [`Rings::ver`], of what is published for relations.
-    #[inline]
-    pub fn ver_of_relations(
-        &self,
-        snapshot: &impl Snapshot,
-        index: LineIndex,
-        planned_with: Definitions,
-    ) -> Option<Publications> {
-        reader::ver(self.relations(), self.line(index), snapshot, planned_with)
-    }
-
     /// The key whose publication was the last in a line; `None` before the first. For people who look: the number may
     /// be of a publication that is just being made.
     pub fn last_key(&self, index: LineIndex) -> Option<KeyHash> {

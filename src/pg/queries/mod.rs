@@ -227,7 +227,7 @@ impl Fill<'_> {
         let mut seen: Vec<Dependency> = Vec::with_capacity(learned.len());
         for Dependency { line, definitions, .. } in learned.iter().copied() {
             if seen.iter().all(|dependency| dependency.line != line) {
-                let publications = self.rings.ver_of_relations(&snapshot, line, definitions)?.get();
+                let publications = self.rings.ver_of_relation(&snapshot, line, definitions)?.get();
                 seen.push(Dependency { line, definitions, publications });
             }
         }
