@@ -15,6 +15,7 @@
 //! parallel        such a cache
 //! settings        pg_shared_lru.*                        ─┐
 //! worker          the background worker                   │
+//! images          caches that outlive a restart          │
 //! snapshot        a snapshot, as the commit rings ask it  │
 //! invalidations   keys that a transaction invalidates     │
 //! definitions     the caches of SQL, and who may use them │ feature `extension`
@@ -35,6 +36,8 @@ pub mod error;
 #[cfg(feature = "extension")]
 mod functions;
 pub mod handles;
+#[cfg(feature = "extension")]
+mod images;
 #[cfg(feature = "extension")]
 mod invalidations;
 mod lwlock;

@@ -176,7 +176,9 @@ fn invalidate_all(cache: ServerText<'_>) {
 fn invalidate_one(cache: ServerText<'_>, key: Option<&[u8]>) {
     let definition = or_report(name_of(cache).and_then(Definition::find));
     or_report(definition.check(Access::Write));
-    invalidations::invalidate(or_report(Catalog::open()), definition.number(), key);
+    let catalog = or_report(Catalog::open());
+    or_report(definition.restore_first(catalog));
+    invalidations::invalidate(catalog, definition.number(), key);
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -209,6 +211,7 @@ unsafe extern "C-unwind" fn invalidate_trigger_wrapper(fcinfo: pg_sys::FunctionC
             && let Some(catalog) = Catalog::existing().ok().flatten()
         {
             or_report(definition.check(Access::Write));
+            or_report(definition.restore_first(catalog));
             if is_of_row && !columns.is_empty() {
                 for row in [trigger.tg_trigtuple, trigger.tg_newtuple].into_iter().filter(|row| !row.is_null()) {
                     let key = key_of(row, (*trigger.tg_relation).rd_att, columns);

@@ -35,7 +35,7 @@ use self::text::ServerText;
 use super::area::{self, AreaRequest};
 use super::definitions::{self, Access, DefinedCache};
 use super::error::{CacheError, or_report};
-use super::{settings, worker};
+use super::{images, settings, worker};
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -46,6 +46,7 @@ pub extern "C-unwind" fn _PG_init() {
     area::request(AreaRequest { name: c"pg_shared_lru", size: settings::area_size });
     if area::is_preloading() {
         worker::register();
+        images::watch();
     }
 }
 

@@ -54,7 +54,7 @@ fn entries(
 }
 
 /// A moment as PostgreSQL counts it: microseconds from the year 2000 on.
-fn timestamp(moment: SystemTime) -> Option<TimestampWithTimeZone> {
+pub(super) fn timestamp(moment: SystemTime) -> Option<TimestampWithTimeZone> {
     const SECONDS_TO_2000: u64 = 946_684_800;
     let since_1970 = moment.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     let since_2000 = since_1970.checked_sub(Duration::from_secs(SECONDS_TO_2000))?;

@@ -33,7 +33,7 @@ fn cache(config: &Config) -> SharedCache {
 
 fn image_of(cache: &SharedCache) -> Vec<u8> {
     let mut image = Vec::new();
-    cache.write_image(&header(), &mut image, || ()).expect("a vector takes all");
+    cache.write_image(&header(), &mut image, || ControlFlow::Continue(())).expect("a vector takes all");
     image
 }
 
@@ -215,7 +215,7 @@ fn blocks_have_one_place_in_one_image() {
         assert!(refused(&twice), "a block may be there twice");
     }
     let mut other = Vec::new();
-    cache.write_image(&Header { number: 7, ..header() }, &mut other, || ()).unwrap();
+    cache.write_image(&Header { number: 7, ..header() }, &mut other, || ControlFlow::Continue(())).unwrap();
     let other = self::pieces(&other);
     for place in 0..6 {
         let mut mixed = pieces.clone();
@@ -276,7 +276,7 @@ fn time_goes_on_while_nobody_looks_and_not_backwards() {
     let start_ms = unix_ms.load(Ordering::SeqCst);
     let mut image = Vec::new();
     let header = Header { written_ms: start_ms, ..header() };
-    let written = original.write_image(&header, &mut image, || ()).unwrap();
+    let written = original.write_image(&header, &mut image, || ControlFlow::Continue(())).unwrap();
     assert_eq!(written.entries, 4, "what has expired is not written");
     for (passed_ms, keys) in [(0, &b"abcd"[..]), (1000, b"bcd"), (10_000, b"cd"), (100_000, b"d")] {
         unix_ms.store(start_ms + passed_ms, Ordering::SeqCst);
@@ -357,10 +357,10 @@ fn a_writer_that_fails_is_an_error_and_the_cache_is_as_it_was() {
     let (cache, image) = small();
     let before = contents(&cache);
     for room in 0..image.len() {
-        let error = cache.write_image(&header(), Full(room), || ()).unwrap_err();
+        let error = cache.write_image(&header(), Full(room), || ControlFlow::Continue(())).unwrap_err();
         assert!(matches!(error, ImageError::Io(_)), "{error}");
     }
-    let written = cache.write_image(&header(), Full(image.len()), || ()).unwrap();
+    let written = cache.write_image(&header(), Full(image.len()), || ControlFlow::Continue(())).unwrap();
     assert_eq!(written, Written { entries: 3, changes: cache.change_count() });
     assert_eq!(contents(&cache), before);
 }
@@ -372,5 +372,9 @@ fn who_is_asked_to_stop_leaves_nothing() {
     let stopped = copy.read_image(ImageReader::open(&image[..]).unwrap(), || ControlFlow::Break(()));
     assert!(matches!(stopped, Err(ImageError::Interrupted)) && copy.is_empty());
     let stopped = ImageReader::open(&image[..]).unwrap().verify(|| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(ImageError::Interrupted)));
+    let large = cache(&Config::bytes(8 << 20));
+    large.put(b"key", &bytes(1, 300_000)).unwrap();
+    let stopped = large.write_image(&header(), io::sink(), || ControlFlow::Break(()));
     assert!(matches!(stopped, Err(ImageError::Interrupted)));
 }

@@ -4,6 +4,7 @@
 //! Locking: one partition at a time, shared, for the copy of one entry. Nothing is written under a lock.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::time::SystemTime;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -76,17 +77,18 @@ impl<W: Write> Blocks<W> {
 }
 
 impl<L: Locks> SharedCache<L> {
-    /// Writes the entries that have not expired into an image. `between` runs without a lock after each block, and may unwind.
+    /// Writes the entries that have not expired into an image. `between` is asked after each block, without a lock, whether
+    /// to go on.
     /// Costs a walk, a sort, 8 bytes of memory an entry and a copy of each.
     ///
     /// # Errors
     ///
-    /// It cannot be written, or there is no memory for the list of entries or for one of them.
+    /// It cannot be written, `between` says so, or there is no memory for the list of entries or for one of them.
     pub(crate) fn write_image(
         &self,
         header: &Header,
         mut out: impl Write,
-        mut between: impl FnMut(),
+        mut between: impl FnMut() -> ControlFlow<()>,
     ) -> Result<Written, ImageError> {
         let changes = self.change_count();
         out.write_all(&header.encode())?;
@@ -109,7 +111,9 @@ impl<L: Locks> SharedCache<L> {
             blocks.push(expires_ms, &key, &value)?;
             if blocks.block.len() >= BLOCK_BYTES {
                 blocks.write(Kind::Entries)?;
-                between();
+                if between().is_break() {
+                    return Err(ImageError::Interrupted);
+                }
             }
         }
         if blocks.entries > 0 {
