@@ -18,6 +18,7 @@
 //! - `guide`       What docs/sql.md tells a reader to type does what it says.
 //! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
 //! - `expiry`      What has expired is nowhere to be seen; the background worker frees it.
+//! - `persistence` What a cache holds is there after a clean restart, and after nothing else.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
 //! - `parallel`    Leader and workers of a parallel operation share a cache; no end of one leaves anything behind.
@@ -57,6 +58,8 @@ mod memory;
 mod operations;
 #[path = "postgres/parallel.rs"]
 mod parallel;
+#[path = "postgres/persistence.rs"]
+mod persistence;
 #[path = "postgres/privileges.rs"]
 mod privileges;
 #[path = "postgres/registry.rs"]
