@@ -174,6 +174,21 @@ impl Catalog {
         found.map(|(slot, life, identity, bytes)| Listing::new(slot, life, identity, bytes))
     }
 
+    /// As [`Catalog::find`]; waits where the cache is being created or moved, until it can be found or is not to be. Holding no
+    /// lock; may raise what an interrupt raises.
+    #[cfg(feature = "extension")]
+    pub(super) fn find_settled(self, database: u32, id: CacheId<'_>) -> Option<Listing> {
+        let is_being_made = |slot: &CacheSlot| slot.now().1 == Phase::BeingCreated && slot.identity().is(database, id);
+        loop {
+            // In this order: what was made between the two looks is found by the next.
+            let settled = self.0.with_catalog(LockMode::Shared, || !self.0.slots().iter().any(is_being_made));
+            match self.find(database, id) {
+                None if !settled => sleep_a_moment(),
+                found => return found,
+            }
+        }
+    }
+
     /// Whether a cache that was listed is still there.
     #[inline]
     pub(super) fn has(self, listing: &Listing) -> bool {

@@ -185,9 +185,9 @@ fn publish_all() {
     });
 }
 
-/// Removes what was published, from the memory that the cache has, if it has any.
+/// Removes what was published, from the memory that the cache has, if it has any. One that is being filled or moved is waited for.
 fn remove(catalog: Catalog, item: &Item) {
-    while let Some(listing) = catalog.find(handles::my_database(), CacheId::Definition(item.cache)) {
+    while let Some(listing) = catalog.find_settled(handles::my_database(), CacheId::Definition(item.cache)) {
         let removed = definitions::unless_dropped(|| {
             let Ok(cache) = handles::of_listing(catalog, listing) else { return false };
             match &item.key {

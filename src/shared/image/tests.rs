@@ -330,6 +330,22 @@ fn every_change_counts_and_no_look_does() {
     changed("puts that evict", true);
     cache.clear();
     changed("clear", true);
+    for size in [10, 100_000] {
+        for (what, remove) in [
+            ("remove", &(|| drop(cache.remove(b"k"))) as &dyn Fn()),
+            ("discard", &|| drop(cache.discard(b"k"))),
+            ("pop_lru", &|| drop(cache.pop_lru())),
+            ("drain", &|| drop(cache.drain(|_, _| ()))),
+            ("clear", &|| drop(cache.clear())),
+        ] {
+            cache.put(b"k", &vec![1; size]).unwrap();
+            changed("a put", true);
+            cache.put(b"k", &vec![2; size]).unwrap();
+            changed("an update", true);
+            remove();
+            changed(what, true);
+        }
+    }
     cache.put(b"a", b"1").unwrap();
     changed("an insert", true);
     cache.unlocked(0).mark_damaged();
