@@ -178,14 +178,26 @@ impl Catalog {
     /// lock; may raise what an interrupt raises.
     #[cfg(feature = "extension")]
     pub(super) fn find_settled(self, database: u32, id: CacheId<'_>) -> Option<Listing> {
-        let is_being_made = |slot: &CacheSlot| slot.now().1 == Phase::BeingCreated && slot.identity().is(database, id);
         loop {
-            // In this order: what was made between the two looks is found by the next.
-            let settled = self.0.with_catalog(LockMode::Shared, || !self.0.slots().iter().any(is_being_made));
-            match self.find(database, id) {
-                None if !settled => sleep_a_moment(),
-                found => return found,
+            // One look, or what begins to be made between two would be missed.
+            let (found, is_being_made) = self.0.with_catalog(LockMode::Shared, || {
+                let mut is_being_made = false;
+                for (index, slot) in self.0.slots().iter().enumerate() {
+                    let (life, phase) = slot.now();
+                    if phase == Phase::Free || !slot.identity().is(database, id) {
+                        continue;
+                    }
+                    if phase != Phase::BeingCreated {
+                        return (Some((index, life, slot.identity(), slot.memory().1)), false);
+                    }
+                    is_being_made = true;
+                }
+                (None, is_being_made)
+            });
+            if !is_being_made {
+                return found.map(|(slot, life, identity, bytes)| Listing::new(slot, life, identity, bytes));
             }
+            sleep_a_moment();
         }
     }
 

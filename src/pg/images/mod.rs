@@ -99,14 +99,16 @@ pub(super) fn save(
     // SAFETY: reads what the control file says, from shared memory.
     let cluster = unsafe { pg_sys::GetSystemIdentifier() };
     let header = new_header(cluster, database, definition, cache, Seal::NONE);
+    let catalog = Catalog::open()?;
+    // Before anything is read: what is noted is noted for this life of the memory, and no other.
+    let listing = catalog.find(database, CacheId::Definition(definition));
     let go_on = || if is_asked_to_stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
     let held = InterruptsHeld::hold();
     let written = ImageFile::of(database, definition).replace(|file| cache.write_image(&header, file, go_on));
     drop(held);
     pgrx::check_for_interrupts!();
     let written = written.map_err(|error| CacheError::Image(name.to_owned(), error.to_string()))?;
-    let catalog = Catalog::open()?;
-    if let Some(listing) = catalog.find(database, CacheId::Definition(definition)) {
+    if let Some(listing) = listing {
         let (number, saved_ms) = (header.number, header.written_ms);
         catalog.set_saved(&listing, SavedImage { number, changes: written.changes, saved_ms });
     }
@@ -194,10 +196,11 @@ fn try_restore(
     // Nobody reads it once more. What is to be tried again keeps it.
     if !matches!(restored, Err(ImageError::Interrupted)) {
         let unsealed = file.seal(&Header { seal: Seal::NONE, ..header });
+        // Whoever sees this finds the cache in the catalog, or sees there that it is being made and waits.
         let _ = words
             .unread_images
             .atomic()
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |count| count.checked_sub(1));
         if let Err(error) = unsealed {
             cache.clear();
             return Err(error.into());
@@ -213,7 +216,7 @@ fn try_restore(
 /// Whether the memory of a cache has to be made before something of it is invalidated: there may be an image that somebody
 /// reads later.
 pub(super) fn before_invalidating(catalog: Catalog, definition: u64) -> bool {
-    catalog.area().words().unread_images.atomic().load(Ordering::Relaxed) > 0
+    catalog.area().words().unread_images.atomic().load(Ordering::Acquire) > 0
         && catalog.find(handles::my_database(), CacheId::Definition(definition)).is_none()
 }
 

@@ -90,6 +90,7 @@ fn a_clean_restart_keeps_everything_in_its_order() {
         backend.validate();
     }
     let image = image(&world.cluster);
+    assert_eq!(fs::read(&image).expect("an image")[56..72], [0; 16], "what was read once may be read again");
     let (file, folder) = (fs::metadata(&image).unwrap(), fs::metadata(image.parent().unwrap()).unwrap());
     assert_eq!((file.mode() & 0o777, folder.mode() & 0o777), (0o600, 0o700));
     assert!(!world.cluster.log().contains("starts empty"));
