@@ -29,6 +29,7 @@ CREATE FUNCTION @extschema@.create_cache(
     buckets bigint DEFAULT NULL,
     slab_bytes integer DEFAULT NULL,
     ttl interval DEFAULT NULL,
+    persist boolean DEFAULT NULL,
     if_not_exists boolean DEFAULT false
 ) RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'define_cache_wrapper';
 
@@ -42,6 +43,7 @@ CREATE FUNCTION @extschema@.alter_cache(
     buckets bigint DEFAULT NULL,
     slab_bytes integer DEFAULT NULL,
     ttl interval DEFAULT NULL,
+    persist boolean DEFAULT NULL,
     reset text[] DEFAULT NULL
 ) RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'alter_cache_wrapper';
 
@@ -56,6 +58,9 @@ CREATE FUNCTION @extschema@.grant_cache(cache text, role text, privilege text) R
 
 CREATE FUNCTION @extschema@.revoke_cache(cache text, role text, privilege text) RETURNS void
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'revoke_cache_wrapper';
+
+CREATE FUNCTION @extschema@.save(cache text) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'save_wrapper';
 
 CREATE FUNCTION @extschema@.defragment() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'defragment_wrapper';
@@ -142,7 +147,9 @@ CREATE FUNCTION @extschema@.list_caches() RETURNS TABLE (
     bytes bigint,
     database_name text,
     owner_name text,
-    relation oid
+    relation oid,
+    persist boolean,
+    saved timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_caches_wrapper';
 
 CREATE FUNCTION @extschema@.list_configurations() RETURNS TABLE (
@@ -362,7 +369,9 @@ SELECT c.cache,
        f.max_entries,
        f.max_entry_bytes,
        f.max_key_bytes,
-       true AS in_memory
+       true AS in_memory,
+       c.persist,
+       c.saved
   FROM @extschema@.list_caches() AS c
   LEFT JOIN @extschema@.list_configurations() AS f
          ON f.cache OPERATOR(pg_catalog.=) c.cache AND f.database OPERATOR(pg_catalog.=) c.database
@@ -379,7 +388,9 @@ SELECT t.relname::pg_catalog.text,
        o.max_entries,
        o.max_entry_bytes,
        NULL,
-       false
+       false,
+       coalesce(o.persist, false),
+       NULL
   FROM pg_catalog.pg_foreign_table AS f
   JOIN pg_catalog.pg_foreign_server AS s ON s.oid OPERATOR(pg_catalog.=) f.ftserver
   JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) f.ftrelid
@@ -391,7 +402,8 @@ SELECT t.relname::pg_catalog.text,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'partitions') ::integer AS partitions,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'slab_bytes') ::integer AS slab_bytes,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entries') ::bigint AS max_entries,
-              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entry_bytes') ::bigint AS max_entry_bytes
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entry_bytes') ::bigint AS max_entry_bytes,
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'persist') ::boolean AS persist
          FROM pg_catalog.pg_options_to_table(f.ftoptions)) AS o
  WHERE s.srvname OPERATOR(pg_catalog.=) 'shared_lru'
    AND n.nspname OPERATOR(pg_catalog.=) 'shared_lru_caches'
@@ -492,14 +504,16 @@ CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
 
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
-COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean) IS
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, boolean) IS
     'Creates a cache of so many bytes, or of so many entries (max_entries, max_entry_bytes); false if it was there';
-COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, text[]) IS
+COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, text[]) IS
     'Changes what a cache is made of; what is NULL stays, what is in reset goes back to its default';
 COMMENT ON FUNCTION @extschema@.rename_cache(text, text) IS 'Gives a cache another name';
 COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
 COMMENT ON FUNCTION @extschema@.grant_cache(text, text, text) IS 'Lets a role read, write or own a cache';
 COMMENT ON FUNCTION @extschema@.revoke_cache(text, text, text) IS 'Takes back what grant_cache gave';
+COMMENT ON FUNCTION @extschema@.save(text) IS
+    'Writes the contents of a cache that persists to disk, for a clean restart; how many entries';
 COMMENT ON FUNCTION @extschema@.defragment() IS 'Moves all caches together, so that free memory is in one piece';
 COMMENT ON FUNCTION @extschema@.definition_validator(text[], oid) IS 'Checks the options of caches';
 COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea) IS 'Stores a value; true for a new key, false if it replaced one';

@@ -23,6 +23,7 @@
 //! - `messages`    Each error has a remedy in docs/operations.md, and its SQLSTATE.
 //! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
 //! - `expiry`      What has expired is nowhere to be seen; the background worker frees it.
+//! - `persistence` What a cache holds is there after a clean restart, and after nothing else.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
 //! - `monitoring`  What views and reports say of a cache is what was done with it, and goes on as long as the cache.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
@@ -71,6 +72,8 @@ mod operations;
 mod pages;
 #[path = "postgres/parallel.rs"]
 mod parallel;
+#[path = "postgres/persistence.rs"]
+mod persistence;
 #[path = "postgres/privileges.rs"]
 mod privileges;
 #[path = "postgres/queries.rs"]

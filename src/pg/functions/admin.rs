@@ -1,16 +1,16 @@
-//! Caches cleared, compacted, checked, and moved together.
+//! Caches cleared, compacted, checked, saved, and moved together.
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::text::ServerText;
-use super::{not_null, number, with_cache};
+use super::{name_of, not_null, number, with_cache};
 use crate::engine::compaction::{CompactBudget, CompactReport};
 use crate::pg::catalog::Catalog;
-use crate::pg::definitions::{Access, DefinedCache};
+use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::invalidations;
 use crate::pg::invalidations::Target;
+use crate::pg::{images, invalidations};
 
 /// Bytes that compaction moves in one step.
 const COMPACT_STEP_BYTES: u64 = 256 << 10;
@@ -68,6 +68,13 @@ fn compact_in_steps(cache: &DefinedCache, budget: u64) -> CompactReport {
         pgrx::check_for_interrupts!();
     }
     report
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn save(cache: ServerText<'_>) -> i64 {
+    let persists = || or_report(name_of(cache).and_then(Definition::find).and_then(|found| found.options())).persist;
+    or_report(with_cache(cache, Access::Own, |found| images::save(&cache.shown(), found.number, persists(), found)))
+        as i64
 }
 
 #[pg_extern(volatile, parallel_restricted)]
