@@ -4,7 +4,6 @@
 //! anybody's, one partition after the other, so no cache waits for the walk over another.
 
 use std::ffi::CStr;
-use std::time::{Duration, SystemTime};
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;

@@ -6,9 +6,10 @@ use crate::world::{Backend, World};
 /// Every function of the extension as a call with a NULL for each argument, which the planner cannot see.
 fn every_call(backend: &mut Backend) -> Vec<String> {
     backend.all(
-        "SELECT format('SELECT * FROM shared_lru.%I(%s)', proname,
+        "SELECT format('SELECT * FROM shared_lru.%I(%s)%s', proname,
                        (SELECT string_agg(format('(SELECT NULL::%s)', type::regtype), ', ' ORDER BY place)
-                          FROM unnest(proargtypes) WITH ORDINALITY AS argument (type, place)))
+                          FROM unnest(proargtypes) WITH ORDINALITY AS argument (type, place)),
+                       CASE WHEN prorettype = 'record'::regtype AND proargmodes IS NULL THEN ' AS t (a int)' END)
            FROM pg_proc WHERE pronamespace = 'shared_lru'::regnamespace AND prorettype <> 'trigger'::regtype",
     )
 }
