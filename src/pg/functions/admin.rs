@@ -22,7 +22,7 @@ fn clear(cache: ServerText<'_>) -> i64 {
     };
     with_cache(cache, Access::Write, |cache| {
         invalidations::void_leases(or_report(Catalog::open()), cache.number, Target::All);
-        cache.clear_in_steps(between)
+        invalidations::discard_all(cache, between)
     }) as i64
 }
 
