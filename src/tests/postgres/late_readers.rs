@@ -173,6 +173,7 @@ impl Run {
 
     /// Takes steps until all is done; with another backend when one is gone.
     fn go_on(&self, mut step: impl FnMut(&Run, &mut Backend, usize) -> Step) {
+        let _ends_all = EndsAll(&self.done);
         let connect = || {
             let mut backend = self.world.backend();
             // It may be terminated from now on.
@@ -233,6 +234,17 @@ impl Run {
     }
 }
 
+/// Ends the others when its thread panics.
+struct EndsAll<'a>(&'a AtomicBool);
+
+impl Drop for EndsAll<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Relaxed);
+        }
+    }
+}
+
 fn is_one_in(n: u32) -> bool {
     rand::rng().random_range(0..n) == 0
 }
@@ -287,7 +299,7 @@ fn write(run: &Run, backend: &mut Backend, writer: usize, step: usize) -> Step {
         }
         4..8 => {
             let rows: Vec<String> = changed.iter().map(usize::to_string).collect();
-            let name = format!("{} {writer} {} {step}", backend.pid(), rows.join(","));
+            let name = format!("{writer} {step} {} {}", rows.join(","), rand::rng().random::<u64>());
             backend.client.batch_execute(&format!("PREPARE TRANSACTION '{name}'"))?;
             run.prepared.fetch_add(1, Relaxed);
         }
@@ -377,11 +389,14 @@ fn round(run: &Run, met: usize) {
         for _ in 0..3 {
             scope.spawn(|| run.go_on(|run, backend, _| read(run, backend)));
         }
+        let _ends_all = EndsAll(&run.done);
         let mut admin = run.world.backend();
         let mut judge = run.world.backend();
         scope.spawn(move || {
+            let _ends_all = EndsAll(&run.done);
             let mut size = 0;
-            while !run.is_done() {
+            // To the end, for a writer may wait for a row of a prepared transaction.
+            while !run.is_done() || writers.iter().any(|writer| !writer.is_finished()) {
                 thread::sleep(Duration::from_millis(rand::rng().random_range(0..10)));
                 end_prepared(run, &mut admin);
                 if is_one_in(30) {
@@ -391,7 +406,7 @@ fn round(run: &Run, met: usize) {
                 }
             }
         });
-        while run.met.load(Relaxed) < enough {
+        while run.met.load(Relaxed) < enough && !run.is_done() {
             assert!(Instant::now() < deadline, "readers and writers do not meet");
             thread::sleep(Duration::from_millis(30));
             let pid = {
@@ -403,13 +418,6 @@ fn round(run: &Run, met: usize) {
                 .fetch_add(usize::from(judge.call::<bool>("SELECT pg_terminate_backend($1)", &[&pid])), Relaxed);
         }
         run.done.store(true, Relaxed);
-        // Nobody waits for a row of a prepared transaction.
-        for writer in writers {
-            while !writer.is_finished() {
-                end_prepared(run, &mut judge);
-            }
-            writer.join().expect("a writer writes");
-        }
     });
     // In the end all that is there is what the table has.
     let mut judge = run.world.backend();
