@@ -74,6 +74,7 @@ impl<'a> Target<'a> {
 }
 
 /// Something that a transaction invalidates, and the depth of savepoints in which it did.
+#[derive(Clone)]
 struct Item {
     /// The number of the definition.
     cache: u64,
@@ -222,16 +223,16 @@ fn publish_all() {
     }
     let Some(catalog) = Catalog::mapped() else { return };
     let Some(rings) = catalog.area().rings() else { return };
-    TRANSACTION.with_borrow_mut(|transaction| {
+    let items = TRANSACTION.with_borrow_mut(|transaction| {
         let Transaction { items, published, xid } = transaction;
-        let Some(xid) = *xid else { return };
+        let xid = (*xid)?;
         for item in items.iter() {
             published.push(rings.publish(item.target().hash(item.cache), xid));
         }
-        for item in items.iter() {
-            remove(catalog, item);
-        }
+        Some(items.clone())
     });
+    // Nothing is borrowed: whoever is terminated while it waits for a lock ends its transaction right there.
+    items.unwrap_or_default().iter().for_each(|item| remove(catalog, item));
 }
 
 /// Removes what was published, from the memory that the cache has, if it has any. Values with a tag stay.

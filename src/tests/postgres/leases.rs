@@ -222,3 +222,23 @@ fn an_invalidation_of_all_leaves_nothing_that_was_there_whatever_is_read_and_sto
         });
     }
 }
+
+#[test]
+fn a_backend_that_is_terminated_in_the_middle_of_its_commit_ends_alone() {
+    let world = World::with_cache(8);
+    let (mut writer, mut judge) = (world.backend(), world.backend());
+    writer.run("SELECT count(shared_lru.put('c', int4send(n), 'v')) FROM generate_series(1, 20000) AS n");
+    let pid = writer.pid();
+    // Each is a walk.
+    writer.run("BEGIN; SELECT shared_lru.invalidate_prefix('c', int8send(n)) FROM generate_series(1, 2000) AS n");
+    thread::scope(|scope| {
+        let committing = scope.spawn(|| writer.client.batch_execute("COMMIT"));
+        let commits = "SELECT state = 'active' AND query = 'COMMIT' FROM pg_stat_activity WHERE pid = $1";
+        wait_until("it commits", || judge.call(commits, &[&pid]));
+        assert!(judge.call::<bool>("SELECT pg_terminate_backend($1, 60000)", &[&pid]));
+        assert!(committing.join().expect("an answer").is_err(), "it had committed before");
+    });
+    assert!(ask(&mut judge, b"k").1.is_some(), "the publications have ended");
+    assert_eq!(judge.stat("entries"), 20_000);
+    judge.validate();
+}
