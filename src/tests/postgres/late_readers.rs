@@ -224,7 +224,7 @@ impl Run {
             let rows = Kind::of_row(row).rows(row);
             rows.map(|row| self.committed[row].load(Relaxed)).sum::<u64>()
         };
-        let (before, end) = (changes(), Instant::now() + Duration::from_millis(10));
+        let (before, end) = (changes(), Instant::now() + Duration::from_millis(25));
         while changes() == before && Instant::now() < end {
             thread::sleep(Duration::from_micros(200));
         }
@@ -259,7 +259,7 @@ fn any_row() -> usize {
 }
 
 fn write(run: &Run, backend: &mut Backend, writer: usize, step: usize) -> Step {
-    thread::sleep(Duration::from_micros(rand::rng().random_range(0..3000)));
+    thread::sleep(Duration::from_micros(rand::rng().random_range(0..1000)));
     begin(backend)?;
     // In ascending order, so that writers mostly wait for each other and do not end each other.
     let mut rows: Vec<usize> = (0..rand::rng().random_range(1..4)).map(|_| any_row()).collect();
@@ -297,7 +297,7 @@ fn write(run: &Run, backend: &mut Backend, writer: usize, step: usize) -> Step {
             backend.client.batch_execute("SELECT pg_terminate_backend(pg_backend_pid())")?;
             backend.client.batch_execute("SELECT 1")?;
         }
-        4..8 => {
+        4 | 5 => {
             let rows: Vec<String> = changed.iter().map(usize::to_string).collect();
             let name = format!("{writer} {step} {} {}", rows.join(","), rand::rng().random::<u64>());
             backend.client.batch_execute(&format!("PREPARE TRANSACTION '{name}'"))?;
@@ -408,7 +408,7 @@ fn round(run: &Run, met: usize) {
         });
         while run.met.load(Relaxed) < enough && !run.is_done() {
             assert!(Instant::now() < deadline, "readers and writers do not meet");
-            thread::sleep(Duration::from_millis(30));
+            thread::sleep(Duration::from_millis(150));
             let pid = {
                 let mut pids = run.pids.lock().expect("no panic");
                 let place = rand::rng().random_range(0..pids.len());
