@@ -319,8 +319,9 @@ fn caches_go_with_their_owner_or_to_another_as_tables_do() {
     admin.run(
         "CREATE ROLE leaver LOGIN; CREATE ROLE heir LOGIN; GRANT USAGE ON SCHEMA shared_lru TO PUBLIC;
          GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shared_lru TO PUBLIC;
-         SELECT shared_lru.grant_cache('c', 'leaver', 'read'); CREATE DATABASE other",
+         SELECT shared_lru.grant_cache('c', 'leaver', 'read')",
     );
+    admin.run("CREATE DATABASE other");
     let mut there = world.backend_in("other");
     there.run(
         "CREATE EXTENSION pg_shared_lru; SELECT shared_lru.create_cache('there', 1048576);
