@@ -95,7 +95,7 @@ fn wrong_values(product: &str) -> i64 {
                 wrong
             })
         });
-        writers.map(|writer| writer.join().expect("a writer writes"));
+        writers.into_iter().for_each(|writer| writer.join().expect("a writer writes"));
         done.store(true, Ordering::Relaxed);
         wrong += readers.map(|reader| reader.join().expect("a reader reads")).iter().sum::<i64>();
     });
