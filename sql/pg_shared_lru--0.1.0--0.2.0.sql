@@ -111,10 +111,12 @@ CREATE FUNCTION @extschema@.invalidate_tag(cache text, tag text) RETURNS void
 CREATE FUNCTION @extschema@.invalidate_trigger() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'invalidate_trigger_wrapper';
 
+-- STABLE, which it is not, so that it is run in the snapshot of the statement that calls it, and not in a later one of its
+-- own: what that statement reads is what the lease is for.
 CREATE FUNCTION @extschema@.get_text_or_lease(cache text, key text, wait interval DEFAULT NULL, tags text[] DEFAULT NULL) RETURNS TABLE (
     value text,
     lease bytea
-) LANGUAGE sql VOLATILE ROWS 1
+) LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
     SELECT pg_catalog.convert_from(g.value, 'UTF8'), g.lease
       FROM @extschema@.get_or_lease(cache, pg_catalog.convert_to(key, 'UTF8'), wait, tags) AS g;

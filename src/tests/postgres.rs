@@ -7,6 +7,7 @@
 //! - `queries`     Results of queries are what the queries would return.
 //! - `leases`      No reader that comes late stores what is no longer true.
 //! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
+//! - `late_readers` So it is beside writers of every kind, a thousand times; without the guard it is not.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
 //! - `releases`    Scripts and library of different releases, updates and dumps work, or say what to do.
 //! - `definitions` A cache is what its definition says, for whom it says, while it is in use and after a restart.
@@ -56,6 +57,8 @@ mod guide;
 mod handles;
 #[path = "postgres/interrupts.rs"]
 mod interrupts;
+#[path = "postgres/late_readers.rs"]
+mod late_readers;
 #[path = "postgres/leases.rs"]
 mod leases;
 #[path = "postgres/lifecycle.rs"]
