@@ -1,7 +1,9 @@
 //! Results of queries are what the queries would return: always, for whoever asks, whatever others do.
 
+use std::env;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use rand::prelude::*;
 use rand::rngs::SmallRng;
@@ -289,7 +291,161 @@ fn of_those_who_miss_a_result_at_once_one_computes() {
     });
 }
 
+/// An advisory lock's number, and a function that waits for it where a row is read, without a query of its own.
+const GATE: i32 = 7;
+const WAITS: &str = "CREATE FUNCTION waits(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+     'BEGIN IF pg_advisory_xact_lock_shared(7) IS NULL THEN RETURN 0; END IF; RETURN $1; END'";
+
+/// Does `meanwhile` while a session runs a query that has its snapshot, and waits in the middle. What that session gets.
+fn while_it_runs(world: &World, call: &str, meanwhile: impl FnOnce(&mut Backend)) -> i32 {
+    let (mut keeper, mut other, mut reader) = (world.backend(), world.backend(), world.backend());
+    keeper.run(&format!("SELECT pg_advisory_lock({GATE})"));
+    thread::scope(|scope| {
+        let reading = scope.spawn(move || reader.one::<i32>(call));
+        wait_until("the query is in its middle", || {
+            keeper.one(&format!("SELECT EXISTS (SELECT FROM pg_locks WHERE objid = {GATE} AND NOT granted)"))
+        });
+        meanwhile(&mut other);
+        keeper.run(&format!("SELECT pg_advisory_unlock({GATE})"));
+        reading.join().expect("it ends")
+    })
+}
+
+#[test]
+fn a_result_is_of_the_snapshot_that_it_was_read_in() {
+    let world = world();
+    let mut admin = world.backend();
+    admin.run(&format!("CREATE TABLE t AS SELECT 1 AS v; {WAITS}"));
+    let call = "SELECT shared_lru.fetch('c', 'SELECT max(waits(v)) FROM t', NULL::int)";
+    assert_eq!(while_it_runs(&world, call, |writer| writer.run("UPDATE t SET v = 2")), 1);
+    assert_eq!((admin.one::<i32>(call), admin.one::<i32>(call)), (2, 2));
+}
+
+#[test]
+fn what_empties_the_cache_voids_results_that_are_being_made() {
+    let world = world();
+    let mut admin = world.backend();
+    admin.run(&format!("CREATE TABLE t AS SELECT 1 AS v; {WAITS}"));
+    let call = "SELECT shared_lru.fetch('c', 'SELECT max(waits(v)) FROM t', NULL::int)";
+    for (meanwhile, kept) in [
+        ("SELECT shared_lru.clear('c')", 0),
+        ("SELECT shared_lru.invalidate_all('c')", 0),
+        ("BEGIN; SELECT shared_lru.invalidate_all('c'); ROLLBACK", 1),
+    ] {
+        assert_eq!(while_it_runs(&world, call, |other| other.run(meanwhile)), 1);
+        assert_eq!(admin.one::<i64>("SELECT count(*) FROM shared_lru.entries('c')"), kept, "{meanwhile}");
+    }
+}
+
+#[test]
+fn a_name_means_what_the_search_path_of_the_caller_says() {
+    let world = world();
+    let mut backend = world.backend();
+    backend.run("CREATE SCHEMA early; CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE early.t AS SELECT 2 AS v");
+    for _ in 0..2 {
+        for (path, value) in [("public", 1), ("early, public", 2), ("public, early", 1), ("early", 2)] {
+            backend.run(&format!("SET search_path = {path}"));
+            let found: i32 = backend.one("SELECT shared_lru.fetch('c', 'SELECT v FROM t', NULL::int)");
+            assert_eq!(found, value, "{path}");
+        }
+    }
+}
+
+#[test]
+fn writers_that_end_in_another_order_than_they_were_prepared_are_told_apart() {
+    let world = world();
+    let (mut writer, mut reader) = (world.backend(), world.backend());
+    writer.run("CREATE TABLE t AS SELECT n AS id, 0 AS v FROM generate_series(1, 2) AS n");
+    let sum = |backend: &mut Backend| -> i64 {
+        backend.one("SELECT shared_lru.fetch('c', 'SELECT sum(v) FROM t', NULL::bigint)")
+    };
+    writer.run("BEGIN; UPDATE t SET v = 1 WHERE id = 1; PREPARE TRANSACTION 'first'");
+    writer.run("BEGIN; UPDATE t SET v = 10 WHERE id = 2; PREPARE TRANSACTION 'second'");
+    assert_eq!((sum(&mut reader), sum(&mut reader)), (0, 0));
+    for (end, after) in [("COMMIT PREPARED 'second'", 10), ("COMMIT PREPARED 'first'", 11)] {
+        writer.run(end);
+        assert_eq!((sum(&mut reader), sum(&mut reader)), (after, after), "{end}");
+    }
+}
+
+#[test]
+fn rows_written_under_every_lock_that_allows_it_are_found() {
+    let world = world();
+    let (mut writer, mut reader) = (world.backend(), world.backend());
+    writer.run("CREATE TABLE t AS SELECT 0 AS v");
+    let value =
+        |backend: &mut Backend| -> i32 { backend.one("SELECT shared_lru.fetch('c', 'SELECT v FROM t', NULL::int)") };
+    let modes = ["ROW EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"];
+    for (after, mode) in (1..).zip(modes) {
+        assert_eq!((value(&mut reader), value(&mut reader)), (after - 1, after - 1));
+        writer.run(&format!("BEGIN; LOCK TABLE t IN {mode} MODE; UPDATE t SET v = v + 1; COMMIT"));
+        assert_eq!(value(&mut reader), after, "{mode}");
+    }
+}
+
+/// A server in which a commit waits for a standby that does not exist, if its session wants that: its commit record is
+/// written, and nobody sees it yet.
+fn world_without_its_standby() -> World {
+    let world = World::with(&[
+        ("pg_shared_lru.query_cache", "on"),
+        ("wal_level", "replica"),
+        ("max_wal_senders", "2"),
+        ("synchronous_standby_names", "nobody"),
+        ("synchronous_commit", "local"),
+    ]);
+    let mut backend = world.backend();
+    backend.run("SELECT shared_lru.create_cache('c')");
+    wait_until("writers publish", || backend.one("SELECT EXISTS (SELECT FROM shared_lru.changes('pg_class'))"));
+    world
+}
+
+/// Does `meanwhile` while a commit is in its middle.
+fn while_it_commits(world: &World, statement: &str, meanwhile: impl FnOnce(&mut Backend)) {
+    let (mut writer, mut other) = (world.backend(), world.backend());
+    writer.run("SET synchronous_commit = on");
+    let pid = writer.pid();
+    thread::scope(|scope| {
+        let writing = scope.spawn(move || writer.run(statement));
+        wait_until("it waits for the standby", || {
+            other.call("SELECT wait_event IS NOT DISTINCT FROM 'SyncRep' FROM pg_stat_activity WHERE pid = $1", &[&pid])
+        });
+        meanwhile(&mut other);
+        other.run(&format!("SELECT pg_cancel_backend({pid})"));
+        writing.join().expect("it has committed here");
+    });
+}
+
+#[test]
+fn a_commit_that_waits_for_its_standby_is_not_seen_and_does_not_hinder_who_reads() {
+    let world = world_without_its_standby();
+    let mut admin = world.backend();
+    admin.run(
+        "CREATE TABLE t AS SELECT 1 AS v;
+         CREATE FUNCTION f() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'",
+    );
+    let value = "SELECT shared_lru.fetch('c', 'SELECT v FROM t', NULL::int)";
+    while_it_commits(&world, "UPDATE t SET v = 2", |reader| {
+        assert_eq!(reader.one::<i32>(value), 1);
+        is_hit(reader, value);
+    });
+    assert_eq!((admin.one::<i32>(value), admin.one::<i32>(value)), (2, 2));
+    // A definition that nobody has been told of yet.
+    let call = "SELECT shared_lru.fetch('c', 'SELECT f()', NULL::int)";
+    let replace = "CREATE OR REPLACE FUNCTION f() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 2'";
+    while_it_commits(&world, replace, |reader| {
+        assert_eq!((reader.one::<i32>(call), reader.one::<i32>(call)), (1, 1));
+    });
+    assert_eq!((admin.one::<i32>(call), admin.one::<i32>(call)), (2, 2));
+}
+
+/// How many reads the checker makes, and with which seed; the environment may say otherwise, as `make mutants` does.
 const READS: u64 = 200_000;
+const READS_VARIABLE: &str = "QUERY_CHECK_READS";
+const SEED_VARIABLE: &str = "QUERY_CHECK_SEED";
+
+fn from_environment(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|error| panic!("{variable}={value}: {error}")))
+}
 
 /// Queries over what the writers change, each with one value. The last ones name what is redefined meanwhile.
 const QUERIES: &[&str] = &[
@@ -470,12 +626,15 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
 #[test]
 fn whatever_writers_do_a_cached_result_is_the_querys() {
     let world = world();
-    let seed = rand::rng().random_range(0..1_000_000);
+    let reads = from_environment(READS_VARIABLE).unwrap_or(READS);
+    let seed = from_environment(SEED_VARIABLE).unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     println!("seed {seed}");
-    let (difference, compared) = check(&world, READS, seed);
+    let started = Instant::now();
+    let (difference, compared) = check(&world, reads, seed);
+    let seconds = started.elapsed().as_secs_f64();
     let mut backend = world.backend();
     let (hits, inserts) = (backend.stat("hits"), backend.stat("inserts"));
-    println!("{compared} results compared; {hits} hits, {inserts} results stored");
+    println!("{compared} results compared in {seconds:.1} s; {hits} hits, {inserts} results stored");
     assert_eq!(difference, None);
     assert!(hits as u64 > compared / 10, "hardly anything came from the cache: {hits} of {compared}");
     backend.validate();

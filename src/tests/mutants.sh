@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Checks the checker: builds the extension with one fault at a time, and runs the tests of the query cache against it.
+# They have to fail. `make mutants` calls it; it takes about a minute for each fault.
+#
+#   mutants.sh            all faults in src/tests/mutants
+#   mutants.sh NAME…      these
+#
+# A fault is a patch; its first line says what is wrong. One that does not apply any more ends the run: what it changes
+# has to be looked at anew. The first build has no fault, and has to pass.
+#
+# PG_CONFIG, PG_FEATURE, PGRX_HOME and CARGO_TARGET_DIR are those of the Makefile. READS says how many reads the random
+# checker makes (100,000), CARGO how cargo is called.
+#
+# Sources and builds with faults lie in a folder of their own below the target folder; the server that runs them is a copy,
+# in /tmp, where the server's user can read it. Neither the sources nor the installed extension change.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+sources=$PWD
+target=${CARGO_TARGET_DIR:-$PWD/target}
+work=$target/mutants
+reads=${READS:-100000}
+read -ra cargo <<<"${CARGO:-cargo}"
+checker=queries::whatever_writers_do_a_cached_result_is_the_querys
+
+server=$(mktemp -d /tmp/pg_shared_lru-mutants.XXXXXX)
+trap 'rm -rf "$server"' EXIT
+chmod 755 "$server"
+# Its programs find each other by the way from one folder to the other.
+for folder in bindir pkglibdir sharedir; do
+    from=$(readlink -f "$("$PG_CONFIG" --$folder)")
+    mkdir -p "$server$from"
+    cp -a "$from/." "$server$from"
+    declare "$folder=$server$from"
+done
+mkdir -p "$work/logs"
+install -m 644 pg_shared_lru.control sql/pg_shared_lru--*.sql "$sharedir/extension/"
+
+# The sources as they are now. All of them are new, so that cargo takes nothing for built that had a fault then.
+rm -rf "$work/sources"
+mkdir "$work/sources"
+tar --create --exclude ./target --exclude ./.git . | tar --extract --touch --directory "$work/sources"
+
+# Makes a fault, or takes it back.
+change() {
+    patch --quiet --strip 1 --fuzz 0 --no-backup-if-mismatch --directory "$work/sources" "${@:2}" <"src/tests/mutants/$1.patch"
+}
+
+# Builds what lies there and puts it into the server's copy. With settings that build fast.
+build() {
+    (cd "$work/sources" && env CARGO_TARGET_DIR="$work/target" CARGO_PROFILE_RELEASE_LTO=off \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_INCREMENTAL=true \
+        "${cargo[@]}" build --release --locked --package pg_shared_lru --lib --no-default-features \
+        --features "$PG_FEATURE,extension") >"$work/logs/$1.build" 2>&1 \
+        || { tail -n 40 "$work/logs/$1.build" >&2; echo "$1 does not build" >&2; exit 1; }
+    install -m 755 "$work/target/release/libpg_shared_lru.so" "$pkglibdir/pg_shared_lru.so"
+}
+
+# Runs tests against it. A fault may make one wait for ever.
+run() {
+    local log=$1
+    shift
+    env PG_CONFIG="$bindir/pg_config" QUERY_CHECK_READS="$reads" timeout 400 \
+        "$tests" --nocapture "$@" >"$work/logs/$log" 2>&1
+}
+
+# The tests that have failed, by their names.
+failed() {
+    sed -n 's/^test queries::\([a-z_]*\) .*FAILED$/\1/p; s/^    queries::\([a-z_]*\)$/\1/p' "$1" | sort -u
+}
+
+row() { printf '| %-34s | %-34s | %s |\n' "$@"; }
+
+"${cargo[@]}" test --locked --no-default-features --features cluster_tests --test postgres --no-run
+tests=$("${cargo[@]}" test --locked --no-default-features --features cluster_tests --test postgres --no-run \
+    --message-format json 2>/dev/null | sed -n 's/.*"executable":"\([^"]*postgres-[^"]*\)".*/\1/p' | tail -n 1)
+
+names=("$@")
+[ ${#names[@]} -gt 0 ] || names=($(basename --suffix .patch src/tests/mutants/*.patch))
+build none
+run none queries:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
+
+row fault 'random checker' 'other tests'
+row --- --- ---
+missed=0
+for name in "${names[@]}"; do
+    change "$name" || { echo "$name: what it changes is not there any more" >&2; exit 1; }
+    build "$name"
+    change "$name" --reverse
+    started=$(date +%s%N)
+    by_checker="not in $reads reads"
+    if ! run "$name.random" --exact "$checker"; then
+        milliseconds=$((($(date +%s%N) - started) / 1000000))
+        # What it has found, not that it found the cache unused.
+        if grep -q 'cached .*, direct ' "$work/logs/$name.random"; then
+            by_checker="$((milliseconds / 1000)).$((milliseconds / 100 % 10)) s, $(sed -n 's/^.*\b\([0-9]*\) results compared.*/\1/p' "$work/logs/$name.random") reads"
+        else
+            by_checker="failed: see $work/logs/$name.random"
+        fi
+    fi
+    run "$name.others" queries:: --skip "$checker" || true
+    by_others=$(failed "$work/logs/$name.others" | paste -sd ' ')
+    row "$name" "$by_checker" "$by_others"
+    [[ $by_checker == *" s, "* || -n $by_others ]] || missed=$((missed + 1))
+done
+echo "${#names[@]} faults, $missed of them not found"
+[ "$missed" -eq 0 ]
