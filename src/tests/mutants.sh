@@ -5,8 +5,11 @@
 #   mutants.sh            all faults in src/tests/mutants
 #   mutants.sh NAME…      these
 #
-# A fault is a patch; its first line says what is wrong. One that does not apply any more ends the run: what it changes
-# has to be looked at anew. The first build has no fault, and has to pass.
+# A fault is a patch. Its first line says what is wrong; the second, which test of src/tests/postgres/queries.rs has to find
+# it, each time. The random checker is tried as well, and has to find those that name no test. A patch that does not apply
+# any more ends the run: what it changes has to be looked at anew. The first build has no fault, and has to pass.
+#
+# The seconds are those of the checker's comparing, without the start of its server.
 #
 # PG_CONFIG, PG_FEATURE, PGRX_HOME and CARGO_TARGET_DIR are those of the Makefile. READS says how many reads the random
 # checker makes (100,000), CARGO how cargo is called.
@@ -64,12 +67,7 @@ run() {
         "$tests" --nocapture "$@" >"$work/logs/$log" 2>&1
 }
 
-# The tests that have failed, by their names.
-failed() {
-    sed -n 's/^test queries::\([a-z_]*\) .*FAILED$/\1/p; s/^    queries::\([a-z_]*\)$/\1/p' "$1" | sort -u
-}
-
-row() { printf '| %-34s | %-34s | %s |\n' "$@"; }
+row() { printf '| %-32s | %-34s | %s |\n' "$@"; }
 
 "${cargo[@]}" test --locked --no-default-features --features cluster_tests --test postgres --no-run
 tests=$("${cargo[@]}" test --locked --no-default-features --features cluster_tests --test postgres --no-run \
@@ -80,28 +78,23 @@ names=("$@")
 build none
 run none queries:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
 
-row fault 'random checker' 'other tests'
+row fault "random checker, of $reads reads" 'directed test'
 row --- --- ---
 missed=0
 for name in "${names[@]}"; do
     change "$name" || { echo "$name: what it changes is not there any more" >&2; exit 1; }
     build "$name"
     change "$name" --reverse
-    started=$(date +%s%N)
-    by_checker="not in $reads reads"
+    by_random=no by_test=-
     if ! run "$name.random" --exact "$checker"; then
-        milliseconds=$((($(date +%s%N) - started) / 1000000))
         # What it has found, not that it found the cache unused.
-        if grep -q 'cached .*, direct ' "$work/logs/$name.random"; then
-            by_checker="$((milliseconds / 1000)).$((milliseconds / 100 % 10)) s, $(sed -n 's/^.*\b\([0-9]*\) results compared.*/\1/p' "$work/logs/$name.random") reads"
-        else
-            by_checker="failed: see $work/logs/$name.random"
-        fi
+        grep -q 'cached .*, direct ' "$work/logs/$name.random" && by_random=$(sed -n 's/.*\b\([0-9]*\) results compared in \([0-9.]* s\).*/\2, \1 reads/p' "$work/logs/$name.random")
     fi
-    run "$name.others" queries:: --skip "$checker" || true
-    by_others=$(failed "$work/logs/$name.others" | paste -sd ' ')
-    row "$name" "$by_checker" "$by_others"
-    [[ $by_checker == *" s, "* || -n $by_others ]] || missed=$((missed + 1))
+    test=$(sed -n 's/^Test: //p' "src/tests/mutants/$name.patch")
+    [ -z "$test" ] || run "$name.test" --exact "queries::$test" || by_test=$test
+    row "$name" "$by_random" "$by_test"
+    [ -z "$test" ] || [ "$by_test" != - ] || { echo "$name: $test has not found it" >&2; missed=$((missed + 1)); }
+    [ -n "$test" ] || [ "$by_random" != no ] || missed=$((missed + 1))
 done
 echo "${#names[@]} faults, $missed of them not found"
 [ "$missed" -eq 0 ]

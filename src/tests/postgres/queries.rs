@@ -3,7 +3,7 @@
 use std::env;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::prelude::*;
 use rand::rngs::SmallRng;
@@ -12,7 +12,12 @@ use crate::world::{Backend, World, wait_until};
 
 /// A server with the query cache on, and a cache `c`.
 fn world() -> World {
-    let world = World::with(&[("pg_shared_lru.query_cache", "on"), ("max_prepared_transactions", "16")]);
+    let world = World::with(&[
+        ("pg_shared_lru.query_cache", "on"),
+        ("max_prepared_transactions", "16"),
+        // After a prepared change of definitions the worker turns it on again.
+        ("pg_shared_lru.naptime", "1s"),
+    ]);
     let mut backend = world.backend();
     backend.run("SELECT shared_lru.create_cache('c')");
     wait_until("writers publish", || backend.one("SELECT EXISTS (SELECT FROM shared_lru.changes('pg_class'))"));
@@ -383,6 +388,51 @@ fn rows_written_under_every_lock_that_allows_it_are_found() {
     }
 }
 
+#[test]
+fn rows_of_partitions_and_children_count_wherever_they_are_written() {
+    let world = world();
+    let (mut writer, mut reader) = (world.backend(), world.backend());
+    writer.run(
+        "CREATE TABLE parted (k int, v int) PARTITION BY LIST (k);
+         CREATE TABLE one PARTITION OF parted FOR VALUES IN (1);
+         CREATE TABLE two PARTITION OF parted FOR VALUES IN (2);
+         CREATE TABLE parent (v int); CREATE TABLE child () INHERITS (parent)",
+    );
+    let sum = |backend: &mut Backend, table: &str| -> Option<i64> {
+        backend.one(&format!("SELECT shared_lru.fetch('c', 'SELECT sum(v) FROM {table}', NULL::bigint)"))
+    };
+    for (change, parted, parent) in [
+        ("INSERT INTO parted VALUES (1, 1)", Some(1), None),
+        ("INSERT INTO two VALUES (2, 10)", Some(11), None),
+        ("INSERT INTO child VALUES (5)", Some(11), Some(5)),
+        ("ALTER TABLE parted DETACH PARTITION two", Some(1), Some(5)),
+        ("ALTER TABLE parted ATTACH PARTITION two FOR VALUES IN (2)", Some(11), Some(5)),
+        ("TRUNCATE one", Some(10), Some(5)),
+        ("ALTER TABLE child NO INHERIT parent", Some(10), None),
+    ] {
+        writer.run(change);
+        for _ in 0..2 {
+            assert_eq!((sum(&mut reader, "parted"), sum(&mut reader, "parent")), (parted, parent), "{change}");
+        }
+    }
+}
+
+#[test]
+fn of_two_serializable_transactions_that_read_what_the_other_writes_one_fails() {
+    let world = world();
+    let (mut first, mut second) = (world.backend(), world.backend());
+    first.run("CREATE TABLE t AS SELECT 1 AS v");
+    let count = "SELECT shared_lru.fetch('c', 'SELECT count(*) FROM t', NULL::bigint)";
+    first.run(count);
+    is_hit(&mut first, count);
+    for backend in [&mut first, &mut second] {
+        backend.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
+        assert_eq!(backend.one::<i64>(count), 1);
+    }
+    first.run("INSERT INTO t VALUES (2); COMMIT");
+    second.refused("INSERT INTO t VALUES (3); COMMIT").is("40001", &[]);
+}
+
 /// A server in which a commit waits for a standby that does not exist, if its session wants that: its commit record is
 /// written, and nobody sees it yet.
 fn world_without_its_standby() -> World {
@@ -440,6 +490,8 @@ fn a_commit_that_waits_for_its_standby_is_not_seen_and_does_not_hinder_who_reads
 
 /// How many reads the checker makes, and with which seed; the environment may say otherwise, as `make mutants` does.
 const READS: u64 = 200_000;
+/// How long a writer rests between two changes, at most.
+const PAUSE_MILLIS: u64 = 60;
 const READS_VARIABLE: &str = "QUERY_CHECK_READS";
 const SEED_VARIABLE: &str = "QUERY_CHECK_SEED";
 
@@ -456,14 +508,16 @@ const QUERIES: &[&str] = &[
     "SELECT n::text FROM mat",
     "SELECT count(*) || ' ' || coalesce(sum(v), 0) FROM parted",
     "SELECT sum(v)::text FROM parted WHERE k = 1",
+    "SELECT string_agg(v::text, ' ' ORDER BY v) FROM owned",
     "SELECT doubled(3)::text",
     "SELECT count(*)::text FROM logged",
     "SELECT sum(v)::text FROM overview",
+    "SELECT n::text FROM again",
 ];
 
 fn one_change(backend: &mut Backend, rng: &mut SmallRng, name: &str) {
     let key = rng.random_range(0..20);
-    let statement = match rng.random_range(0..22) {
+    let statement = match rng.random_range(0..33) {
         0..=4 => format!("UPDATE t SET v = v + 1 WHERE id = {key}"),
         5 => format!("INSERT INTO t VALUES ({}, 1)", rng.random_range(20..1_000_000)),
         6 => "DELETE FROM t WHERE id >= 20".to_owned(),
@@ -483,25 +537,43 @@ fn one_change(backend: &mut Backend, rng: &mut SmallRng, name: &str) {
         17 => "ALTER TABLE parted DETACH PARTITION parted_2; ALTER TABLE parted ATTACH PARTITION parted_2 FOR VALUES IN (2)".to_owned(),
         18 => "DELETE FROM t WHERE id < 3; INSERT INTO t SELECT n, n FROM generate_series(0, 2) AS n".to_owned(),
         19 => "TRUNCATE parted; INSERT INTO parted VALUES (1, 5)".to_owned(),
+        22 => format!("LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE; UPDATE t SET v = v + 1 WHERE id = {key}"),
+        23 => "TRUNCATE child; COPY child FROM PROGRAM 'echo 1' WITH (FORMAT csv, FREEZE)".to_owned(),
+        24 => "ALTER TABLE t ADD COLUMN more int DEFAULT 1; ALTER TABLE t DROP COLUMN more".to_owned(),
+        25 => format!("SET LOCAL session_replication_role = replica; INSERT INTO trigger_source VALUES ({key})"),
+        26 => format!("INSERT INTO owned VALUES ('{}', {key})", OWNERS[rng.random_range(0..2)]),
+        27 => "DELETE FROM owned WHERE v > 10".to_owned(),
+        28 => format!("ALTER TABLE owned {} ROW LEVEL SECURITY", ["ENABLE", "DISABLE"][rng.random_range(0..2)]),
+        29 => format!("DROP POLICY own ON owned; CREATE POLICY own ON owned USING (owner = current_user AND v < {key})"),
+        30 => "REVOKE SELECT ON owned FROM alice; GRANT SELECT ON owned TO alice".to_owned(),
+        31 => format!("WITH gone AS (DELETE FROM owned WHERE v = {key} RETURNING v) UPDATE t SET v = t.v + 1 FROM gone WHERE id = gone.v"),
+        32 => format!("DROP TABLE IF EXISTS again; CREATE TABLE again AS SELECT {key} AS n"),
         20 => "CREATE TABLE IF NOT EXISTS early.logged AS SELECT 1 AS n".to_owned(),
         _ => "DROP TABLE IF EXISTS early.logged".to_owned(),
     };
     let concurrently = statement.contains("CONCURRENTLY");
+    // A prepared change of a definition turns the cache off until it is over. So there are few of them.
+    let redefines =
+        !["UPDATE", "INSERT", "DELETE", "COPY", "LOCK", "WITH"].iter().any(|verb| statement.starts_with(verb));
+    let prepares = !concurrently && (!redefines || rng.random_range(0..20) == 0);
     let end = match rng.random_range(0..8) {
         0 => "ROLLBACK".to_owned(),
         1 => format!("SAVEPOINT s; {statement}; ROLLBACK TO s; COMMIT"),
-        2 if !concurrently => format!("PREPARE TRANSACTION '{name}'"),
+        2 | 3 if prepares => format!("PREPARE TRANSACTION '{name}'"),
         _ => "COMMIT".to_owned(),
     };
     let script = format!("BEGIN; {statement}; {end}");
     for part in script.split("; ") {
         // Writers may meet, and one of them loses.
         if backend.client.batch_execute(part).is_err() {
-            backend.run("ROLLBACK");
+            _ = backend.client.batch_execute("ROLLBACK");
             return;
         }
     }
 }
+
+/// Roles of readers, who see rows of their own in `owned`.
+const OWNERS: [&str; 2] = ["alice", "bob"];
 
 /// How many of them name only what is not redefined.
 const FIXED: i32 = 5;
@@ -550,7 +622,19 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
          CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.logged VALUES (1); RETURN NULL; END';
          CREATE TRIGGER log AFTER INSERT ON trigger_source FOR EACH ROW EXECUTE FUNCTION log();
          CREATE VIEW overview AS SELECT v FROM t;
+         CREATE TABLE again AS SELECT 1 AS n;
+         CREATE ROLE alice; CREATE ROLE bob;
+         CREATE TABLE owned (owner text, v int);
+         CREATE POLICY own ON owned USING (owner = current_user);
          CREATE SCHEMA early;
+         GRANT USAGE ON SCHEMA early TO PUBLIC;
+         GRANT USAGE ON SCHEMA shared_lru TO PUBLIC;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shared_lru TO PUBLIC;
+         GRANT SELECT ON ALL TABLES IN SCHEMA public TO PUBLIC;
+         ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC;
+         REVOKE SELECT ON owned FROM PUBLIC;
+         GRANT SELECT ON owned TO alice, bob;
+         SELECT shared_lru.grant_cache('c', 'public', 'read'), shared_lru.grant_cache('c', 'public', 'write');
          {COMPARE}"
     ));
     let (done, compared) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -559,14 +643,23 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
         for number in 0..2_u64 {
             scope.spawn(move || {
                 let mut rng = SmallRng::seed_from_u64(seed * 100 + number);
-                let mut backend = world.backend();
-                backend.run("SET lock_timeout = '1s'; SET deadlock_timeout = '100ms'");
+                let connect = || {
+                    let mut backend = world.backend();
+                    backend.run(
+                        "SET lock_timeout = '1s'; SET deadlock_timeout = '100ms'; SET application_name = 'writer'",
+                    );
+                    backend
+                };
+                let mut backend = connect();
                 for step in 0.. {
                     if done.load(Ordering::Relaxed) {
                         return;
                     }
+                    if backend.client.is_closed() {
+                        backend = connect();
+                    }
                     one_change(&mut backend, &mut rng, &format!("{number}-{step}"));
-                    thread::sleep(std::time::Duration::from_millis(rng.random_range(0..30)));
+                    thread::sleep(Duration::from_millis(rng.random_range(0..PAUSE_MILLIS)));
                 }
             });
         }
@@ -583,7 +676,23 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
                 if was_done {
                     return;
                 }
-                thread::sleep(std::time::Duration::from_millis(rng.random_range(0..20)));
+                if rng.random_range(0..100) == 0 {
+                    backend.run(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'writer' LIMIT 1",
+                    );
+                }
+                thread::sleep(Duration::from_millis(rng.random_range(0..20)));
+            }
+        });
+        // A transaction that has an id, and does nothing for a while.
+        let idler = scope.spawn(move || {
+            let mut rng = SmallRng::seed_from_u64(seed * 100 + 51);
+            let mut backend = world.backend();
+            while !done.load(Ordering::Relaxed) {
+                backend.run("BEGIN; SELECT txid_current()");
+                thread::sleep(Duration::from_millis(rng.random_range(0..1000)));
+                backend.run("COMMIT");
+                thread::sleep(Duration::from_millis(rng.random_range(0..1000)));
             }
         });
         let readers: Vec<_> = (0..3_u64)
@@ -592,12 +701,28 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
                 scope.spawn(move || {
                     let mut rng = SmallRng::seed_from_u64(seed * 100 + 60 + number);
                     let mut backend = world.backend();
-                    backend.run("SET search_path = early, public");
+                    let mut has_own = false;
                     while compared.load(Ordering::Relaxed) < reads {
                         const ROUNDS: u64 = 100;
                         let level = ["READ COMMITTED", "REPEATABLE READ", "REPEATABLE READ READ ONLY", "SERIALIZABLE"]
-                            [rng.random_range(0..4)];
-                        backend.run(&format!("BEGIN ISOLATION LEVEL {level}"));
+                            [rng.random_range(0..16) / 5];
+                        let path = ["early, public", "public"][rng.random_range(0..2)];
+                        let role = ["NONE", OWNERS[0], OWNERS[1]][rng.random_range(0..3)];
+                        if rng.random_range(0..20) == 0 {
+                            // A table of its own, which hides the other until it goes.
+                            has_own = !has_own;
+                            backend.run(if has_own {
+                                "CREATE TEMPORARY TABLE logged AS SELECT 1 AS n FROM generate_series(1, 1000)"
+                            } else {
+                                "DROP TABLE pg_temp.logged"
+                            });
+                        }
+                        backend.run(&format!("SET search_path = {path}; BEGIN ISOLATION LEVEL {level}"));
+                        if level == "READ COMMITTED" && rng.random_range(0..10) == 0 {
+                            // Its own, which it alone sees.
+                            backend.run("INSERT INTO public.logged VALUES (1)");
+                        }
+                        backend.run(&format!("SET LOCAL ROLE {role}"));
                         let found: Result<_, postgres::Error> = backend
                             .client
                             .query_one("SELECT compare($1, $2, $3)", &[&QUERIES, &FIXED, &(ROUNDS as i32)])
@@ -618,6 +743,7 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
             readers.into_iter().filter_map(|reader| reader.join().expect("a reader ends")).collect();
         done.store(true, Ordering::Relaxed);
         ender.join().expect("it ends");
+        idler.join().expect("it ends");
         differences.into_iter().next()
     });
     (difference, compared.into_inner())
@@ -636,6 +762,6 @@ fn whatever_writers_do_a_cached_result_is_the_querys() {
     let (hits, inserts) = (backend.stat("hits"), backend.stat("inserts"));
     println!("{compared} results compared in {seconds:.1} s; {hits} hits, {inserts} results stored");
     assert_eq!(difference, None);
-    assert!(hits as u64 > compared / 10, "hardly anything came from the cache: {hits} of {compared}");
+    assert!(hits as u64 > compared / 3, "hardly anything came from the cache: {hits} of {compared}");
     backend.validate();
 }
