@@ -36,7 +36,7 @@ for folder in bindir pkglibdir sharedir; do
     cp -a "$from/." "$server$from"
     declare "$folder=$server$from"
 done
-mkdir -p "$work/logs"
+mkdir -p "$work/logs" "$work/built"
 install -m 644 pg_shared_lru.control sql/pg_shared_lru--*.sql "$sharedir/extension/"
 
 # The sources as they are now. All of them are new, so that cargo takes nothing for built that had a fault then.
@@ -49,20 +49,21 @@ change() {
     patch --quiet --strip 1 --fuzz 0 --no-backup-if-mismatch --directory "$work/sources" "${@:2}" <"src/tests/mutants/$1.patch"
 }
 
-# Builds what lies there and puts it into the server's copy. With settings that build fast.
+# Builds what lies there. With settings that build fast.
 build() {
     (cd "$work/sources" && env CARGO_TARGET_DIR="$work/target" CARGO_PROFILE_RELEASE_LTO=off \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_INCREMENTAL=true \
         "${cargo[@]}" build --release --locked --package pg_shared_lru --lib --no-default-features \
         --features "$PG_FEATURE,extension") >"$work/logs/$1.build" 2>&1 \
         || { tail -n 40 "$work/logs/$1.build" >&2; echo "$1 does not build" >&2; exit 1; }
-    install -m 755 "$work/target/release/libpg_shared_lru.so" "$pkglibdir/pg_shared_lru.so"
+    install -m 755 "$work/target/release/libpg_shared_lru.so" "$work/built/$1.so"
 }
 
-# Runs tests against it. A fault may make one wait for ever.
+# Runs tests against a build; their output goes into this file. A fault may make one wait for ever.
 run() {
-    local log=$1
-    shift
+    local log=$2
+    install -m 755 "$work/built/$1.so" "$pkglibdir/pg_shared_lru.so"
+    shift 2
     env PG_CONFIG="$bindir/pg_config" QUERY_CHECK_READS="$reads" timeout 400 \
         "$tests" --nocapture "$@" >"$work/logs/$log" 2>&1
 }
@@ -76,22 +77,24 @@ tests=$("${cargo[@]}" test --locked --no-default-features --features cluster_tes
 names=("$@")
 [ ${#names[@]} -gt 0 ] || names=($(basename --suffix .patch src/tests/mutants/*.patch))
 build none
-run none queries:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
+for name in "${names[@]}"; do
+    change "$name" || { echo "$name: what it changes is not there any more" >&2; exit 1; }
+    build "$name"
+    change "$name" --reverse
+done
+run none none queries:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
 
 row fault "random checker, of $reads reads" 'directed test'
 row --- --- ---
 missed=0
 for name in "${names[@]}"; do
-    change "$name" || { echo "$name: what it changes is not there any more" >&2; exit 1; }
-    build "$name"
-    change "$name" --reverse
     by_random=no by_test=-
-    if ! run "$name.random" --exact "$checker"; then
+    if ! run "$name" "$name.random" --exact "$checker"; then
         # What it has found, not that it found the cache unused.
         grep -q 'cached .*, direct ' "$work/logs/$name.random" && by_random=$(sed -n 's/.*\b\([0-9]*\) results compared in \([0-9.]* s\).*/\2, \1 reads/p' "$work/logs/$name.random")
     fi
     test=$(sed -n 's/^Test: //p' "src/tests/mutants/$name.patch")
-    [ -z "$test" ] || run "$name.test" --exact "queries::$test" || by_test=$test
+    [ -z "$test" ] || run "$name" "$name.test" --exact "queries::$test" || by_test=$test
     row "$name" "$by_random" "$by_test"
     [ -z "$test" ] || [ "$by_test" != - ] || { echo "$name: $test has not found it" >&2; missed=$((missed + 1)); }
     [ -n "$test" ] || [ "$by_random" != no ] || missed=$((missed + 1))

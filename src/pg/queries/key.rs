@@ -51,6 +51,7 @@ impl Key {
                 pg_sys::Transform_null_equals,
                 pg_sys::Array_nulls,
                 pg_sys::standard_conforming_strings,
+                pg_sys::quote_all_identifiers,
             ];
             let words = [
                 role.to_u32(),

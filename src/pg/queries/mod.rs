@@ -4,6 +4,7 @@
 //! ```text
 //! key        all that a result follows from, but for rows and definitions
 //! check      whether it follows from these, as the rewritten query says
+//! literals   literals that mean the time at which they are read
 //! relations  what it depends on
 //! trace      whether functions run queries of their own
 //! plan       a query, analysed and planned, with what its result depends on
@@ -21,6 +22,7 @@
 
 mod check;
 mod key;
+mod literals;
 mod plan;
 mod relations;
 mod rows;

@@ -139,6 +139,10 @@ fn what_does_not_follow_from_rows_and_key_is_not_kept_and_says_why() {
         ("SELECT to_jsonb(t) FROM t", "type t depends on names"),
         ("SELECT reads()", "runs queries"),
         ("SELECT stable()", "stable is STABLE"),
+        ("SELECT timestamptz ''now''", "the time at which it is read"),
+        ("SELECT count(*) FROM t WHERE at > ''Yesterday''", "the time at which it is read"),
+        ("SELECT * FROM (SELECT E''{n\\157w}''::date[]) AS s", "the time at which it is read"),
+        ("SELECT $$[today,)$$::daterange", "the time at which it is read"),
     ] {
         let row = backend.client.query_one(&format!("SELECT * FROM shared_lru.explain_query('{query}')"), &[]).unwrap();
         let reason: Option<String> = row.get("reason");
@@ -153,6 +157,7 @@ fn what_does_not_follow_from_rows_and_key_is_not_kept_and_says_why() {
         "SELECT to_char(at, ''YYYY''), concat(id, at) FROM t",
         "SELECT tableoid FROM t",
         "SELECT current_user",
+        "SELECT ''now'', ''[\"known\"]''::jsonb, ''{now}''::text[], count(*) FROM t WHERE at > ''2024-01-01'' AND id < 5",
         "SELECT jsonb_agg(id) FROM t GROUP BY id HAVING count(*) > 1 ORDER BY 1",
         "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 5) SELECT sum(n) FROM r",
         "SELECT row_number() OVER (ORDER BY id), sum(id) OVER w FROM t WINDOW w AS (PARTITION BY id % 2)",
@@ -211,6 +216,15 @@ fn roles_settings_and_names_have_results_of_their_own() {
         assert_eq!(zone(&mut admin, "UTC"), "2024-01-01 00:00:00+00");
         assert_eq!(zone(&mut admin, "Asia/Tokyo"), "2024-01-01 09:00:00+09");
     }
+    // One on which even an IMMUTABLE function depends.
+    let quoted = "SELECT shared_lru.fetch('c', 'SELECT quote_ident(min(owner)) FROM t', NULL::text)";
+    for _ in 0..2 {
+        for (all, text) in [("off", "alice"), ("on", "\"alice\"")] {
+            admin.run(&format!("SET quote_all_identifiers = {all}"));
+            assert_eq!(admin.one::<String>(quoted), text);
+        }
+    }
+    admin.run("RESET quote_all_identifiers");
     // A table of that name comes into an earlier schema.
     let sum = "SELECT shared_lru.fetch('c', 'SELECT sum(id) FROM named', NULL::bigint)";
     let mut other = world.backend();
@@ -602,6 +616,37 @@ const COMPARE: &str =
         END LOOP;
         RETURN NULL;
     END $$";
+
+#[test]
+fn rows_and_results_change_in_one_moment() {
+    const COMMITS: usize = 10;
+    let world = world();
+    let mut writer = world.backend();
+    writer.run(&format!("CREATE TABLE t AS SELECT 0 AS v; SELECT shared_lru.create_cache('other'); {COMPARE}"));
+    let done = AtomicBool::new(false);
+    let difference = thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut reader = world.backend();
+            let compare = "SELECT compare(ARRAY['SELECT v::text FROM t'], 1, 500)";
+            while !done.load(Ordering::Relaxed) {
+                if let Some(difference) = reader.one::<Option<String>>(compare) {
+                    return Some(difference);
+                }
+            }
+            None
+        });
+        for _ in 0..COMMITS {
+            // Much to do when it is visible, and before this transaction has told that it is over.
+            writer.run(
+                "BEGIN; UPDATE t SET v = v + 1;
+                 SELECT count(shared_lru.invalidate('other', n::text::bytea)) FROM generate_series(1, 9000) AS n; COMMIT",
+            );
+        }
+        done.store(true, Ordering::Relaxed);
+        reading.join().expect("it ends")
+    });
+    assert_eq!(difference, None);
+}
 
 /// Readers compare while writers change; returns what differed first, and how many reads there were.
 fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
