@@ -12,6 +12,7 @@
 //! |------------|-----------------------------------------------------------------------------------|
 //! | statement  | nothing: what any statement costs                                                 |
 //! | shared_lru | `shared_lru.get_text`, or `get_many` of byte strings                              |
+//! | array      | `shared_lru.get_array`: the values as one array, in the order of the keys         |
 //! | logged     | looks the primary key up in an ordinary table, wholly in shared buffers           |
 //! | unlogged   | the same in an unlogged table                                                     |
 //! | temporary  | the same in a temporary table of the session, which each session fills for itself  |
@@ -184,6 +185,13 @@ fn contenders() -> Vec<Contender> {
             ),
             per_session: "",
             value: Some("shared_lru.get_text('bench', key)"),
+        },
+        Contender {
+            name: "array",
+            one: "SELECT shared_lru.get_array('bench', ARRAY[convert_to(:k, 'UTF8')])".into(),
+            many: format!("SELECT cardinality(shared_lru.get_array('bench', {}))", keys("convert_to(i::text, 'UTF8')")),
+            per_session: "",
+            value: Some("convert_from((shared_lru.get_array('bench', ARRAY[convert_to(key, 'UTF8')]))[1], 'UTF8')"),
         },
         table("logged", None, ""),
         table("unlogged", Some("(SELECT other.value FROM unlogged other WHERE other.key = logged.key)"), ""),

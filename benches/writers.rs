@@ -17,6 +17,10 @@
 //! figure is transactions per second of all clients, the median of `--runs` runs with the least and the most, and the
 //! median of the ratios to `off`, turn by turn. `fsync` is off, so that nothing hides behind a disk. pgbench and the
 //! backends share the machine's processors.
+//!
+//! On a machine that does other work a rate says little. So first one backend commits transactions in a loop, without a
+//! client, and the processor time that it has had is divided by their number: `update` as above; `four`, the writes of
+//! pgbench's own; `id`, a transaction that only has an id; `none`, one that has none.
 
 use std::io::Write;
 use std::process::{ExitCode, Stdio};
@@ -73,6 +77,31 @@ const WORKLOADS: [(&str, Option<&str>); 3] = [
     ("read", Some("\\set id random(1, 10000)\nSELECT w FROM indexed WHERE id = :id;\n")),
 ];
 
+/// A name, what a transaction does in PL/pgSQL, and how many of them a run has.
+const LOOPS: [(&str, &str, u32); 4] = [
+    ("update", "UPDATE indexed SET v = v + 1 WHERE id = 1 + i % 10000", 40_000),
+    (
+        "four",
+        "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = 1 + i;
+         UPDATE pgbench_tellers SET tbalance = 1 WHERE tid = 1 + i % 10;
+         UPDATE pgbench_branches SET bbalance = 1 WHERE bid = 1;
+         INSERT INTO pgbench_history (tid) VALUES (i)",
+        20_000,
+    ),
+    ("id", "PERFORM pg_current_xact_id()", 100_000),
+    ("none", "PERFORM 1", 100_000),
+];
+
+#[derive(Serialize)]
+struct LoopLine {
+    transaction: &'static str,
+    publications: Publications,
+    processor_ns: f64,
+    processor_ns_min: f64,
+    processor_ns_max: f64,
+    to_off: f64,
+}
+
 #[derive(Serialize)]
 struct Line {
     workload: &'static str,
@@ -101,9 +130,10 @@ fn run(args: &Args) -> Result<()> {
     for cluster in [&with, &without] {
         fill(args, cluster)?;
     }
+    measure_loops(args, &mut admin, &with, &without)?;
     if !args.json {
         print(&format!(
-            "{:<10}{:<14}{:>8}{:>12}{:>22}{:>9}",
+            "\n{:<10}{:<14}{:>8}{:>12}{:>22}{:>9}",
             "workload", "publications", "clients", "per second", "min-max", "to off"
         ))?;
     }
@@ -136,6 +166,56 @@ fn run(args: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Processor time for a transaction, in one backend.
+fn measure_loops(args: &Args, admin: &mut Client, with: &Cluster, without: &Cluster) -> Result<()> {
+    if !args.json {
+        print(&format!("{:<13}{:<14}{:>10}{:>20}{:>9}", "transaction", "publications", "cpu ns", "min-max", "to off"))?;
+    }
+    for (transaction, statements, count) in LOOPS {
+        let mut times = ALL.map(|_| Measured::default());
+        for turn in 0..args.runs as usize {
+            for place in 0..ALL.len() {
+                let kind = (turn + place) % ALL.len();
+                let cluster = if ALL[kind] == Publications::Absent { without } else { with };
+                if ALL[kind] != Publications::Absent {
+                    switch(admin, ALL[kind])?;
+                }
+                times[kind].push(processor_ns(cluster, statements, count)?);
+            }
+        }
+        for (publications, time) in ALL.iter().zip(&times) {
+            let line = LoopLine {
+                transaction,
+                publications: *publications,
+                processor_ns: time.median(),
+                processor_ns_min: time.min(),
+                processor_ns_max: time.max(),
+                to_off: time.over(&times[0]).median(),
+            };
+            line.print(args.json)?;
+        }
+    }
+    Ok(())
+}
+
+fn processor_ns(cluster: &Cluster, statements: &str, count: u32) -> Result<f64> {
+    let mut client = cluster.connect("postgres")?;
+    // The tables are as small in each run.
+    client.batch_execute("VACUUM pgbench_branches")?;
+    client.batch_execute("VACUUM pgbench_tellers")?;
+    client.batch_execute("VACUUM indexed")?;
+    let ticks = |client: &mut Client| -> Result<f64> {
+        let stat: String = client.query_one("SELECT pg_read_file('/proc/self/stat')", &[])?.get(0);
+        // Behind the name, which may have spaces; the state is the first.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        Ok(fields.get(11).context("utime")?.parse::<f64>()? + fields.get(12).context("stime")?.parse::<f64>()?)
+    };
+    let before = ticks(&mut client)?;
+    client.batch_execute(&format!("DO $$ BEGIN FOR i IN 1..{count} LOOP {statements}; COMMIT; END LOOP; END $$"))?;
+    // A tick is a hundredth of a second on every Linux that PostgreSQL runs on.
+    Ok((ticks(&mut client)? - before) * 1e7 / f64::from(count))
 }
 
 fn fill(args: &Args, cluster: &Cluster) -> Result<()> {
@@ -196,6 +276,22 @@ fn pgbench(args: &Args, cluster: &Cluster, script: Option<&str>, clients: u32) -
 
 fn print(line: &str) -> Result<()> {
     cli::print_line(line).map_err(anyhow::Error::msg)
+}
+
+impl LoopLine {
+    fn print(&self, json: bool) -> Result<()> {
+        if json {
+            return cli::print_json(self).map_err(anyhow::Error::msg);
+        }
+        print(&format!(
+            "{:<13}{:<14}{:>10.0}{:>20}{:>9.3}",
+            self.transaction,
+            format!("{:?}", self.publications).to_lowercase(),
+            self.processor_ns,
+            format!("{:.0}-{:.0}", self.processor_ns_min, self.processor_ns_max),
+            self.to_off
+        ))
+    }
 }
 
 impl Line {

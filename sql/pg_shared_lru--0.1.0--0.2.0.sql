@@ -249,6 +249,38 @@ CREATE FUNCTION @extschema@.entries(cache text) RETURNS TABLE (
     expires timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'entries_wrapper';
 
+CREATE FUNCTION @extschema@.bytes_by_prefix(cache text, delimiter bytea DEFAULT NULL, length integer DEFAULT NULL) RETURNS TABLE (
+    prefix bytea,
+    entries bigint,
+    bytes bigint
+) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_prefix_wrapper';
+
+-- A cache on a page: numbers only, as in the views.
+CREATE FUNCTION @extschema@.report(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_wrapper';
+
+CREATE FUNCTION @extschema@.report_svg(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_svg_wrapper';
+
+CREATE FUNCTION @extschema@.report_json_text(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_json_text_wrapper';
+
+CREATE FUNCTION @extschema@.report_json(cache text) RETURNS jsonb
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.report_json_text(cache)::pg_catalog.jsonb;
+
+CREATE FUNCTION @extschema@.reset_stats(cache text) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'reset_stats_wrapper';
+
+CREATE FUNCTION @extschema@.list_samples() RETURNS TABLE (
+    cache text,
+    at timestamptz,
+    entries bigint,
+    live_bytes bigint,
+    hits bigint,
+    misses bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_samples_wrapper';
+
 CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
     cache text,
     entries bigint,
@@ -265,7 +297,21 @@ CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
     entries_moved bigint,
     bytes_moved bigint,
     resets bigint,
-    expirations bigint
+    expirations bigint,
+    swept bigint,
+    invalidations bigint,
+    refused_too_large bigint,
+    refused_no_room bigint,
+    refused_ttl bigint,
+    refused_lease bigint,
+    refused_present bigint,
+    leases bigint,
+    lease_waits bigint,
+    lease_fills bigint,
+    oldest_age bigint,
+    oldest_since timestamptz,
+    stats_reset timestamptz,
+    resized timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_stats_wrapper';
 
 CREATE VIEW @extschema@.stats AS
@@ -285,16 +331,41 @@ SELECT cache,
        entries_moved,
        resets,
        bytes_moved,
-       expirations
+       expirations,
+       swept,
+       invalidations,
+       refused_too_large,
+       refused_no_room,
+       refused_ttl,
+       refused_lease,
+       refused_present,
+       leases,
+       lease_waits,
+       lease_fills,
+       oldest_age,
+       oldest_since,
+       stats_reset,
+       resized
   FROM @extschema@.list_stats();
 
 CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
     line integer,
     writes bigint,
+    seen bigint,
     definitions bigint,
     code bigint,
     roles bigint
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'changes_wrapper';
+
+CREATE VIEW @extschema@.samples AS
+SELECT cache,
+       at,
+       entries,
+       live_bytes,
+       hits,
+       misses,
+       hits::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(hits OPERATOR(pg_catalog.+) misses, 0) AS hit_ratio
+  FROM @extschema@.list_samples();
 
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
@@ -346,14 +417,26 @@ COMMENT ON FUNCTION @extschema@.invalidate_tag(text, text) IS
 COMMENT ON FUNCTION @extschema@.put_text(text, text, text, interval, text[]) IS 'As put, with key and value as text';
 COMMENT ON FUNCTION @extschema@.put_jsonb(text, text, jsonb, interval, text[]) IS 'As put, with the key as text and the value as JSON';
 COMMENT ON FUNCTION @extschema@.entries(text) IS 'Walks over all entries without holding a lock between them';
-COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created';
+COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created or they were reset';
+COMMENT ON VIEW @extschema@.samples IS 'What the background worker has seen of each cache, a minute or so apart: reads since the sample before';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 COMMENT ON FUNCTION @extschema@.changes(regclass) IS
     'How often the query cache was told of changes: of a relation''s rows, of its definition, of functions and types, of roles';
+COMMENT ON FUNCTION @extschema@.list_samples() IS 'For the view samples';
+COMMENT ON FUNCTION @extschema@.bytes_by_prefix(text, bytea, integer) IS
+    'Entries and bytes by the beginnings of keys: up to a delimiter, or of a length';
+COMMENT ON FUNCTION @extschema@.report(text) IS 'A page about a cache, of at most 80 columns, with plots';
+COMMENT ON FUNCTION @extschema@.report_svg(text) IS 'What report shows, as SVG';
+COMMENT ON FUNCTION @extschema@.report_json(text) IS 'What report shows, as JSON';
+COMMENT ON FUNCTION @extschema@.report_json_text(text) IS 'For report_json';
+COMMENT ON FUNCTION @extschema@.reset_stats(text) IS 'Has the counters of a cache begin anew, for everybody';
 
 -- Nothing is for PUBLIC; monitoring roles see names and numbers. What was granted on the functions that are new is to be
 -- granted again.
 REVOKE ALL ON SCHEMA shared_lru_caches FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
-GRANT SELECT ON @extschema@.caches, @extschema@.stats TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats(), @extschema@.changes(regclass) TO pg_monitor;
+GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.samples TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats(),
+    @extschema@.list_samples(), @extschema@.changes(regclass) TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.report(text), @extschema@.report_svg(text), @extschema@.report_json(text),
+    @extschema@.report_json_text(text) TO pg_monitor;

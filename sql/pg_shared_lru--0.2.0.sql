@@ -157,6 +157,38 @@ CREATE FUNCTION @extschema@.list_configurations() RETURNS TABLE (
     max_key_bytes integer
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_configurations_wrapper';
 
+CREATE FUNCTION @extschema@.bytes_by_prefix(cache text, delimiter bytea DEFAULT NULL, length integer DEFAULT NULL) RETURNS TABLE (
+    prefix bytea,
+    entries bigint,
+    bytes bigint
+) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_prefix_wrapper';
+
+-- A cache on a page: numbers only, as in the views.
+CREATE FUNCTION @extschema@.report(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_wrapper';
+
+CREATE FUNCTION @extschema@.report_svg(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_svg_wrapper';
+
+CREATE FUNCTION @extschema@.report_json_text(cache text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_json_text_wrapper';
+
+CREATE FUNCTION @extschema@.report_json(cache text) RETURNS jsonb
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    RETURN @extschema@.report_json_text(cache)::pg_catalog.jsonb;
+
+CREATE FUNCTION @extschema@.reset_stats(cache text) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'reset_stats_wrapper';
+
+CREATE FUNCTION @extschema@.list_samples() RETURNS TABLE (
+    cache text,
+    at timestamptz,
+    entries bigint,
+    live_bytes bigint,
+    hits bigint,
+    misses bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_samples_wrapper';
+
 CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
     cache text,
     entries bigint,
@@ -173,7 +205,21 @@ CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
     entries_moved bigint,
     bytes_moved bigint,
     resets bigint,
-    expirations bigint
+    expirations bigint,
+    swept bigint,
+    invalidations bigint,
+    refused_too_large bigint,
+    refused_no_room bigint,
+    refused_ttl bigint,
+    refused_lease bigint,
+    refused_present bigint,
+    leases bigint,
+    lease_waits bigint,
+    lease_fills bigint,
+    oldest_age bigint,
+    oldest_since timestamptz,
+    stats_reset timestamptz,
+    resized timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_stats_wrapper';
 
 CREATE FUNCTION @extschema@.list_slab_classes() RETURNS TABLE (
@@ -370,8 +416,32 @@ SELECT cache,
        entries_moved,
        resets,
        bytes_moved,
-       expirations
+       expirations,
+       swept,
+       invalidations,
+       refused_too_large,
+       refused_no_room,
+       refused_ttl,
+       refused_lease,
+       refused_present,
+       leases,
+       lease_waits,
+       lease_fills,
+       oldest_age,
+       oldest_since,
+       stats_reset,
+       resized
   FROM @extschema@.list_stats();
+
+CREATE VIEW @extschema@.samples AS
+SELECT cache,
+       at,
+       entries,
+       live_bytes,
+       hits,
+       misses,
+       hits::pg_catalog.float8 OPERATOR(pg_catalog./) NULLIF(hits OPERATOR(pg_catalog.+) misses, 0) AS hit_ratio
+  FROM @extschema@.list_samples();
 
 CREATE VIEW @extschema@.slab_classes AS
 SELECT cache,
@@ -406,13 +476,15 @@ SELECT cache,
 
 COMMENT ON VIEW @extschema@.caches IS
     'All caches in memory, and those that this database defines; configurations of those of the current database';
-COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created';
+COMMENT ON VIEW @extschema@.stats IS 'Counters of the caches of the current database, since each was created or they were reset';
+COMMENT ON VIEW @extschema@.samples IS 'What the background worker has seen of each cache, a minute or so apart: reads since the sample before';
 COMMENT ON VIEW @extschema@.slab_classes IS 'Slabs and slots by class; class 0 is the directory of entries';
 COMMENT ON VIEW @extschema@.memory IS 'Where the memory of each cache of the current database is';
 
 CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
     line integer,
     writes bigint,
+    seen bigint,
     definitions bigint,
     code bigint,
     roles bigint
@@ -484,6 +556,14 @@ COMMENT ON FUNCTION @extschema@.validate(text) IS 'Checks every structure of a c
 COMMENT ON FUNCTION @extschema@.list_caches() IS 'For the view caches';
 COMMENT ON FUNCTION @extschema@.list_configurations() IS 'For the view caches';
 COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
+COMMENT ON FUNCTION @extschema@.list_samples() IS 'For the view samples';
+COMMENT ON FUNCTION @extschema@.bytes_by_prefix(text, bytea, integer) IS
+    'Entries and bytes by the beginnings of keys: up to a delimiter, or of a length';
+COMMENT ON FUNCTION @extschema@.report(text) IS 'A page about a cache, of at most 80 columns, with plots';
+COMMENT ON FUNCTION @extschema@.report_svg(text) IS 'What report shows, as SVG';
+COMMENT ON FUNCTION @extschema@.report_json(text) IS 'What report shows, as JSON';
+COMMENT ON FUNCTION @extschema@.report_json_text(text) IS 'For report_json';
+COMMENT ON FUNCTION @extschema@.reset_stats(text) IS 'Has the counters of a cache begin anew, for everybody';
 COMMENT ON FUNCTION @extschema@.list_slab_classes() IS 'For the view slab_classes';
 COMMENT ON FUNCTION @extschema@.list_memory() IS 'For the view memory';
 COMMENT ON FUNCTION @extschema@.changes(regclass) IS
@@ -496,6 +576,9 @@ REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;
 
 -- Monitoring roles see names and numbers, as with PostgreSQL's own statistics; they see no keys and no values.
 GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;
-GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.slab_classes, @extschema@.memory TO pg_monitor;
+GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.samples, @extschema@.slab_classes, @extschema@.memory TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_configurations(), @extschema@.list_stats(),
-    @extschema@.list_slab_classes(), @extschema@.list_memory(), @extschema@.changes(regclass) TO pg_monitor;
+    @extschema@.list_samples(), @extschema@.list_slab_classes(), @extschema@.list_memory(), @extschema@.changes(regclass)
+    TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.report(text), @extschema@.report_svg(text), @extschema@.report_json(text),
+    @extschema@.report_json_text(text) TO pg_monitor;

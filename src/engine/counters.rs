@@ -25,7 +25,18 @@ macro_rules! counters {
 
             /// Every counter, in the order of [`Stats::COUNTERS`].
             pub fn values(&self) -> impl Iterator<Item = u64> + use<> {
-                [$(self.$name),*].into_iter()
+                self.to_array().into_iter()
+            }
+
+            /// Every counter, in the order of [`Stats::COUNTERS`].
+            pub fn to_array(&self) -> [u64; Stats::COUNTERS.len()] {
+                [$(self.$name),*]
+            }
+
+            /// The inverse of [`Stats::to_array`].
+            pub fn from_array(values: [u64; Stats::COUNTERS.len()]) -> Stats {
+                let [$($name),*] = values;
+                Stats { $($name,)* }
             }
 
             /// Adds another cache's counters, or another partition's.
@@ -99,6 +110,25 @@ counters! {
     resets,
     /// Entries removed because their time was over, by a sweep or by whoever met them under the exclusive lock.
     expirations,
+    /// Of the expirations, those by a sweep.
+    swept,
+    /// Of the removals, those of keys that were invalidated.
+    invalidations,
+    /// Of the refused, those whose key, or key and value, were too large.
+    refused_too_large,
+    /// Of the refused, those for which no room could be made.
+    refused_no_room,
+    /// Of the refused, those that were to live for too long.
+    refused_ttl,
+}
+
+/// Why an entry is removed that has not expired and need not make way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Somebody wants it gone.
+    ByHand,
+    /// Its key was invalidated.
+    Invalidated,
 }
 
 impl Stats {
@@ -136,6 +166,9 @@ mod tests {
         sum.add(&stats);
         assert!(sum.values().eq(stats.values().map(|value| 2 * value)));
         assert_eq!(Stats::COUNTERS.len(), stats.values().count());
+        let mut number = 0;
+        let values = std::array::from_fn(|_| (number += 1, number).1);
+        assert_eq!(Stats::from_array(values).to_array(), values);
         assert!(Stats::COUNTERS.iter().all(|(_, meaning)| meaning.ends_with('.')));
     }
 }

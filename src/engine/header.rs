@@ -20,7 +20,7 @@ use super::policy::Policy;
 use super::slab::class::check_slot_bytes;
 
 /// Raised with every change of what the bytes mean.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 const MAGIC: u64 = u64::from_le_bytes(*b"PGSLRU\0\x01");
 
 region_struct! {

@@ -29,7 +29,7 @@
 //!
 //! Not here: locks, the choice of the partition, user code, decoding.
 
-use super::counters::{Counters, Stats};
+use super::counters::{Counters, Removal, Stats};
 use super::entry::directory::Directory;
 use super::entry::payload::{Lengths, Payload, PayloadShape};
 use super::entry::record::{Flags, Pin, Record, Stamp};
@@ -496,6 +496,12 @@ impl Partition {
 
     /// Refuses a value before anything is done for it. Counts that.
     pub fn refuse(&mut self, error: PushError) -> Unfinished {
+        let reason = match error {
+            PushError::KeyTooLong { .. } | PushError::TooLarge { .. } => self.counters.refused_too_large(),
+            PushError::Full { .. } | PushError::OutOfMemory => self.counters.refused_no_room(),
+            PushError::TtlTooLong { .. } => self.counters.refused_ttl(),
+        };
+        reason.add(1);
         self.counters.refused().add(1);
         Unfinished::Refused(error)
     }
@@ -678,10 +684,19 @@ impl Partition {
     }
 
     /// Removes a key; `false` if there is none, or had expired. Its value is not read.
-    pub fn remove(&mut self, key: Key<'_>, now: Now<'_>) -> bool {
+    pub fn remove(&mut self, key: Key<'_>, why: Removal, now: Now<'_>) -> bool {
         let Some(entry) = self.find_or_expire(key, now) else { return false };
         self.remove_entry(entry);
+        self.note_removals(why, 1);
         true
+    }
+
+    /// Counts why entries went that are counted as removed.
+    pub fn note_removals(&mut self, why: Removal, count: u64) {
+        match why {
+            Removal::ByHand => {}
+            Removal::Invalidated => self.counters.invalidations().add(count),
+        }
     }
 
     /// Removes an entry that can be found.
@@ -788,6 +803,11 @@ impl Partition {
     /// The age of the entry that is next to be evicted.
     pub fn oldest_age(&self) -> Option<u32> {
         self.order.oldest(self.totals()).map(|entry| self.age(entry))
+    }
+
+    /// Insertions and uses that moved an entry, so far; ages are differences of it. Wraps.
+    pub fn tick(&self) -> u32 {
+        self.order.tick()
     }
 
     /// Insertions and uses that moved an entry, since this one was last used.

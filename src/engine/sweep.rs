@@ -66,6 +66,7 @@ impl Partition {
                 report.expired += 1;
                 report.bytes_freed += self.payload.entry_bytes(entry);
                 self.remove_expired(entry);
+                self.counters.swept().add(1);
                 work.spend(Work::EVICTION);
             }
         }

@@ -134,7 +134,6 @@ impl Catalog {
         Area::mapped().map(Catalog)
     }
 
-    #[cfg(feature = "extension")]
     pub(super) fn area(self) -> Area {
         self.0
     }
@@ -247,6 +246,7 @@ impl Catalog {
             let (index, slot) = free.ok_or(CacheError::TooMany(self.0.max_caches()))?;
             let offset = find_room(&mut pieces, self.0.bytes(), bytes)?;
             let life = slot.begin(identity, (offset, bytes));
+            self.0.ledger(index).clear();
             Ok((index, Marked { slot, life, back_to: Phase::Free }))
         })
     }
@@ -317,7 +317,8 @@ impl Catalog {
         Ok(Some(marked))
     }
 
-    /// Makes a cache anew with another configuration, with the entries that it has: those used last, where not all fit.
+    /// Makes a cache anew with another configuration, with the entries that it has: those used last, where not all fit. Its
+    /// counters go on.
     /// Writers wait meanwhile, about a second for a million entries or a gigabyte; reads without a lock go on. `false`
     /// if the cache is gone.
     ///
@@ -335,9 +336,11 @@ impl Catalog {
         let Some(old) = self.begin_drop(&listing)? else { return Ok(false) };
         let (index, new) = self.begin(old.slot.identity(), bytes, |_| false)?;
         let made = self.format(index, &new, config)?;
-        if let Ok(cache) = self.over(&listing, LwLocks::new(self.0, listing.slot, listing.life).alone()) {
+        let cache = self.over(&listing, LwLocks::new(self.0, listing.slot, listing.life).alone()).ok();
+        if let Some(cache) = &cache {
             cache.copy_into(&made).map_err(|_| CacheError::OutOfMemory(cache.bytes() as usize))?;
         }
+        self.carry_over((listing.slot, cache.as_ref()), (index, &made));
         let (old_slot, new_slot, life) = (old.slot, new.slot, new.life);
         std::mem::forget((old, new));
         self.0.with_catalog(LockMode::Exclusive, || {

@@ -16,6 +16,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::catalog::{CacheId, Catalog};
 use super::definitions;
 use super::handles;
+use crate::engine::counters::Removal;
 use crate::rings::key::{DependencyKey, KeyHash};
 use crate::rings::table::{LineIndex, Rings};
 use crate::rings::xid::FullXid;
@@ -242,12 +243,12 @@ fn remove(catalog: Catalog, item: &Item) {
         let removed = definitions::unless_dropped(|| {
             let Ok(cache) = handles::of_listing(catalog, listing) else { return false };
             match item.target() {
-                Target::Key(key) => drop(cache.discard(key)),
+                Target::Key(key) => drop(cache.discard_as(Removal::Invalidated, key)),
                 Target::Prefix(prefix) => {
                     let of_prefix = cache.iter().map(|entry| entry.key).filter(|key| key.starts_with(prefix));
-                    of_prefix.for_each(|key| _ = cache.discard(&key));
+                    of_prefix.for_each(|key| _ = cache.discard_as(Removal::Invalidated, &key));
                 }
-                Target::All => drop(cache.clear()),
+                Target::All => drop(cache.clear_as(Removal::Invalidated, || ())),
                 Target::Tag(_) => {}
             }
             true

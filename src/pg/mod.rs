@@ -9,11 +9,14 @@
 //! area            one piece of shared memory for all named caches: preloaded, or made at its first use
 //! named_locks     the locks of a named cache
 //! catalog         the named caches in the area: created, looked up, dropped
+//! ledger          what is known of a named cache beside its memory: counters that go on, samples
 //! handles         the caches that this backend uses
 //! drops           a cache goes with its database, and with its definition
 //! dsm_locks       the locks of a cache in the memory of a parallel operation
 //! parallel        such a cache
-//! settings        pg_shared_lru.*                        ─┐
+//! accounts        what is counted of a named cache       ─┐
+//! report          one cache on a page                     │
+//! settings        pg_shared_lru.*                         │
 //! worker          the background worker                   │
 //! snapshot        a snapshot, as the commit rings ask it  │
 //! stored          values with what belongs to them        │
@@ -29,6 +32,8 @@
 //! An extension that links this crate without the feature `extension` calls [`area::request`] from its own `_PG_init`
 //! and uses [`catalog`] and [`handles`] as the SQL functions do, or [`parallel`], which needs no preloading.
 
+#[cfg(feature = "extension")]
+mod accounts;
 pub mod area;
 pub mod catalog;
 #[cfg(feature = "extension")]
@@ -42,11 +47,14 @@ mod functions;
 pub mod handles;
 #[cfg(feature = "extension")]
 mod invalidations;
+mod ledger;
 mod lwlock;
 pub mod named_locks;
 pub mod parallel;
 #[cfg(feature = "extension")]
 mod queries;
+#[cfg(any(test, feature = "extension"))]
+mod report;
 #[cfg(feature = "extension")]
 mod settings;
 mod slot;

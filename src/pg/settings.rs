@@ -22,6 +22,7 @@ static MAX_CACHES: GucSetting<i32> = GucSetting::<i32>::new(16);
 static SLAB_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static BUCKETS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static SAMPLE_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(60);
 static NAPTIME_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(10);
 static QUERY_CACHE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static POLICY: GucSetting<PolicySetting> = GucSetting::<PolicySetting>::new(PolicySetting::Clock);
@@ -70,9 +71,19 @@ fn define_for_area() {
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
+        c"pg_shared_lru.sample_interval",
+        c"How much time lies between two samples that the background worker takes of each cache.",
+        c"It takes them when it is up, so not more often than naptime says. 61 are kept.",
+        &SAMPLE_SECONDS,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
         c"pg_shared_lru.max_caches",
         c"The most caches that can exist at one time.",
-        c"Each takes about 10 kB of shared memory for its locks and counters, used or not.",
+        c"Each takes about 13 kB of shared memory for its locks and counters, used or not.",
         &MAX_CACHES,
         1,
         1024,
@@ -141,6 +152,11 @@ pub(super) fn naptime() -> Option<Duration> {
 /// Whether transactions are to publish what they have written.
 pub(super) fn query_cache() -> bool {
     QUERY_CACHE.get()
+}
+
+/// How much time lies between two samples.
+pub(super) fn sample_interval() -> Duration {
+    Duration::from_secs(SAMPLE_SECONDS.get().unsigned_abs().into())
 }
 
 pub(super) fn area_size() -> AreaSize {

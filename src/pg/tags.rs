@@ -60,7 +60,7 @@ pub(super) fn judge(of: Of, dependencies: impl Iterator<Item = Dependency>) -> F
         }
         let seen = match of {
             Of::Tags => rings.ver(&snapshot, line, definitions),
-            Of::Relations => rings.ver_of_relations(&snapshot, line, definitions),
+            Of::Relations => rings.ver_of_relation(&snapshot, line, definitions),
         };
         match seen.map(|seen| seen.get()) {
             Some(seen) if seen == publications => {}

@@ -1,6 +1,6 @@
-//! The background worker of the server's caches: removes what has expired, moves entries together, and frees what dropped
-//! databases have left. It also turns the publications of writers on and off. Nothing is wrong without it; memory is held
-//! for longer, and no query is cached.
+//! The background worker of the server's caches: removes what has expired, moves entries together, frees what dropped
+//! databases have left, and takes samples. It also turns the publications of writers on and off. Nothing is wrong without it;
+//! memory is held for longer, nobody knows what was, and no query is cached.
 //!
 //! One for each area. Where the server preloads the library, PostgreSQL starts it with the server and again whenever it
 //! ends; elsewhere the backend that makes a cache starts it, if there is none. It has no database, so that it keeps nobody
@@ -109,8 +109,8 @@ extern "C-unwind" fn pg_shared_lru_worker(_argument: pg_sys::Datum) {
             return;
         }
         // Not more often because of what it waits for.
-        if nap.is_some_and(|nap| last_round.elapsed() >= nap) {
-            work();
+        if let Some(nap) = nap.filter(|nap| last_round.elapsed() >= *nap) {
+            work(nap);
             last_round = Instant::now();
         }
     }
@@ -125,13 +125,13 @@ unsafe extern "C-unwind" fn leave(_code: i32, _argument: pg_sys::Datum) {
     }
 }
 
-/// One round through all caches.
-fn work() {
+/// One round through all caches; the next comes after a nap.
+fn work(nap: Duration) {
     let Some(catalog) = Catalog::mapped() else { return };
     BackgroundWorker::transaction(|| catalog.drop_orphans(|cache| !database_exists(cache.database)));
     for cache in catalog.list() {
         // Dropped meanwhile, made anew or damaged: its next user will see.
-        let _ = definitions::unless_dropped(|| tend(catalog, &cache));
+        let _ = definitions::unless_dropped(|| tend(catalog, &cache, nap));
     }
 }
 
@@ -140,8 +140,8 @@ fn database_exists(database: u32) -> bool {
     unsafe { !pg_sys::get_database_name(pg_sys::Oid::from(database)).is_null() }
 }
 
-/// Sweeps a cache and moves its entries together, for so long at most.
-fn tend(catalog: Catalog, listing: &Listing) {
+/// Takes a sample of a cache if it is time, sweeps it and moves its entries together, for so long at most.
+fn tend(catalog: Catalog, listing: &Listing, nap: Duration) {
     let cache = match handles::of_listing(catalog, listing.clone()) {
         Ok(cache) => cache,
         Err(CacheError::Dropped) => return,
@@ -150,6 +150,11 @@ fn tend(catalog: Catalog, listing: &Listing) {
             return;
         }
     };
+    // To the round that is nearest.
+    let age = settings::sample_interval().saturating_sub(nap / 2);
+    if catalog.sample(listing.tenant(), &cache, age).is_err() {
+        return;
+    }
     let end = Instant::now() + TURN;
     while !cache.sweep(SWEEP_STEP).is_round_complete && Instant::now() < end {
         pgrx::check_for_interrupts!();

@@ -224,6 +224,17 @@ impl Rings {
         switch::finish_opening(self.relations(), floor, || self.renew_all())
     }
 
+    /// As [`Rings::ver`], of what relations and definitions publish.
+    #[inline]
+    pub fn ver_of_relation(
+        &self,
+        snapshot: &impl Snapshot,
+        index: LineIndex,
+        planned_with: Definitions,
+    ) -> Option<Publications> {
+        reader::ver(self.relations(), self.line(index), snapshot, planned_with)
+    }
+
     /// Turns relations off: see [`switch::turn_off`].
     pub fn turn_off_relations(&self) {
         switch::turn_off(self.relations());
@@ -259,17 +270,6 @@ impl Rings {
     #[inline]
     pub fn ver(&self, snapshot: &impl Snapshot, index: LineIndex, planned_with: Definitions) -> Option<Publications> {
         reader::ver(self.tags(), self.line(index), snapshot, planned_with)
-    }
-
-    /// As [`Rings::ver`], of what is published for relations.
-    #[inline]
-    pub fn ver_of_relations(
-        &self,
-        snapshot: &impl Snapshot,
-        index: LineIndex,
-        planned_with: Definitions,
-    ) -> Option<Publications> {
-        reader::ver(self.relations(), self.line(index), snapshot, planned_with)
     }
 
     /// The key whose publication was the last in a line; `None` before the first. For people who look: the number may
@@ -426,10 +426,13 @@ mod tests {
         assert!(rings.must_publish() && !rings.must_publish_relations());
         let learned = rings.definitions(LineIndex(1));
         let floor = rings.begin_opening_relations(|| xid(200)).expect("they were off");
+        let told = |xmin| rings.ver_of_relation(&Seen(xmin), LineIndex(1), rings.definitions(LineIndex(1))?);
         assert!(rings.must_publish_relations());
+        assert_eq!(told(1000), None);
         assert_eq!(rings.definitions(LineIndex(1)), learned, "renewed only once all who found them off are over");
         assert!(rings.finish_opening_relations(floor));
         assert_ne!(rings.definitions(LineIndex(1)), learned);
+        assert_eq!((told(199), told(200).map(Publications::get)), (None, Some(0)));
         rings.turn_off();
         assert_eq!((rings.must_publish(), rings.relations_state()), (false, State::On));
         rings.turn_off_relations();

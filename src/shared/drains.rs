@@ -6,6 +6,7 @@
 use super::cache::SharedCache;
 use super::lock::Locks;
 use super::resources::PinGuard;
+use crate::engine::counters::Removal;
 use crate::engine::evicted::Evicted;
 use crate::engine::partition::{Collect, Popped, PushError, Unfinished};
 use crate::engine::work::Work;
@@ -52,26 +53,34 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// As [`SharedCache::clear`]; `between` runs without a lock after each step, and may unwind.
-    pub fn clear_in_steps(&self, mut between: impl FnMut()) -> u64 {
+    pub fn clear_in_steps(&self, between: impl FnMut()) -> u64 {
+        self.clear_as(Removal::ByHand, between)
+    }
+
+    /// As [`SharedCache::clear_in_steps`], counted as this.
+    pub(crate) fn clear_as(&self, why: Removal, mut between: impl FnMut()) -> u64 {
         let mut total = 0;
         let now = || self.now();
         for index in 0..self.partition_count() {
             let mut left = self.partition_len(index);
             let mut work = Work::new();
             while left > 0 {
-                let removed = self.exclusive(index, |partition| {
-                    let mut removed = 0;
-                    while removed < left && !work.is_spent() {
+                let (removed, is_empty) = self.exclusive(index, |partition| {
+                    let (mut removed, mut is_empty) = (0, false);
+                    while removed < left && !is_empty && !work.is_spent() {
                         match partition.pop(Collect::Nothing, &now, &mut work) {
                             Ok(Popped::Entry { .. } | Popped::Expired) => removed += 1,
-                            Ok(Popped::Nothing) => return None,
+                            Ok(Popped::Nothing) => is_empty = true,
                             Err(_) => break,
                         }
                     }
-                    Some(removed)
+                    partition.note_removals(why, removed);
+                    (removed, is_empty)
                 });
-                let Some(removed) = removed else { break };
                 total += removed;
+                if is_empty {
+                    break;
+                }
                 left -= removed;
                 work.renew();
                 between();

@@ -13,6 +13,9 @@ use crate::engine::partition::Partition;
 use crate::engine::report::MemoryReport;
 use crate::engine::work::Work;
 
+/// Groups of ages: none, and one for each of 32 bits.
+pub const AGE_GROUPS: usize = 33;
+
 /// Entries or buckets that are looked at under one hold of a lock.
 const STEP: usize = 4096;
 
@@ -46,6 +49,41 @@ impl<L: Locks> SharedCache<L> {
     /// Keys and values of live entries, in bytes.
     pub fn bytes(&self) -> u64 {
         self.sum(Partition::live_bytes)
+    }
+
+    /// The age of the entry that has gone unused longest, of any partition, as far as the policy tells; `None` if there is
+    /// no entry. And, added up over the partitions, by how many [`SharedCache::ticks`] there were fewer just before the last
+    /// use of the oldest.
+    pub fn oldest_ages(&self) -> (Option<u32>, u64) {
+        let ages = (0..self.partition_count()).filter_map(|index| self.shared(index, Partition::oldest_age));
+        ages.fold((None, 0), |(oldest, sum), age| (oldest.max(Some(age)), sum + u64::from(age) + 1))
+    }
+
+    /// Insertions and uses that moved an entry, of all partitions. Wraps.
+    pub fn ticks(&self) -> u32 {
+        self.sum(|partition| u64::from(partition.tick())) as u32
+    }
+
+    /// How many entries there are of each age: of 0 first, then of 1, 2 to 3, 4 to 7, and so on. `between` runs without a lock
+    /// after each step, and may unwind. Costs a walk over the records of all entries.
+    pub fn count_ages(&self, mut between: impl FnMut()) -> [u64; AGE_GROUPS] {
+        let mut counts = [0; AGE_GROUPS];
+        for index in 0..self.partition_count() {
+            let mut from = Some(EntryIndex::NONE);
+            while let Some(start) = from {
+                from = self.shared(index, |partition| {
+                    let mut next = start;
+                    for _ in 0..STEP {
+                        let entry = partition.walk(next)?;
+                        counts[AGE_GROUPS - 1 - partition.age(entry).leading_zeros() as usize] += 1;
+                        next = EntryIndex(entry.0 + 1);
+                    }
+                    Some(next)
+                });
+                between();
+            }
+        }
+        counts
     }
 
     fn sum(&self, count: impl Fn(&Partition) -> u64) -> u64 {
@@ -143,5 +181,78 @@ impl<L: Locks> SharedCache<L> {
         found.map_err(|Inconsistencies(found)| {
             Inconsistencies(found.into_iter().map(|text| format!("partition {index}: {text}")).collect())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::config::Config;
+    use crate::engine::counters::Removal;
+    use crate::shared::expiry::Expiry;
+
+    fn cache(bytes: usize) -> SharedCache<crate::shared::lock::NoLocks> {
+        SharedCache::private(&Config::bytes(bytes).partitions(1)).unwrap()
+    }
+
+    #[test]
+    fn every_way_to_go_has_a_counter_of_its_own() {
+        let cache = cache(4 << 20);
+        let short = |key: &[u8]| _ = cache.put_with(key, b"v", Expiry::After(Duration::ZERO)).unwrap();
+        let counts = || {
+            let stats = cache.stats();
+            [stats.removals, stats.invalidations, stats.expirations, stats.swept, stats.evictions]
+        };
+        for key in [b"by hand", b"invalid", b"evicted"] {
+            cache.put(key, b"v").unwrap();
+        }
+        assert!(cache.discard(b"by hand"));
+        assert_eq!(counts(), [1, 0, 0, 0, 0]);
+        assert!(cache.discard_as(Removal::Invalidated, b"invalid"));
+        assert!(!cache.discard_as(Removal::Invalidated, b"invalid"));
+        assert_eq!(counts(), [2, 1, 0, 0, 0]);
+        short(b"met");
+        assert!(!cache.discard_as(Removal::Invalidated, b"met"), "it has expired");
+        assert_eq!(counts(), [2, 1, 1, 0, 0]);
+        short(b"swept");
+        cache.sweep(u64::MAX);
+        assert_eq!(counts(), [2, 1, 2, 1, 0]);
+        (0..5u32).for_each(|key| _ = cache.put(&key.to_be_bytes(), b"v").unwrap());
+        assert_eq!(cache.clear_as(Removal::Invalidated, || ()), 6);
+        assert_eq!(counts(), [8, 7, 2, 1, 0]);
+        cache.put(b"k", b"v").unwrap();
+        assert_eq!((cache.clear(), counts()), (1, [9, 7, 2, 1, 0]));
+        (0..100_000u32).for_each(|key| _ = cache.put(&key.to_be_bytes(), &[0; 100]).unwrap());
+        let stats = cache.stats();
+        assert!(stats.evictions > 0);
+        assert_eq!(stats.inserts - stats.evictions - stats.removals - stats.expirations, cache.len());
+    }
+
+    #[test]
+    fn a_refusal_is_counted_by_its_reason_and_all_add_up() {
+        let cache = cache(1 << 20);
+        cache.put(&[0; 70_000], b"v").unwrap_err();
+        cache.put(b"k", &[0; 1 << 20]).unwrap_err();
+        cache.put_with(b"k", b"v", Expiry::After(Duration::MAX)).unwrap_err();
+        let mut number = 0u32;
+        while cache.put_if_room(&number.to_be_bytes(), &[0; 1000]).is_ok() {
+            number += 1;
+        }
+        let stats = cache.stats();
+        assert_eq!((stats.refused_too_large, stats.refused_no_room, stats.refused_ttl, stats.refused), (2, 1, 1, 4));
+    }
+
+    #[test]
+    fn ages_are_counted_by_powers_of_two_and_the_oldest_is_the_next_to_go() {
+        let cache = cache(1 << 20);
+        assert_eq!((cache.oldest_ages(), cache.count_ages(|| ()).iter().sum::<u64>()), ((None, 0), 0));
+        let before = cache.ticks();
+        (0..10u32).for_each(|key| _ = cache.put(&key.to_be_bytes(), b"v").unwrap());
+        assert_eq!((cache.oldest_ages(), cache.ticks() - before), ((Some(9), 10), 10));
+        let counts = cache.count_ages(|| ());
+        assert_eq!(counts[..6], [1, 1, 2, 4, 2, 0]);
+        assert_eq!(counts.iter().sum::<u64>(), 10);
     }
 }

@@ -28,7 +28,7 @@ pub mod cache;
 pub mod drained;
 pub mod drains;
 pub mod expiry;
-mod inspect;
+pub mod inspect;
 pub mod lock;
 pub mod multi_get;
 pub mod open;

@@ -11,6 +11,7 @@ use super::cache::SharedCache;
 use super::expiry::Expiry;
 use super::lock::Locks;
 use super::resources::{HeldResource, PinGuard, Registration};
+use crate::engine::counters::Removal;
 use crate::engine::entry::payload::Lengths;
 use crate::engine::entry::record::Pin;
 use crate::engine::evicted::{Evicted, OnEvict};
@@ -368,6 +369,11 @@ impl<L: Locks> SharedCache<L> {
 
     /// Removes a value that was read with this version, if it is still its key's; whether it was.
     pub fn discard_version(&self, version: &Version) -> bool {
+        self.discard_version_as(Removal::ByHand, version)
+    }
+
+    /// As [`SharedCache::discard_version`], counted as what it is.
+    pub(crate) fn discard_version_as(&self, why: Removal, version: &Version) -> bool {
         let index = version.partition();
         if index >= self.partition_count() {
             return false;
@@ -377,6 +383,7 @@ impl<L: Locks> SharedCache<L> {
             let entry = partition.resolve_version(version).filter(|_| version.stamp.is_stable());
             if let Some(entry) = entry {
                 partition.remove_entry(entry);
+                partition.note_removals(why, 1);
             }
             (entry.is_some(), partition.free_doomed(&mut work))
         });
@@ -388,10 +395,16 @@ impl<L: Locks> SharedCache<L> {
 
     /// Removes a key without a copy of its value; whether it was there.
     pub fn discard(&self, key: &[u8]) -> bool {
+        self.discard_as(Removal::ByHand, key)
+    }
+
+    /// As [`SharedCache::discard`], counted as this.
+    pub(crate) fn discard_as(&self, why: Removal, key: &[u8]) -> bool {
         let (index, key) = self.key(key);
         let mut work = Work::new();
-        let (removed, is_left) = self
-            .exclusive(index, |partition| (partition.remove(key, &|| self.now()), partition.free_doomed(&mut work)));
+        let (removed, is_left) = self.exclusive(index, |partition| {
+            (partition.remove(key, why, &|| self.now()), partition.free_doomed(&mut work))
+        });
         if is_left {
             self.free_large(index);
         }

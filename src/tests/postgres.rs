@@ -24,6 +24,7 @@
 //! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
 //! - `expiry`      What has expired is nowhere to be seen; the background worker frees it.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
+//! - `monitoring`  What views and reports say of a cache is what was done with it, and goes on as long as the cache.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
 //! - `parallel`    Leader and workers of a parallel operation share a cache; no end of one leaves anything behind.
 //!
@@ -62,6 +63,8 @@ mod lifecycle;
 mod memory;
 #[path = "postgres/messages.rs"]
 mod messages;
+#[path = "postgres/monitoring.rs"]
+mod monitoring;
 #[path = "postgres/operations.rs"]
 mod operations;
 #[path = "postgres/pages.rs"]

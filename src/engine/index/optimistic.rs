@@ -448,6 +448,7 @@ mod tests {
     use super::*;
     use crate::engine::compaction::CompactBudget;
     use crate::engine::config::Config;
+    use crate::engine::counters::Removal;
     use crate::engine::entry::payload::Lengths;
     use crate::engine::evicted::OnEvict;
     use crate::engine::layout::Layout;
@@ -506,7 +507,7 @@ mod tests {
         }
 
         fn remove(&mut self, name: &[u8]) {
-            assert!(self.writer.remove(key(name), &|| NOW));
+            assert!(self.writer.remove(key(name), Removal::ByHand, &|| NOW));
         }
 
         fn fill(&mut self, numbers: std::ops::Range<u32>, value: &[u8]) {

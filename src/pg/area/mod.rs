@@ -1,9 +1,9 @@
 //! One piece of shared memory that holds all named caches.
 //!
 //! ```text
-//! ┌───────────┬─────────────┬───────────────────────────┬───────────────────────┬───────┬──────────────────────┐
-//! │ AreaWords │ CacheSlot … │ LWLocks: 64 for each slot │ counters of each slot │ rings │ memory of the caches │
-//! └───────────┴─────────────┴───────────────────────────┴───────────────────────┴───────┴──────────────────────┘
+//! ┌───────────┬─────────────┬───────────────────────────┬───────────────────────┬──────────┬───────┬──────────────────────┐
+//! │ AreaWords │ CacheSlot … │ LWLocks: 64 for each slot │ counters of each slot │ Ledger … │ rings │ memory of the caches │
+//! └───────────┴─────────────┴───────────────────────────┴───────────────────────┴──────────┴───────┴──────────────────────┘
 //!
 //! main_memory  a part of PostgreSQL's main shared memory, for a library that the server preloads
 //! registry     a dynamic segment that PostgreSQL's DSM registry leads to, without a preload: from version 17 on
@@ -16,7 +16,7 @@
 //! so that waits for either show as this name in `pg_stat_activity`. Nobody takes a partition's lock under the catalog's,
 //! or the other way round.
 //!
-//! Not here: what a slot holds (`slot`), which caches there are (`catalog`).
+//! Not here: what a slot (`slot`) and a ledger (`ledger`) hold, which caches there are (`catalog`).
 #![allow(unsafe_code)]
 
 mod main_memory;
@@ -32,6 +32,7 @@ use pgrx::pg_sys;
 
 use super::drops;
 use super::error::CacheError;
+use super::ledger::Ledger;
 use super::lwlock::LwLockGuard;
 use super::slot::CacheSlot;
 use crate::engine::counters::Stripe;
@@ -117,6 +118,7 @@ struct Offsets {
     slots: usize,
     locks: usize,
     stripes: usize,
+    ledgers: usize,
     rings: usize,
     heap: usize,
 }
@@ -128,9 +130,10 @@ impl Offsets {
         let lock_bytes = max_caches * MAX_PARTITIONS as usize * size_of::<pg_sys::LWLockPadded>();
         let stripes = (locks + lock_bytes).next_multiple_of(128);
         let stripe_bytes = max_caches * STRIPE_COUNT * size_of::<Stripe>();
-        let rings = (stripes + stripe_bytes).next_multiple_of(128);
+        let ledgers = (stripes + stripe_bytes).next_multiple_of(128);
+        let rings = (ledgers + max_caches * size_of::<Ledger>()).next_multiple_of(128);
         let ring_bytes = LineCount::new(lines).map_or(0, Rings::region_bytes);
-        Offsets { slots, locks, stripes, rings, heap: (rings + ring_bytes).next_multiple_of(4096) }
+        Offsets { slots, locks, stripes, ledgers, rings, heap: (rings + ring_bytes).next_multiple_of(4096) }
     }
 
     /// Of the whole area. PostgreSQL aligns what it gives to 128 bytes (a cache line) at least.
@@ -151,6 +154,7 @@ struct Places {
     locks: NonNull<pg_sys::LWLockPadded>,
     /// `STRIPE_COUNT` for each slot.
     stripes: &'static [Stripe],
+    ledgers: &'static [Ledger],
     heap: NonNull<u8>,
     bytes: usize,
     catalog_lock: *mut pg_sys::LWLock,
@@ -180,6 +184,7 @@ impl Places {
                     base.add(offsets.stripes).cast().as_ptr(),
                     size.max_caches * STRIPE_COUNT,
                 ),
+                ledgers: std::slice::from_raw_parts(base.add(offsets.ledgers).cast().as_ptr(), size.max_caches),
                 heap: base.add(offsets.heap),
                 bytes: size.bytes,
                 catalog_lock,
@@ -292,6 +297,11 @@ impl Area {
     /// memory: a reader may count when its cache was just dropped.
     pub(super) fn stripes(self, slot: usize) -> &'static [Stripe] {
         &self.0.stripes[slot * STRIPE_COUNT..][..STRIPE_COUNT]
+    }
+
+    /// What is known of the cache in a slot beside its memory.
+    pub(super) fn ledger(self, slot: usize) -> &'static Ledger {
+        &self.0.ledgers[slot]
     }
 
     /// The memory of the cache at this offset.

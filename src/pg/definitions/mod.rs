@@ -24,6 +24,7 @@ use hashbrown::HashMap;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 
 use self::options::Options;
+use super::accounts::Tenant;
 use super::catalog::{CacheId, Catalog, Listing, NewCache};
 use super::drops;
 use super::error::CacheError;
@@ -71,6 +72,8 @@ pub(super) struct DefinedCache {
     cache: AttachedCache,
     /// The number of the definition.
     pub(super) number: u64,
+    /// What names it in the catalog, while its memory is this.
+    pub(super) tenant: Tenant,
 }
 
 impl Deref for DefinedCache {
@@ -162,7 +165,7 @@ fn look_up(name: &str, access: Access) -> Result<DefinedCache, CacheError> {
             break found?;
         }
     };
-    let cache = DefinedCache { cache, number: definition.number };
+    let cache = DefinedCache { cache, number: definition.number, tenant: listing.tenant() };
     let known = Known { relation: definition.relation, listing, cache: cache.clone(), role, allowed };
     KNOWN.with_borrow_mut(|all| all.insert(name.to_owned(), known));
     Ok(cache)

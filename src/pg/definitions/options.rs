@@ -41,7 +41,8 @@ impl Options {
             (None, Some(count), Some(bytes)) => {
                 // And the byte that says what a value is.
                 let bytes: u32 = narrow("max_entry_bytes", bytes)?;
-                Config::entries(narrow("max_entries", count)?, bytes.saturating_add(1))
+                let bytes = if bytes > 0 { bytes.saturating_add(1) } else { 0 };
+                Config::entries(narrow("max_entries", count)?, bytes)
             }
             _ => {
                 return Err(CacheError::Parameter(

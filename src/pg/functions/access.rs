@@ -1,16 +1,17 @@
-//! One key, or the keys of an array.
+//! One key.
 #![allow(unsafe_code)]
 
 use std::time::Duration;
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
-use pgrx::{AnyElement, Array, FromDatum, PgMemoryContexts};
+use pgrx::{AnyElement, Array, FromDatum};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bytea::{Before, Bytea, Copied};
 use super::text::ServerText;
 use super::with_cache;
+use crate::engine::counters::Removal;
 use crate::engine::partition::{PushError, Put};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache};
@@ -19,7 +20,6 @@ use crate::pg::invalidations::{self, Target};
 use crate::pg::stored::{Dependency, Stored, StoredType};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
-use crate::shared::bounded::PREFETCH_KEYS;
 use crate::{Expiry, Version};
 
 /// Tags, as SQL gives them.
@@ -191,7 +191,7 @@ fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copie
             }
         };
     if is_gone {
-        cache.discard_version(&copied.version);
+        cache.discard_version_as(Removal::Invalidated, &copied.version);
         copied.free();
         return None;
     }
@@ -320,98 +320,4 @@ fn put_if_version(
         if is_of_key { cache.put_if_version(key, &stored, expiry, &expected) } else { Ok(false) }
     };
     Some(put_or_report(with_cache(cache, Access::Write, put)))
-}
-
-/// Looks the keys of an array up, in groups whose waits for memory overlap.
-struct Lookups<'a, I> {
-    name: ServerText<'a>,
-    /// Those that are not in the group yet.
-    keys: I,
-    group: [&'a [u8]; PREFETCH_KEYS],
-    len: usize,
-    next: usize,
-}
-
-impl<'a, I: Iterator<Item = &'a [u8]>> Lookups<'a, I> {
-    /// Takes the next keys into the group; `false` if there are none.
-    fn fill(&mut self) -> bool {
-        pgrx::check_for_interrupts!();
-        self.next = 0;
-        self.len = 0;
-        for (place, key) in self.group.iter_mut().zip(&mut self.keys) {
-            *place = key;
-            self.len += 1;
-        }
-        with_cache(self.name, Access::Read, |cache| cache.prefetch(&self.group[..self.len]));
-        self.len > 0
-    }
-}
-
-impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for Lookups<'a, I> {
-    type Item = (&'a [u8], Bytea);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if self.next == self.len && !self.fill() {
-                return None;
-            }
-            let key = self.group[self.next];
-            self.next += 1;
-            if let Some(value) = with_cache(self.name, Access::Read, |cache| value_of(cache, key)) {
-                return Some((key, value));
-            }
-        }
-    }
-}
-
-#[pg_extern(volatile, parallel_safe)]
-fn get_many<'a>(
-    cache: ServerText<'a>,
-    keys: Array<'a, &'a [u8]>,
-) -> TableIterator<'a, (name!(key, &'a [u8]), name!(value, Bytea))> {
-    let keys = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(keys);
-    // SAFETY: the current context is that of all calls for this set. It drops what it has in reverse order, so the array
-    // outlives the iterator, which pgrx gives to it next.
-    let keys: &'a Array<'a, &'a [u8]> = unsafe { &*keys };
-    let keys = keys.iter().flatten();
-    TableIterator::new(Lookups { name: cache, keys, group: [&[]; PREFETCH_KEYS], len: 0, next: 0 })
-}
-
-/// Values in the order of their keys.
-#[pg_extern(volatile, parallel_safe)]
-fn get_array(cache: ServerText<'_>, keys: Array<'_, &[u8]>) -> Bytea {
-    let (mut values, mut nulls) = (Vec::new(), Vec::new());
-    let room = values.try_reserve_exact(keys.len()).and_then(|()| nulls.try_reserve_exact(keys.len()));
-    if room.is_err() {
-        CacheError::OutOfMemory(keys.len() * size_of::<pg_sys::Datum>()).report();
-    }
-    let mut keys = keys.iter();
-    loop {
-        pgrx::check_for_interrupts!();
-        let mut group = [None; PREFETCH_KEYS];
-        let len = group.iter_mut().zip(&mut keys).map(|(place, key)| *place = key).count();
-        if len == 0 {
-            break;
-        }
-        let mut present = [&[][..]; PREFETCH_KEYS];
-        let count = present.iter_mut().zip(group.iter().flatten()).map(|(place, key)| *place = key).count();
-        let found: [Option<Bytea>; PREFETCH_KEYS] = with_cache(cache, Access::Read, |cache| {
-            cache.prefetch(&present[..count]);
-            group.map(|key| key.and_then(|key| value_of(cache, key)))
-        });
-        for value in found.into_iter().take(len) {
-            nulls.push(value.is_none());
-            values.push(value.and_then(IntoDatum::into_datum).unwrap_or(pg_sys::Datum::null()));
-        }
-    }
-    // SAFETY: as many values as marks; the array has a copy of each.
-    unsafe {
-        let (mut count, mut first) = (values.len() as i32, 1);
-        let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
-        let (align, of) = (pg_sys::TYPALIGN_INT as std::ffi::c_char, pg_sys::BYTEAOID);
-        let dimensions = i32::from(count > 0);
-        let array =
-            pg_sys::construct_md_array(values, nulls, dimensions, &raw mut count, &raw mut first, of, -1, false, align);
-        Bytea::from_varlena(array.cast())
-    }
 }

@@ -71,6 +71,12 @@ fn compact_in_steps(cache: &DefinedCache, budget: u64) -> CompactReport {
 }
 
 #[pg_extern(volatile, parallel_restricted)]
+fn reset_stats(cache: ServerText<'_>) {
+    // One that is being made anew meanwhile is waited for in the next attempt.
+    with_cache(cache, Access::Own, |cache| or_report(or_report(Catalog::open()).reset_stats(cache.tenant, cache)));
+}
+
+#[pg_extern(volatile, parallel_restricted)]
 fn defragment() -> i64 {
     or_report(Catalog::existing()).map_or(0, |catalog| catalog.defragment() as i64)
 }

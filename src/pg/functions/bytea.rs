@@ -107,6 +107,17 @@ impl Bytea {
         Bytea(NonNull::new(varlena.cast()).expect("PostgreSQL has made it"))
     }
 
+    /// As PostgreSQL passes it.
+    pub(in crate::pg) fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.0.as_ptr())
+    }
+
+    /// Gives the memory back.
+    pub(in crate::pg) fn free(self) {
+        // SAFETY: palloc'd, and nobody else has it.
+        unsafe { pg_sys::pfree(self.0.as_ptr().cast()) };
+    }
+
     /// A copy of these bytes.
     pub(in crate::pg) fn copy_of(bytes: &[u8]) -> Bytea {
         let mut room = Room::new(Before::Header, bytes.len());
@@ -168,7 +179,7 @@ impl Room {
 
 impl IntoDatum for Bytea {
     fn into_datum(self) -> Option<pg_sys::Datum> {
-        Some(pg_sys::Datum::from(self.0.as_ptr()))
+        Some(self.datum())
     }
 
     fn type_oid() -> pg_sys::Oid {

@@ -7,8 +7,10 @@ use pgrx::prelude::*;
 use crate::pg::catalog::Catalog;
 use crate::pg::error::or_report;
 use crate::pg::handles::my_database;
+use crate::pg::snapshot::ActiveSnapshot;
 use crate::rings::key::DependencyKey;
 use crate::rings::switch::State;
+use crate::rings::table::{LineIndex, Rings};
 
 /// No row while publications are off, or about to be on.
 #[pg_extern(volatile, parallel_restricted)]
@@ -17,7 +19,14 @@ fn changes(
     relation: pg_sys::Oid,
 ) -> TableIterator<
     'static,
-    (name!(line, i32), name!(writes, i64), name!(definitions, i64), name!(code, i64), name!(roles, i64)),
+    (
+        name!(line, i32),
+        name!(writes, i64),
+        name!(seen, Option<i64>),
+        name!(definitions, i64),
+        name!(code, i64),
+        name!(roles, i64),
+    ),
 > {
     let rings = or_report(Catalog::existing()).and_then(|catalog| catalog.area().rings());
     let rings = rings.filter(|rings| rings.relations_state() == State::On);
@@ -29,9 +38,17 @@ fn changes(
         (
             line.get() as i32,
             rings.publications(line).get() as i64,
+            seen(rings, line),
             rings.changes(line) as i64,
             changes(DependencyKey::Code { database: my_database() }),
             changes(DependencyKey::Roles),
         )
     }))
+}
+
+/// How many of a line's publications the running statement sees, if the line tells. Two statements with the same number
+/// and the same definitions find the same rows, but for what they have written themselves.
+fn seen(rings: Rings, line: LineIndex) -> Option<i64> {
+    let definitions = rings.definitions(line)?;
+    rings.ver_of_relation(&ActiveSnapshot::get()?, line, definitions).map(|seen| seen.get() as i64)
 }

@@ -1,6 +1,7 @@
 //! Leases: who misses a key gets the right to store it, which a later invalidation takes away. docs/leases.md says why.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,13 @@ use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, name_of, with_cache};
 use crate::Expiry;
+use crate::pg::accounts::Tenant;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles::my_database;
 use crate::pg::invalidations::{self, Target};
+use crate::pg::ledger::SqlCounter;
 use crate::pg::named_locks::sleep_a_moment;
 use crate::pg::stored::{Dependency, Stored};
 use crate::pg::tags;
@@ -117,8 +120,10 @@ fn get_or_lease(
 }
 
 fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration, tags: Option<&Tags<'_>>) -> Answer {
-    let number = find(cache, Access::ReadAndWrite).number;
+    let DefinedCache { number, tenant, .. } = find(cache, Access::ReadAndWrite);
     let look = || with_cache(cache, Access::Read, |cache| value_of(cache, key));
+    // The miss is counted once, however often it is looked again.
+    let look_again = || if with_cache(cache, Access::Read, |cache| cache.contains(key)) { look() } else { None };
     if invalidations::hides_some() && invalidations::hides(number, key) {
         return (None, None);
     }
@@ -127,30 +132,42 @@ fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration, tags: Option<&Tags<
     }
     let tag = lock_tag(number, key);
     let end = Instant::now() + wait;
+    let mut has_waited = false;
     while !try_lock(&tag) {
         // Who holds what others may wait for goes without.
         if Instant::now() >= end || may_be_waited_for() {
             return (None, None);
         }
+        if !std::mem::replace(&mut has_waited, true) {
+            count(tenant, SqlCounter::LeaseWaits);
+        }
         sleep_a_moment();
-        if let Some(value) = look() {
+        if let Some(value) = look_again() {
             return (Some(value), None);
         }
     }
     // Whoever had the lease may have stored the value just before it was given back.
-    if let Some(value) = look() {
+    if let Some(value) = look_again() {
         unlock(&tag);
         return (Some(value), None);
     }
     match Lease::give(or_report(Catalog::open()), number, key, tags) {
         Some(lease) => {
             let check = with_cache(cache, Access::Write, |cache| Lease::check(cache, key));
+            count(tenant, SqlCounter::Leases);
             (None, Some(Lease { check, ..lease }.to_bytes()))
         }
         None => {
             unlock(&tag);
             (None, None)
         }
+    }
+}
+
+/// Counts what was done with a cache. Raises nothing.
+fn count(tenant: Tenant, counter: SqlCounter) {
+    if let Some(catalog) = Catalog::mapped() {
+        catalog.ledger(tenant).count(counter);
     }
 }
 
@@ -173,20 +190,32 @@ fn put_leased(
         let given = lease.len();
         CacheError::Parameter(format!("a lease has 48 bytes, and 20 for each tag; this one has {given}")).report()
     };
-    let number = find(cache, Access::Write).number;
+    let DefinedCache { number, tenant, .. } = find(cache, Access::Write);
     let expiry = expiry(ttl);
     let rings = invalidations::rings(or_report(Catalog::open()));
     let is_hidden = invalidations::hides(number, key)
         || lease.tags.iter().any(|dependency| invalidations::hides_line(dependency.line));
-    let stored = or_report(Stored::compose(value, None, &lease.tags));
-    let put = |cache: &DefinedCache| match &rings {
-        Some(rings) if !is_hidden && Lease::check(cache, key) == lease.check => {
-            cache.put_if_absent(key, &stored, expiry, || lease.is_good(rings))
-        }
-        _ => Ok(false),
+    let bytes = or_report(Stored::compose(value, None, &lease.tags));
+    let is_void = Cell::new(true);
+    let put = |cache: &DefinedCache| {
+        is_void.set(is_hidden || Lease::check(cache, key) != lease.check);
+        // Asked only if the key has no value.
+        let still = || {
+            is_void.set(!rings.as_ref().is_some_and(|rings| lease.is_good(rings)));
+            !is_void.get()
+        };
+        if is_void.get() { Ok(false) } else { cache.put_if_absent(key, &bytes, expiry, still) }
     };
     let stored = put_or_report(with_cache(cache, Access::Write, put));
     unlock(&lock_tag(number, key));
+    count(
+        tenant,
+        match stored {
+            true => SqlCounter::LeaseFills,
+            false if is_void.get() => SqlCounter::RefusedLease,
+            false => SqlCounter::RefusedPresent,
+        },
+    );
     stored
 }
 
@@ -219,9 +248,17 @@ fn invalidate_target(cache: ServerText<'_>, target: Target<'_>) {
 
 #[pg_extern(volatile, parallel_restricted)]
 fn put_if_absent(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
-    let stored = or_report(Stored::compose(value, None, &[]));
-    put_or_report(with_cache(cache, Access::Write, |cache| cache.put_if_absent(key, &stored, Expiry::Default, || true)))
+    let bytes = or_report(Stored::compose(value, None, &[]));
+    let put = |cache: &DefinedCache| (cache.put_if_absent(key, &bytes, Expiry::Default, || true), cache.tenant);
+    let (stored, tenant) = with_cache(cache, Access::Write, put);
+    let stored = put_or_report(stored);
+    if !stored {
+        count(tenant, SqlCounter::RefusedPresent);
+    }
+    stored
 }
+
+called_raw!(pg_finfo_invalidate_trigger_wrapper);
 
 /// A trigger, for rows and for whole statements: invalidates the keys of the rows that were changed, before and after, or all.
 /// Its arguments are a cache and the columns that make up its keys, as text, with colons between. Where the cache is missing
@@ -260,13 +297,6 @@ unsafe extern "C-unwind" fn invalidate_trigger_wrapper(fcinfo: pg_sys::FunctionC
         // What a trigger before a row returns goes on.
         pg_sys::Datum::from(if trigger.tg_newtuple.is_null() { trigger.tg_trigtuple } else { trigger.tg_newtuple })
     }
-}
-
-/// The finfo record of a C function.
-#[unsafe(no_mangle)]
-extern "C" fn pg_finfo_invalidate_trigger_wrapper() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
 }
 
 /// The key that a row has: its columns as text, in UTF-8.

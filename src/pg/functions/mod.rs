@@ -5,14 +5,18 @@
 //! names   names that cross the borders of databases, whose encodings may differ
 //! text    texts as arguments and results
 //! bytea   values copied straight into what PostgreSQL gets
-//! access  one key, or the keys of an array
+//! access  one key
+//! many    the keys of an array
 //! queries results of queries
 //! leases  the right to store what was missed, and what takes it away
+//! sets    rows that a call returns at once
 //! walks   all entries: looked at, or taken out
+//! prefixes  where the bytes are, by beginnings of keys
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
 //! views   what the views show
 //! changes what the query cache knows of a relation
+//! report  one cache on a page
 //! release which library this is
 //! ```
 //!
@@ -20,15 +24,30 @@
 //! two. Nothing is transactional: a put is visible at once and is not rolled back. Memory whose size a caller chooses is
 //! asked for without a lock and in a way that can fail: its want is an ERROR, not the end of the server.
 
+/// The finfo record of a function that is called with its call's data.
+macro_rules! called_raw {
+    ($finfo:ident) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn $finfo() -> &'static pg_sys::Pg_finfo_record {
+            const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &RECORD
+        }
+    };
+}
+
 mod access;
 mod admin;
 pub(super) mod bytea;
 mod changes;
 mod define;
 mod leases;
+mod many;
 mod names;
+mod prefixes;
 mod queries;
 mod release;
+mod report;
+mod sets;
 mod text;
 mod views;
 mod walks;
@@ -75,6 +94,12 @@ fn number<T: TryFrom<i64>>(name: &str, value: impl Into<i64>) -> T {
     let value = value.into();
     T::try_from(value)
         .unwrap_or_else(|_| CacheError::Parameter(format!("{name} is {value}: out of range for any cache")).report())
+}
+
+/// Microseconds since 1970 as PostgreSQL counts them, from the year 2000 on.
+fn timestamp(since_1970_us: u64) -> Option<TimestampWithTimeZone> {
+    const TO_2000_US: u64 = 946_684_800_000_000;
+    TimestampWithTimeZone::try_from(i64::try_from(since_1970_us.checked_sub(TO_2000_US)?).ok()?).ok()
 }
 
 /// A parameter of a function that is not strict because others may be NULL.

@@ -14,16 +14,6 @@ use crate::pg::error::{CacheError, or_report};
 use crate::pg::queries::{self, Answer, Column, Parameter};
 use crate::pg::types;
 
-/// The finfo record of a function that is called with its call's data.
-macro_rules! called_raw {
-    ($finfo:ident) => {
-        #[unsafe(no_mangle)]
-        extern "C" fn $finfo() -> &'static pg_sys::Pg_finfo_record {
-            const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &RECORD
-        }
-    };
-}
 called_raw!(pg_finfo_fetch_wrapper);
 called_raw!(pg_finfo_query_wrapper);
 

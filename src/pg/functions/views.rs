@@ -10,28 +10,45 @@ use pgrx::prelude::*;
 
 use super::names;
 use super::text::ShownText;
+use super::timestamp;
 use crate::engine::limits::BUCKET_CELLS;
 use crate::engine::report::{ClassReport, MemoryReport};
+use crate::pg::accounts::{Account, Tenant};
 use crate::pg::catalog::{Catalog, Listing};
 use crate::pg::definitions;
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles;
+use crate::pg::ledger::SqlCounter;
 use crate::pg::named_locks::LwLocks;
 use crate::shared::cache::SharedCache;
 
 /// What `read` says of every cache of the current database, with the cache's name as the database has it. One that is
 /// dropped before its turn, or during it, is left out.
 fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item = (Vec<u8>, R)> {
+    my_tenants(move |_, _, cache| Ok(read(cache)))
+}
+
+/// As `my_caches`, with what names the cache in the catalog.
+fn my_tenants<R>(
+    read: impl Fn(Catalog, Tenant, &SharedCache<LwLocks>) -> Result<R, CacheError>,
+) -> impl Iterator<Item = (Vec<u8>, R)> {
     let catalog = or_report(Catalog::existing());
     let mine = listings(catalog).filter(|cache| cache.database == handles::my_database());
     mine.filter_map(move |listing| {
-        let name = names::name_for_database(&listing.name, true);
-        let cache = match handles::of_listing(catalog?, listing) {
-            Ok(cache) => cache,
-            Err(CacheError::Dropped) => return None,
-            Err(error) => error.report(),
-        };
-        definitions::unless_dropped(|| read(&cache)).map(|found| (name, found))
+        let (catalog, name) = (catalog?, names::name_for_database(&listing.name, true));
+        let mut listing = listing;
+        loop {
+            let found = handles::of_listing(catalog, listing.clone()).and_then(|cache| {
+                let read = || read(catalog, listing.tenant(), &cache);
+                definitions::unless_dropped(read).unwrap_or(Err(CacheError::Dropped))
+            });
+            match found {
+                Ok(found) => return Some((name, found)),
+                // Or made anew, or moved.
+                Err(CacheError::Dropped) => listing = catalog.find(listing.database, listing.id())?,
+                Err(error) => error.report(),
+            }
+        }
     })
 }
 
@@ -146,10 +163,31 @@ fn list_stats() -> TableIterator<
         name!(bytes_moved, i64),
         name!(resets, i64),
         name!(expirations, i64),
+        name!(swept, i64),
+        name!(invalidations, i64),
+        name!(refused_too_large, i64),
+        name!(refused_no_room, i64),
+        name!(refused_ttl, i64),
+        name!(refused_lease, i64),
+        name!(refused_present, i64),
+        name!(leases, i64),
+        name!(lease_waits, i64),
+        name!(lease_fills, i64),
+        name!(oldest_age, Option<i64>),
+        name!(oldest_since, Option<TimestampWithTimeZone>),
+        name!(stats_reset, Option<TimestampWithTimeZone>),
+        name!(resized, Option<TimestampWithTimeZone>),
     ),
 > {
-    let read = |cache: &SharedCache<LwLocks>| (cache.len(), cache.bytes(), cache.stats());
-    TableIterator::new(my_caches(read).map(|(name, (entries, bytes, stats))| {
+    let read = |catalog: Catalog, tenant, cache: &SharedCache<LwLocks>| {
+        let (account, samples) = (catalog.account(tenant, cache)?, catalog.samples(tenant)?);
+        let ((oldest_age, by), ticks) = (cache.oldest_ages(), cache.ticks());
+        let oldest = (oldest_age, oldest_age.and_then(|_| samples.before(ticks, by)));
+        Ok((cache.len(), cache.bytes(), oldest, account))
+    };
+    TableIterator::new(my_tenants(read).map(|(name, (entries, bytes, (oldest_age, oldest_us), account))| {
+        let of_sql = |counter| account.of_sql(counter) as i64;
+        let Account { stats, reset_us, resized_us, .. } = account;
         (
             ShownText(name),
             entries as i64,
@@ -167,7 +205,49 @@ fn list_stats() -> TableIterator<
             stats.bytes_moved as i64,
             stats.resets as i64,
             stats.expirations as i64,
+            stats.swept as i64,
+            stats.invalidations as i64,
+            stats.refused_too_large as i64,
+            stats.refused_no_room as i64,
+            stats.refused_ttl as i64,
+            of_sql(SqlCounter::RefusedLease),
+            of_sql(SqlCounter::RefusedPresent),
+            of_sql(SqlCounter::Leases),
+            of_sql(SqlCounter::LeaseWaits),
+            of_sql(SqlCounter::LeaseFills),
+            oldest_age.map(i64::from),
+            oldest_us.and_then(timestamp),
+            reset_us.and_then(timestamp),
+            resized_us.and_then(timestamp),
         )
+    }))
+}
+
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)] // the columns of a table
+fn list_samples() -> TableIterator<
+    'static,
+    (
+        name!(cache, ShownText),
+        name!(at, Option<TimestampWithTimeZone>),
+        name!(entries, i64),
+        name!(live_bytes, i64),
+        name!(hits, Option<i64>),
+        name!(misses, Option<i64>),
+    ),
+> {
+    TableIterator::new(my_tenants(|catalog, tenant, _| catalog.samples(tenant)).flat_map(|(name, samples)| {
+        let rows: Vec<_> = samples
+            .iter()
+            .enumerate()
+            .map(|(index, sample)| {
+                let reads = index.checked_sub(1).map(|before| sample.reads_since(&samples[before]));
+                let (hits, misses) = reads.map(|(hits, misses)| (hits as i64, misses as i64)).unzip();
+                let (entries, bytes) = (sample.entries as i64, sample.bytes as i64);
+                (ShownText(name.clone()), timestamp(sample.at_us), entries, bytes, hits, misses)
+            })
+            .collect();
+        rows
     }))
 }
 

@@ -1,6 +1,6 @@
 //! All entries of a cache: looked at, or taken out. No lock is held between steps.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use super::access::{freshness, parse};
 use super::bytea::Bytea;
 use super::text::ServerText;
-use super::{find, not_null, number};
+use super::{find, not_null, number, timestamp};
 use crate::engine::evicted::Evicted;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::CacheError;
@@ -51,17 +51,11 @@ fn entries(
             i64::from(entry.age),
             entry.referenced,
             entry.pinned,
-            entry.expires.and_then(timestamp),
+            entry
+                .expires
+                .and_then(|moment| timestamp(moment.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_micros() as u64)),
         )
     }))
-}
-
-/// A moment as PostgreSQL counts it: microseconds from the year 2000 on.
-fn timestamp(moment: SystemTime) -> Option<TimestampWithTimeZone> {
-    const SECONDS_TO_2000: u64 = 946_684_800;
-    let since_1970 = moment.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let since_2000 = since_1970.checked_sub(Duration::from_secs(SECONDS_TO_2000))?;
-    TimestampWithTimeZone::try_from(i64::try_from(since_2000.as_micros()).ok()?).ok()
 }
 
 /// Takes entries out, one batch after the other: of each partition as many as it had when its turn came.

@@ -106,7 +106,9 @@ const STABLE: &[&str] = &[
     "concat", "concat_ws", "format", "array_to_string", "quote_literal", "quote_nullable", "to_number", "numeric",
     // JSON
     "to_json", "to_jsonb", "row_to_json", "array_to_json", "json_build_object", "json_build_array", "jsonb_build_object",
-    "jsonb_build_array", "json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg",
+    "jsonb_build_array", "json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg", "json_agg_strict", "jsonb_agg_strict",
+    "json_object_agg_strict", "jsonb_object_agg_strict", "json_object_agg_unique", "jsonb_object_agg_unique",
+    "json_object_agg_unique_strict", "jsonb_object_agg_unique_strict",
     // text search
     "to_tsvector", "to_tsquery", "plainto_tsquery", "phraseto_tsquery", "websearch_to_tsquery", "ts_headline",
 ];

@@ -49,6 +49,7 @@ use super::snapshot::ActiveSnapshot;
 use super::stored::{Dependency, MAX_DEPENDENCIES, Stored};
 use super::tags::{self, Freshness, Of};
 use super::writers;
+use crate::engine::counters::Removal;
 use crate::rings::key::KeyHash;
 use crate::rings::switch::State;
 use crate::rings::table::Rings;
@@ -228,7 +229,7 @@ impl Fill<'_> {
         let mut seen: Vec<Dependency> = Vec::with_capacity(learned.len());
         for Dependency { line, definitions, .. } in learned.iter().copied() {
             if seen.iter().all(|dependency| dependency.line != line) {
-                let publications = self.rings.ver_of_relations(&snapshot, line, definitions)?.get();
+                let publications = self.rings.ver_of_relation(&snapshot, line, definitions)?.get();
                 seen.push(Dependency { line, definitions, publications });
             }
         }
@@ -242,7 +243,7 @@ impl Fill<'_> {
         }
         definitions::with_cache(self.cache, Access::Write, |cache| {
             if let Found::Outdated(version) = &self.found {
-                cache.discard_version(version);
+                cache.discard_version_as(Removal::Invalidated, version);
             }
             _ = cache.put_if_absent(self.under, stored, Expiry::Default, &still);
         })

@@ -1,7 +1,8 @@
-//! Which of the locked relations have rows that a query can see.
+//! Which relations have rows that a query of another session can see.
 //!
 //! A writer of a table also holds locks on its indexes and sequences, on the partitioned tables above it, and on tables of
-//! its own session. Those need no publication: they would fill the rings, and void what shares their lines.
+//! its own session. Those need no publication: they would fill the rings, and void what shares their lines. Nor does a
+//! definition of the session's own, which may come and go a thousand times a second.
 //!
 //! What is known of a relation is kept in this process, for a relation's kind and persistence are looked up in a catalog.
 //! Everything kept goes when any row of `pg_class` changes that this process is told of. So it is never of another
@@ -18,36 +19,40 @@ use pgrx::{pg_guard, pg_sys};
 /// Relations of which something is kept; a relation has one place.
 const PLACES: usize = 256;
 
-/// What a relation's rows are to the queries of other sessions.
+/// What a relation is to the queries of other sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rows {
-    /// They can be read: a table, a partition, a materialized view.
-    Shared,
-    /// There are none, or they are this session's alone.
-    None,
+pub(super) enum Kind {
+    /// Has rows that they can read: a table, a partition, a materialized view. Or unknown.
+    Rows,
+    /// Has none of its own: a view, an index, a sequence, a partitioned table.
+    NoRows,
+    /// Nothing: it is this session's alone.
+    Temporary,
 }
 
+const KINDS: [Kind; 3] = [Kind::Rows, Kind::NoRows, Kind::Temporary];
+
 thread_local! {
-    /// Relation, shifted by one, and whether its rows are shared; 0: nothing.
+    /// Relation, shifted by two, and the place of its kind in [`KINDS`]; 0: nothing.
     static KNOWN: [Cell<u64>; PLACES] = const { [const { Cell::new(0) }; PLACES] };
     static IS_TOLD: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What is known of a relation without a look into the catalogs.
-pub(super) fn known(relation: u32) -> Option<Rows> {
+pub(super) fn known(relation: u32) -> Option<Kind> {
     if relation < pg_sys::FirstNormalObjectId {
-        return Some(Rows::None); // of a catalog
+        return Some(Kind::NoRows); // of a catalog: no query over it is cached
     }
     let known = KNOWN.with(|known| known[relation as usize % PLACES].get());
-    if known >> 1 != u64::from(relation) {
-        return None;
-    }
-    Some(if known & 1 != 0 { Rows::Shared } else { Rows::None })
+    if known >> 2 != u64::from(relation) { None } else { KINDS.get((known & 3) as usize).copied() }
 }
 
-/// Looks a relation up; shared, if there is none of this OID (any more). May raise an error; holding no LWLock, inside of
-/// a transaction.
-pub(super) fn look_up(relation: u32) -> Rows {
+/// What a relation is, by a look into the catalogs where need be; unknown is one that is not there any more. May raise an
+/// error; holding no LWLock, inside of a transaction.
+pub(super) fn of(relation: u32) -> Kind {
+    if let Some(kind) = known(relation) {
+        return kind;
+    }
     if !IS_TOLD.replace(true) {
         let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
         // SAFETY: the callback has the right type and lives as long as the library.
@@ -59,15 +64,14 @@ pub(super) fn look_up(relation: u32) -> Rows {
         let kind = pg_sys::get_rel_relkind(oid) as u8;
         (kind, kind != 0 && pg_sys::get_rel_persistence(oid) as u8 == pg_sys::RELPERSISTENCE_TEMP)
     };
-    let rows = match kind {
-        0 => return Rows::Shared,
-        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW if !is_temporary => Rows::Shared,
-        _ => Rows::None,
+    let kind = match kind {
+        0 => return Kind::Rows,
+        _ if is_temporary => Kind::Temporary,
+        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW => Kind::Rows,
+        _ => Kind::NoRows,
     };
-    KNOWN.with(|known| {
-        known[relation as usize % PLACES].set(u64::from(relation) << 1 | u64::from(rows == Rows::Shared));
-    });
-    rows
+    KNOWN.with(|known| known[relation as usize % PLACES].set(u64::from(relation) << 2 | kind as u64));
+    kind
 }
 
 #[pg_guard]

@@ -42,6 +42,25 @@ const FAST_PATH_BITS: u32 = 3;
 /// Locks in one word of the fast path.
 const FAST_PATH_SLOTS: u32 = 16;
 
+/// Whether the locks of PostgreSQL's lock table are where this library was built to find them: their places in the array
+/// follow from how many locks of other kinds a version has.
+pub(super) fn are_in_place() -> bool {
+    (0..pg_sys::NUM_LOCK_PARTITIONS as usize).all(|partition| {
+        // SAFETY: the array has been made with shared memory, and has these locks and more.
+        let tranche = unsafe { (*partition_lock(partition)).tranche };
+        u32::from(tranche) == pg_sys::BuiltinTrancheIds::LWTRANCHE_LOCK_MANAGER
+    })
+}
+
+/// # Safety
+///
+/// - Shared memory has been made.
+/// - `partition` is below `NUM_LOCK_PARTITIONS`.
+unsafe fn partition_lock(partition: usize) -> *mut pg_sys::LWLock {
+    // SAFETY: as the caller says.
+    unsafe { &raw mut (*pg_sys::MainLWLockArray.add(pg_sys::LOCK_MANAGER_LWLOCK_OFFSET as usize + partition)).lock }
+}
+
 /// Calls `found` with each relation of the current database, some of them twice. It runs under an LWLock: it raises no
 /// error, allocates nothing and is short. Relations that all databases share are none of these: only catalogs are shared.
 pub(super) fn walk(mut found: impl FnMut(u32)) {
@@ -92,8 +111,7 @@ unsafe fn walk_partition(process: *mut pg_sys::PGPROC, partition: usize, found: 
         if first.is_null() || first == head {
             return;
         }
-        let lock = pg_sys::MainLWLockArray.add(pg_sys::LOCK_MANAGER_LWLOCK_OFFSET as usize + partition);
-        let _held = LwLockGuard::acquire(&raw mut (*lock).lock, LockMode::Shared);
+        let _held = LwLockGuard::acquire(partition_lock(partition), LockMode::Shared);
         let mut node = (*head).next;
         while !node.is_null() && node != head {
             let entry: *mut pg_sys::PROCLOCK = node.byte_sub(offset_of!(pg_sys::PROCLOCK, procLink)).cast();

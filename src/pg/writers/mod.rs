@@ -35,7 +35,7 @@ use std::ffi::c_void;
 
 use pgrx::{pg_guard, pg_sys};
 
-use self::kinds::Rows;
+use self::kinds::Kind;
 use self::lines::LineSet;
 pub(super) use self::opening::{Opening, Tended};
 use super::area::Area;
@@ -184,11 +184,14 @@ impl Publications {
     fn collect_changed(&mut self) {
         let Publications { rings, written, changed, .. } = self;
         messages::walk(|key| {
-            changed.add(*rings, key.hash());
-            // Old snapshots see other rows from now on, or other partitions.
-            if matches!(key, DependencyKey::Relation { .. }) {
+            if let DependencyKey::Relation { relation, .. } = key {
+                if kinds::of(relation) == Kind::Temporary {
+                    return;
+                }
+                // Old snapshots see other rows from now on, or other partitions.
                 written.add(*rings, key.hash());
             }
+            changed.add(*rings, key.hash());
         });
     }
 
@@ -198,15 +201,15 @@ impl Publications {
         let mut write = |relation| written.add(*rings, DependencyKey::Relation { database, relation }.hash());
         let (mut unknown, mut count) = ([0; LOOKED_UP], 0);
         locks::walk(|relation| match kinds::known(relation) {
-            Some(Rows::None) => {}
+            Some(Kind::NoRows | Kind::Temporary) => {}
             None if count < LOOKED_UP => {
                 unknown[count] = relation;
                 count += 1;
             }
-            Some(Rows::Shared) | None => write(relation),
+            Some(Kind::Rows) | None => write(relation),
         });
         for &relation in &unknown[..count] {
-            if kinds::look_up(relation) == Rows::Shared {
+            if kinds::of(relation) == Kind::Rows {
                 write(relation);
             }
         }

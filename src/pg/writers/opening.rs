@@ -13,6 +13,7 @@
 
 use pgrx::pg_sys;
 
+use super::locks;
 use crate::pg::area::{self, Area};
 use crate::pg::settings;
 use crate::rings::switch::State;
@@ -43,9 +44,7 @@ impl Opening {
             rings.turn_off_relations();
             return Tended::Done;
         }
-        // SAFETY: reads the server's state.
-        if !area::is_preloaded() || unsafe { pg_sys::RecoveryInProgress() } {
-            let reason = if area::is_preloaded() { "a standby has none" } else { "it needs shared_preload_libraries" };
+        if let Some(reason) = hindrance() {
             if self.said != reason {
                 self.said = reason;
                 pgrx::log!("pg_shared_lru.query_cache is on and has no effect: {reason}");
@@ -67,6 +66,18 @@ impl Opening {
         self.floor = None;
         Tended::Done
     }
+}
+
+/// Why this server cannot have them.
+fn hindrance() -> Option<&'static str> {
+    if !area::is_preloaded() {
+        return Some("it needs shared_preload_libraries");
+    }
+    // SAFETY: reads the server's state.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Some("a standby has no writers");
+    }
+    (!locks::are_in_place()).then_some("the library was built for another PostgreSQL: build it anew")
 }
 
 fn next_xid() -> FullXid {

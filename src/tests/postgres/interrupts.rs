@@ -84,3 +84,13 @@ fn a_large_put_that_is_cancelled_stores_nothing() {
     }
     panic!("no put was cancelled at work");
 }
+
+#[test]
+fn a_walk_over_prefixes_can_be_cancelled() {
+    let world = World::with_cache(16);
+    let mut backend = world.backend();
+    backend.run("SELECT count(shared_lru.put('c', int4send(n), '')) FROM generate_series(1, 150000) AS n");
+    let walk = "SELECT count(b) FROM generate_series(1, 10000), LATERAL shared_lru.bytes_by_prefix('c', length => 1 + 0 * generate_series) AS b";
+    cancel(&world, &mut backend, walk);
+    backend.validate();
+}

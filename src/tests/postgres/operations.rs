@@ -193,6 +193,11 @@ fn an_unknown_cache_is_named_by_every_function() {
         "drain('nix')",
         "compact('nix')",
         "validate('nix')",
+        "bytes_by_prefix('nix')",
+        "reset_stats('nix')",
+        "report('nix')",
+        "report_json('nix')",
+        "report_svg('nix')",
     ] {
         let refusal = backend.refused(&format!("SELECT shared_lru.{call}"));
         refusal.is("42704", &["\"nix\"", "does not exist"]);

@@ -4,7 +4,13 @@
 //! names have been published, once for each transaction; no other has. So with definitions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
+
+use postgres::error::SqlState;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::cluster::{self, StopMode};
 use crate::world::{Backend, World, wait_until};
@@ -117,6 +123,14 @@ fn redefines(backend: &mut Backend, statements: &str, written: &[&str], redefine
     assert_eq!(found.redefined, redefined, "{statements}");
 }
 
+/// By how much publications and definitions of a relation rise.
+fn found_of(backend: &mut Backend, relation: &str, statements: &str) -> (i64, i64) {
+    let before = changes(backend, relation);
+    backend.run(statements);
+    let after = changes(backend, relation);
+    (after.writes - before.writes, after.definitions - before.definitions)
+}
+
 fn version() -> u32 {
     cluster::major_version().expect("there is a PostgreSQL")
 }
@@ -198,6 +212,10 @@ fn what_reads_and_locks_rows_publishes_nothing() {
     ] {
         writes_rows(&mut b, nothing, &[]);
     }
+    // What a session has for itself changes nothing for others.
+    b.run("CREATE TEMPORARY TABLE busy (id serial PRIMARY KEY, v text)");
+    let mine = found_of(&mut b, "busy", "INSERT INTO busy (v) VALUES ('x'); ALTER TABLE busy ADD w int");
+    assert_eq!(mine, (0, 0));
     // The table with the key is locked, not written.
     writes_rows(&mut b, "INSERT INTO child VALUES (1)", &["child"]);
     let of_rest = "BEGIN; INSERT INTO log VALUES (1); SAVEPOINT s; UPDATE t SET v = 2; ROLLBACK TO s; SAVEPOINT r; INSERT INTO log VALUES (2); RELEASE r; COMMIT";
@@ -565,4 +583,113 @@ fn what_logical_replication_applies_is_published() {
         last = now;
     }
     copy.run("ALTER SUBSCRIPTION s DISABLE; ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s");
+}
+
+/// What a statement found: how many writers of each table it sees, with the definitions; and their rows.
+type Look = (Vec<Option<(i64, i64)>>, Vec<String>);
+
+const WATCHED: [&str; 4] = ["t", "child", "p1", "p2"];
+
+/// `None` if it was chosen to end a deadlock.
+fn look(backend: &mut Backend) -> Option<Look> {
+    let of = |name: &str| {
+        format!(
+            "(SELECT ARRAY[seen, definitions] FROM shared_lru.changes('{name}')) AS {name},
+             (SELECT coalesce(string_agg(id || ':' || v, ' ' ORDER BY id, v), '') FROM ONLY {name}) AS rows_of_{name}"
+        )
+    };
+    let row = backend.client.query_one(&format!("SELECT {}", WATCHED.map(of).join(", ")), &[]);
+    let row = row.inspect_err(|error| assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED))).ok()?;
+    let told = |name: &str| {
+        let numbers: Vec<Option<i64>> = row.get(name);
+        numbers[0].zip(numbers[1])
+    };
+    Some((WATCHED.map(told).into(), WATCHED.map(|name| row.get(format!("rows_of_{name}").as_str())).into()))
+}
+
+/// One transaction that writes some of the tables, or seems to.
+fn write_something(backend: &mut Backend, name: usize, random: &mut impl RngExt) {
+    let id = random.random_range(0..20);
+    let statement = match random.random_range(0..16) {
+        0..4 => format!("INSERT INTO t VALUES ({id}, 1) ON CONFLICT (id) DO UPDATE SET v = t.v + 1"),
+        4..6 => format!("DELETE FROM t WHERE id = {id}"),
+        6 => format!("INSERT INTO child SELECT id, {id} FROM t WHERE id = {id}"),
+        7 => format!("INSERT INTO p VALUES ({id}, {id})"),
+        8..10 => format!("UPDATE p SET id = (id + 10) % 20 WHERE id = {id}"),
+        10 => format!("DELETE FROM p WHERE id = {id}"),
+        11 => format!("SAVEPOINT s; UPDATE t SET v = v + 1; ROLLBACK TO s; INSERT INTO p VALUES ({id}, 0)"),
+        12 => format!("SAVEPOINT s; INSERT INTO p VALUES ({id}, 0); RELEASE s; SELECT * FROM t FOR UPDATE"),
+        13 => "TRUNCATE child; INSERT INTO child SELECT id, 0 FROM t LIMIT 3".to_owned(),
+        14 => "TRUNCATE p1".to_owned(),
+        _ => format!("UPDATE t SET v = v + 1 WHERE id < {id}"),
+    };
+    // A deadlock, or a row that is there: then it is rolled back.
+    let is_done = backend.client.batch_execute(&format!("BEGIN; {statement}")).is_ok();
+    match random.random_range(0..10) {
+        _ if !is_done => backend.run("ROLLBACK"),
+        0 => backend.run("ROLLBACK"),
+        // Not what changes definitions: that turns publications off, and then nothing is told.
+        1..4 if !statement.starts_with("TRUNCATE") => {
+            backend.run(&format!("PREPARE TRANSACTION 'x{name}'"));
+            backend.run(&format!("SELECT pg_sleep({})", random.random_range(0.0..0.01)));
+            let end = if random.random_bool(0.8) { "COMMIT" } else { "ROLLBACK" };
+            backend.run(&format!("{end} PREPARED 'x{name}'"));
+        }
+        _ => backend.run("COMMIT"),
+    }
+}
+
+#[test]
+fn statements_that_are_told_the_same_numbers_find_the_same_rows() {
+    let (world, mut b) = watched(&[("max_prepared_transactions", "8")]);
+    b.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v int);
+         CREATE TABLE child (id int REFERENCES t ON DELETE CASCADE, v int);
+         CREATE TABLE p (id int, v int) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)",
+    );
+    tables(&mut b);
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let stop = AtomicBool::new(false);
+    let looks: Vec<Look> = thread::scope(|scope| {
+        for name in 0..3 {
+            let (mut backend, stop) = (world.backend(), &stop);
+            let mut random = StdRng::seed_from_u64(seed + name as u64);
+            scope.spawn(move || {
+                while !stop.load(Relaxed) {
+                    write_something(&mut backend, name, &mut random);
+                }
+            });
+        }
+        let readers = ["READ COMMITTED", "REPEATABLE READ"].map(|isolation| {
+            let mut backend = world.backend();
+            scope.spawn(move || {
+                let mut looks = Vec::new();
+                for _ in 0..300 {
+                    backend.run(&format!("BEGIN ISOLATION LEVEL {isolation}"));
+                    looks.extend((0..5).map_while(|_| look(&mut backend)));
+                    backend.run("COMMIT");
+                }
+                looks
+            })
+        });
+        let looks = readers.map(|reader| reader.join());
+        stop.store(true, Relaxed);
+        looks.into_iter().flat_map(|looks| looks.expect("a reader")).collect()
+    });
+    let (mut known, mut told, mut again) = (BTreeMap::new(), 0, 0);
+    for (numbers, rows) in &looks {
+        for ((table, numbers), rows) in WATCHED.iter().zip(numbers).zip(rows) {
+            let Some(numbers) = numbers else { continue };
+            told += 1;
+            if let Some(before) = known.insert((table, numbers), rows) {
+                again += 1;
+                assert_eq!(before, rows, "{table}: seed {seed}, the same numbers {numbers:?}, other rows");
+            }
+        }
+    }
+    println!("{} looks at {} tables: {told} told, {again} as one before", looks.len(), WATCHED.len());
+    assert!(told > looks.len() && again > looks.len() / 2, "{told} told, {again} as one before");
 }
