@@ -91,7 +91,8 @@ for name in "${names[@]}"; do
     by_random=no by_test=-
     if ! run "$name" "$name.random" --exact "$checker"; then
         # What it has found, not that it found the cache unused.
-        grep -q 'cached .*, direct ' "$work/logs/$name.random" && by_random=$(sed -n 's/.*\b\([0-9]*\) results compared in \([0-9.]* s\).*/\2, \1 reads/p' "$work/logs/$name.random")
+        grep -q 'cached .*, direct ' "$work/logs/$name.random" && \
+            by_random=$(grep -o '[0-9]* results compared in [0-9.]* s' "$work/logs/$name.random" | awk '{ print $5 " s, " $1 " reads" }')
     fi
     test=$(sed -n 's/^Test: //p' "src/tests/mutants/$name.patch")
     [ -z "$test" ] || run "$name" "$name.test" --exact "queries::$test" || by_test=$test
