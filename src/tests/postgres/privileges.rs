@@ -9,7 +9,7 @@ fn every_call(backend: &mut Backend) -> Vec<String> {
         "SELECT format('SELECT * FROM shared_lru.%I(%s)', proname,
                        (SELECT string_agg(format('(SELECT NULL::%s)', type::regtype), ', ' ORDER BY place)
                           FROM unnest(proargtypes) WITH ORDINALITY AS argument (type, place)))
-                || CASE WHEN prorettype = 'record'::regtype AND proallargtypes IS NULL THEN ' AS t (a int)' ELSE '' END
+                || CASE WHEN prorettype = 'record'::regtype AND NOT coalesce(proargmodes && '{o,t}', false) THEN ' AS t (a int)' ELSE '' END
            FROM pg_proc WHERE pronamespace = 'shared_lru'::regnamespace AND prorettype <> 'trigger'::regtype",
     )
 }
