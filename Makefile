@@ -48,7 +48,7 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup packages build install deb test-deb crate demo test test-postgres test-upgrade installcheck smoke exhaustive bench bench-postgres \
+.PHONY: help setup packages build install deb test-deb crate demo test test-postgres mutants test-upgrade installcheck smoke exhaustive bench bench-postgres \
 	bench-build lint check-versions clean
 
 help: ## list the targets
@@ -97,6 +97,9 @@ test-postgres: install ## run the tests that need PostgreSQL
 
 installcheck: install ## run the tests of PostgreSQL's own pg_regress
 	@$(WITH_PG) bash src/tests/regress.sh
+
+mutants: setup ## build it with one fault at a time, and see that the tests of the query cache find each
+	@$(WITH_PG) bash src/tests/mutants.sh $(FAULTS)
 
 OLD ?= 15
 test-upgrade: install ## take a cluster by pg_upgrade from the PostgreSQL that OLD names

@@ -51,6 +51,7 @@ impl Key {
                 pg_sys::Transform_null_equals,
                 pg_sys::Array_nulls,
                 pg_sys::standard_conforming_strings,
+                pg_sys::quote_all_identifiers,
             ];
             let words = [
                 role.to_u32(),
@@ -66,7 +67,10 @@ impl Key {
             ];
             words.iter().for_each(|word| key.extend_from_slice(&word.to_le_bytes()));
             let zone = pg_sys::pg_get_timezone_name(pg_sys::session_timezone);
-            for text in [zone, locale_monetary, locale_numeric, locale_time, pg_sys::TSCurrentConfig.cast_const()] {
+            // How literals of times are read. PostgreSQL 14 and 15 keep the name of it to themselves.
+            let abbreviations = pg_sys::GetConfigOption(c"timezone_abbreviations".as_ptr(), true, false);
+            let search = pg_sys::TSCurrentConfig.cast_const();
+            for text in [zone, abbreviations, locale_monetary, locale_numeric, locale_time, search] {
                 let text = if text.is_null() { &[][..] } else { CStr::from_ptr(text).to_bytes() };
                 push(&mut key, text);
             }

@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::check;
+use super::literals;
 use super::relations::{Dependencies, search_path};
 use super::{Parameter, oids, pointers, trace};
 use crate::pg::error::CacheError;
@@ -56,7 +57,7 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
         }
         let findings = check::look(analysed);
         findings.types.iter().for_each(|of_type| dependencies.add_type(*of_type, &path));
-        dependencies.refusal = dependencies.refusal.or(findings.refusal);
+        dependencies.refusal = dependencies.refusal.or(findings.refusal).or_else(|| literals::refusal(analysed, query));
 
         let values = bound(parameters);
         let statement = pg_sys::pg_plan_query(analysed, query.as_ptr(), 0, values);

@@ -1,7 +1,8 @@
 //! Whether functions run queries of their own while a result is made: then what it depends on is not known.
 //!
-//! Every query of SQL, of every language, starts the executor. A hook counts that while a result is being made, from
-//! before its planning on, for PostgreSQL runs IMMUTABLE functions then.
+//! Every query of SQL, of every language, starts the executor. A hook counts those that have relations, from before the
+//! planning of a result on, for PostgreSQL runs IMMUTABLE functions then. One without, such as the body of a function that
+//! only computes, depends on nothing more: functions in it are taken at their word as well.
 //!
 //! Not here: functions in C that read tables by themselves, and are declared IMMUTABLE all the same.
 #![allow(unsafe_code)]
@@ -17,7 +18,7 @@ type Hook = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Starts of the executor, since the process began.
+    /// Starts of the executor for plans with relations, since the process began.
     static STARTS: Cell<u64> = const { Cell::new(0) };
     static IS_INSTALLED: Cell<bool> = const { Cell::new(false) };
 }
@@ -34,14 +35,27 @@ pub(in crate::pg) fn install() {
     }
 }
 
-/// Starts of the executor so far.
+/// Whether a plan has relations, and so is counted when it starts.
+///
+/// # Safety
+///
+/// - It is a plan.
+pub(super) unsafe fn is_counted(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: as the caller says.
+    unsafe { !(*plan).relationOids.is_null() || (*plan).commandType != pg_sys::CmdType::CMD_SELECT }
+}
+
+/// Counted starts of the executor so far.
 pub(super) fn starts() -> u64 {
     STARTS.get()
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    STARTS.set(STARTS.get() + 1);
+    // SAFETY: what PostgreSQL is going to run has a plan.
+    if unsafe { is_counted((*query).plannedstmt) } {
+        STARTS.set(STARTS.get() + 1);
+    }
     // SAFETY: a hook's address, or 0, which is `None`'s representation; called as PostgreSQL would call it.
     unsafe {
         let previous = std::mem::transmute::<usize, Option<Hook>>(PREVIOUS.load(Ordering::Relaxed));

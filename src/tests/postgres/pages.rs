@@ -1,4 +1,4 @@
-//! What README.md and docs/operations.md tell a reader to type does what they say it does.
+//! What README.md, docs/operations.md and docs/query-cache.md tell a reader to type does what they say it does.
 //!
 //! Their blocks of SQL run statement by statement, in the order of the page: in a session of its own where the first line
 //! is `-- in another session`, else in the first. Behind a statement, or on the lines below it, `--> a | b` is a row
@@ -15,6 +15,7 @@ use crate::world::{World, has_dsm_registry, wait_until};
 
 const README: &str = include_str!("../../../README.md");
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+const QUERY_CACHE: &str = include_str!("../../../docs/query-cache.md");
 
 /// Begins a block that another session runs.
 const ELSEWHERE: &str = "-- in another session\n";
@@ -158,6 +159,16 @@ fn a_server_without_a_preload_does_what_the_page_says_and_no_session_is_needed_f
     assert_eq!(third.one::<i64>("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'first'"), 0);
     assert_eq!(third.one::<String>("SELECT shared_lru.get_text('shared', 'k')"), "from the first");
     third.run("SELECT shared_lru.validate('shared')");
+}
+
+#[test]
+fn the_page_of_the_query_cache_returns_what_it_says() {
+    let world = world_with_settings_of(QUERY_CACHE);
+    run(&world, section(QUERY_CACHE, "Switch it on"));
+    let mut judge = world.backend();
+    wait_until("writers publish", || judge.one("SELECT EXISTS (SELECT FROM shared_lru.changes('pg_class'))"));
+    assert!(run(&world, section(QUERY_CACHE, "Use it")) >= 9);
+    assert!(run(&world, section(QUERY_CACHE, "Recipes")) >= 5);
 }
 
 /// The only statement of the page for administrators that has this in it.
