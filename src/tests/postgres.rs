@@ -58,6 +58,8 @@ mod interrupts;
 mod leases;
 #[path = "postgres/lifecycle.rs"]
 mod lifecycle;
+#[path = "postgres/marked.rs"]
+mod marked;
 #[path = "postgres/memory.rs"]
 mod memory;
 #[path = "postgres/messages.rs"]
