@@ -52,6 +52,7 @@ pub extern "C-unwind" fn _PG_init() {
         worker::register();
         writers::watch();
         crate::pg::queries::trace::install();
+        crate::pg::queries::marks::install();
     }
 }
 
