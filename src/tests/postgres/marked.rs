@@ -1,5 +1,8 @@
 //! Statements that are served from a cache without a call in them: views of `cache_view`, and statements that are marked.
 
+use rand::prelude::*;
+
+use crate::queries::check_with;
 use crate::world::{Backend, World, wait_until};
 
 /// A server with the query cache on, and a cache `c`.
@@ -444,4 +447,61 @@ fn a_marked_statement_sees_what_its_snapshot_sees() {
     new.run("FETCH ALL FROM cur");
     new.run("COMMIT");
     assert_eq!(new.stat("inserts"), inserts);
+}
+
+const READS: u64 = 60_000;
+
+/// Runs each query marked and as it is, in one snapshot: of a STABLE function, which has that of the statement that calls it;
+/// or of the transaction, where that is one, with a prepared statement, too, whose plan stays.
+const COMPARE: &str = "
+    CREATE FUNCTION pair(query text, OUT marked text, OUT direct text) STABLE LANGUAGE plpgsql AS $$
+    BEGIN
+        EXECUTE '/* shared_lru: c */ ' || query INTO marked;
+        EXECUTE query INTO direct;
+    END $$;
+    CREATE FUNCTION prepared(query text, number int, OUT marked text, OUT direct text) LANGUAGE plpgsql AS $$
+    DECLARE
+        name text := 'q' || number;
+    BEGIN
+        IF NOT EXISTS (SELECT FROM pg_prepared_statements AS p WHERE p.name = prepared.name) THEN
+            EXECUTE format('/* shared_lru: c */ PREPARE %s AS %s', name, query);
+        END IF;
+        EXECUTE 'EXECUTE ' || name INTO marked;
+        EXECUTE query INTO direct;
+    END $$;
+    CREATE FUNCTION compare(queries text[], fixed int, rounds int) RETURNS text LANGUAGE plpgsql AS $$
+    DECLARE
+        found record;
+        place int;
+        has_one_snapshot bool := current_setting('transaction_isolation') <> 'read committed';
+    BEGIN
+        FOR n IN 1..rounds LOOP
+            place := 1 + floor(random() * array_length(queries, 1));
+            FOR try IN 0..1 LOOP
+                IF has_one_snapshot AND n % 2 = 0 THEN
+                    SELECT * INTO found FROM prepared(queries[place], place);
+                ELSE
+                    SELECT * INTO found FROM pair(queries[place]);
+                END IF;
+                EXIT WHEN found.marked IS NOT DISTINCT FROM found.direct OR place <= fixed;
+            END LOOP;
+            IF found.marked IS DISTINCT FROM found.direct THEN
+                RETURN format('%s: marked %s, direct %s', queries[place], found.marked, found.direct);
+            END IF;
+        END LOOP;
+        RETURN NULL;
+    END $$";
+
+#[test]
+fn whatever_writers_do_a_marked_statement_returns_what_it_would() {
+    let world = world();
+    let seed = rand::rng().random_range(0..1_000_000);
+    println!("seed {seed}");
+    let (difference, compared) = check_with(&world, READS, seed, COMPARE);
+    let mut backend = world.backend();
+    let (hits, inserts) = (backend.stat("hits"), backend.stat("inserts"));
+    println!("{compared} results compared; {hits} hits, {inserts} results stored");
+    assert_eq!(difference, None);
+    assert!(hits as u64 > compared / 10, "hardly anything came from the cache: {hits} of {compared}");
+    backend.validate();
 }

@@ -377,6 +377,11 @@ const COMPARE: &str =
 
 /// Readers compare while writers change; returns what differed first, and how many reads there were.
 fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
+    check_with(world, reads, seed, COMPARE)
+}
+
+/// As above, with another function that compares.
+pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Option<String>, u64) {
     let mut admin = world.backend();
     admin.run(&format!(
         "CREATE TABLE t (id int PRIMARY KEY, v bigint NOT NULL);
@@ -395,7 +400,7 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
          CREATE TRIGGER log AFTER INSERT ON trigger_source FOR EACH ROW EXECUTE FUNCTION log();
          CREATE VIEW overview AS SELECT v FROM t;
          CREATE SCHEMA early;
-         {COMPARE}"
+         {compare}"
     ));
     let (done, compared) = (AtomicBool::new(false), AtomicU64::new(0));
     let difference = thread::scope(|scope| {
