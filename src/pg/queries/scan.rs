@@ -165,7 +165,7 @@ impl Kept {
 
 /// A result that passes through.
 struct Below {
-    filling: Option<Filling>,
+    filling: Option<Box<Filling>>,
     /// What EXPLAIN says.
     outcome: Outcome,
 }
@@ -347,7 +347,7 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             emptied_before: emptied(catalog, number),
             started: Instant::now(),
         };
-        Source::Below(Below { filling: Some(filling), outcome: Outcome::Unfinished })
+        Source::Below(Below { filling: Some(Box::new(filling)), outcome: Outcome::Unfinished })
     }
 }
 

@@ -439,6 +439,18 @@ fn a_marked_statement_sees_what_its_snapshot_sees() {
     writer.run("UPDATE t SET v = 3");
     assert_eq!(result(&mut new, fails), "miss, stored");
     assert_eq!(new.one::<i32>(&format!("/* shared_lru: c */ {fails}")), 1);
+    // Redefined by the cursor's own transaction, between two rows, and then rolled back.
+    new.run(
+        "CREATE TABLE many AS SELECT n AS id FROM generate_series(1, 10) AS n;
+         CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END'",
+    );
+    let sum = "SELECT f(id) FROM many";
+    new.run("BEGIN");
+    new.run(&format!("/* shared_lru: c */ DECLARE cur CURSOR FOR {sum}"));
+    assert_eq!(new.all::<i32>("FETCH 2 FROM cur"), [1, 2]);
+    new.run("CREATE OR REPLACE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN -$1; END'");
+    new.run("FETCH ALL FROM cur; ROLLBACK");
+    assert_eq!(new.all::<i32>(&format!("/* shared_lru: c */ {sum}")), (1..=10).collect::<Vec<_>>());
     // Emptied, while a cursor fills.
     new.run("BEGIN");
     new.run("/* shared_lru: c */ DECLARE cur CURSOR FOR SELECT v FROM t");
