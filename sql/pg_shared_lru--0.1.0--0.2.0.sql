@@ -150,6 +150,42 @@ CREATE FUNCTION @extschema@.explain_query(query text, types regtype[] DEFAULT '{
     depends_on text[]
 ) LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'explain_query_wrapper';
 
+-- Runs as the caller: it creates what the caller may create, and reads nothing.
+CREATE FUNCTION @extschema@.cache_view(cache text, source regclass, name text DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    source_name text;
+    view_name text;
+    names text;
+    columns text;
+BEGIN
+    IF cache IS NULL OR source IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'cache and source must not be NULL';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_class WHERE relname = cache AND relnamespace = 'shared_lru_caches'::regnamespace) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('cache "%s" does not exist in this database', cache),
+            HINT = 'Create it with shared_lru.create_cache().';
+    END IF;
+    SELECT format('%I.%I', n.nspname, c.relname),
+           format('%I.%I', n.nspname, coalesce(cache_view.name, c.relname || '_cached'))
+      INTO source_name, view_name
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.oid = source;
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum),
+           string_agg(concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
+                                'COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(o.collname)), ', ' ORDER BY a.attnum)
+      INTO names, columns
+      FROM pg_attribute AS a
+      LEFT JOIN (pg_collation AS o JOIN pg_namespace AS n ON n.oid = o.collnamespace) ON o.oid = a.attcollation
+     WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped;
+    IF names IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type', MESSAGE = format('%s has no columns', source_name);
+    END IF;
+    EXECUTE format('CREATE VIEW %s AS SELECT %s FROM @extschema@.query(%L, %L) AS t (%s)',
+                   view_name, names, cache, format('SELECT %s FROM %s', names, source_name), columns);
+    RETURN view_name;
+END $function$;
+
 -- What is in memory, of all databases; and what is defined in this one, but not in memory yet.
 CREATE VIEW @extschema@.caches AS
 SELECT c.cache,
@@ -405,6 +441,8 @@ COMMENT ON FUNCTION @extschema@.query(text, text) IS 'The rows that a query give
 COMMENT ON FUNCTION @extschema@.query(text, text, "any") IS 'As query, of a query with parameters';
 COMMENT ON FUNCTION @extschema@.explain_query(text, regtype[]) IS
     'Whether the result of a query would be kept, if not why, and what it depends on';
+COMMENT ON FUNCTION @extschema@.cache_view(text, regclass, text) IS
+    'Creates a view with the columns of a table or view, whose rows are kept while they are right; its name';
 COMMENT ON FUNCTION @extschema@.get_or_lease(text, bytea, interval, text[]) IS
     'The value of a key; or a lease, the right to store it; or neither, if somebody else has that';
 COMMENT ON FUNCTION @extschema@.put_leased(text, bytea, bytea, bytea, interval) IS

@@ -63,6 +63,8 @@ mod late_readers;
 mod leases;
 #[path = "postgres/lifecycle.rs"]
 mod lifecycle;
+#[path = "postgres/marked.rs"]
+mod marked;
 #[path = "postgres/memory.rs"]
 mod memory;
 #[path = "postgres/messages.rs"]

@@ -72,6 +72,7 @@ pub extern "C-unwind" fn _PG_init() {
         writers::watch();
         crate::pg::queries::trace::install();
         images::watch();
+        crate::pg::queries::marks::install();
     }
 }
 
