@@ -29,6 +29,7 @@ CREATE FUNCTION @extschema@.create_cache(
     buckets bigint DEFAULT NULL,
     slab_bytes integer DEFAULT NULL,
     ttl interval DEFAULT NULL,
+    persist boolean DEFAULT NULL,
     if_not_exists boolean DEFAULT false
 ) RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'define_cache_wrapper';
 
@@ -42,6 +43,7 @@ CREATE FUNCTION @extschema@.alter_cache(
     buckets bigint DEFAULT NULL,
     slab_bytes integer DEFAULT NULL,
     ttl interval DEFAULT NULL,
+    persist boolean DEFAULT NULL,
     reset text[] DEFAULT NULL
 ) RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'alter_cache_wrapper';
 
@@ -56,6 +58,9 @@ CREATE FUNCTION @extschema@.grant_cache(cache text, role text, privilege text) R
 
 CREATE FUNCTION @extschema@.revoke_cache(cache text, role text, privilege text) RETURNS void
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'revoke_cache_wrapper';
+
+CREATE FUNCTION @extschema@.save(cache text) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'save_wrapper';
 
 CREATE FUNCTION @extschema@.defragment() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'defragment_wrapper';
@@ -142,7 +147,9 @@ CREATE FUNCTION @extschema@.list_caches() RETURNS TABLE (
     bytes bigint,
     database_name text,
     owner_name text,
-    relation oid
+    relation oid,
+    persist boolean,
+    saved timestamptz
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_caches_wrapper';
 
 CREATE FUNCTION @extschema@.list_configurations() RETURNS TABLE (
@@ -311,10 +318,12 @@ CREATE FUNCTION @extschema@.invalidate_tag(cache text, tag text) RETURNS void
 CREATE FUNCTION @extschema@.invalidate_trigger() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'invalidate_trigger_wrapper';
 
+-- STABLE, which it is not, so that it is run in the snapshot of the statement that calls it, and not in a later one of its
+-- own: what that statement reads is what the lease is for.
 CREATE FUNCTION @extschema@.get_text_or_lease(cache text, key text, wait interval DEFAULT NULL, tags text[] DEFAULT NULL) RETURNS TABLE (
     value text,
     lease bytea
-) LANGUAGE sql VOLATILE ROWS 1
+) LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
     SELECT pg_catalog.convert_from(g.value, 'UTF8'), g.lease
       FROM @extschema@.get_or_lease(cache, pg_catalog.convert_to(key, 'UTF8'), wait, tags) AS g;
@@ -348,6 +357,42 @@ CREATE FUNCTION @extschema@.explain_query(query text, types regtype[] DEFAULT '{
     depends_on text[]
 ) LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'explain_query_wrapper';
 
+-- Runs as the caller: it creates what the caller may create, and reads nothing.
+CREATE FUNCTION @extschema@.cache_view(cache text, source regclass, name text DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    source_name text;
+    view_name text;
+    names text;
+    columns text;
+BEGIN
+    IF cache IS NULL OR source IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'cache and source must not be NULL';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_class WHERE relname = cache AND relnamespace = 'shared_lru_caches'::regnamespace) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('cache "%s" does not exist in this database', cache),
+            HINT = 'Create it with shared_lru.create_cache().';
+    END IF;
+    SELECT format('%I.%I', n.nspname, c.relname),
+           format('%I.%I', n.nspname, coalesce(cache_view.name, c.relname || '_cached'))
+      INTO source_name, view_name
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.oid = source;
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum),
+           string_agg(concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
+                                'COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(o.collname)), ', ' ORDER BY a.attnum)
+      INTO names, columns
+      FROM pg_attribute AS a
+      LEFT JOIN (pg_collation AS o JOIN pg_namespace AS n ON n.oid = o.collnamespace) ON o.oid = a.attcollation
+     WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped;
+    IF names IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type', MESSAGE = format('%s has no columns', source_name);
+    END IF;
+    EXECUTE format('CREATE VIEW %s AS SELECT %s FROM @extschema@.query(%L, %L) AS t (%s)',
+                   view_name, names, cache, format('SELECT %s FROM %s', names, source_name), columns);
+    RETURN view_name;
+END $function$;
+
 -- What is in memory, of all databases; and what is defined in this one, but not in memory yet.
 CREATE VIEW @extschema@.caches AS
 SELECT c.cache,
@@ -362,7 +407,9 @@ SELECT c.cache,
        f.max_entries,
        f.max_entry_bytes,
        f.max_key_bytes,
-       true AS in_memory
+       true AS in_memory,
+       c.persist,
+       c.saved
   FROM @extschema@.list_caches() AS c
   LEFT JOIN @extschema@.list_configurations() AS f
          ON f.cache OPERATOR(pg_catalog.=) c.cache AND f.database OPERATOR(pg_catalog.=) c.database
@@ -379,7 +426,9 @@ SELECT t.relname::pg_catalog.text,
        o.max_entries,
        o.max_entry_bytes,
        NULL,
-       false
+       false,
+       coalesce(o.persist, false),
+       NULL
   FROM pg_catalog.pg_foreign_table AS f
   JOIN pg_catalog.pg_foreign_server AS s ON s.oid OPERATOR(pg_catalog.=) f.ftserver
   JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) f.ftrelid
@@ -391,7 +440,8 @@ SELECT t.relname::pg_catalog.text,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'partitions') ::integer AS partitions,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'slab_bytes') ::integer AS slab_bytes,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entries') ::bigint AS max_entries,
-              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entry_bytes') ::bigint AS max_entry_bytes
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entry_bytes') ::bigint AS max_entry_bytes,
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'persist') ::boolean AS persist
          FROM pg_catalog.pg_options_to_table(f.ftoptions)) AS o
  WHERE s.srvname OPERATOR(pg_catalog.=) 'shared_lru'
    AND n.nspname OPERATOR(pg_catalog.=) 'shared_lru_caches'
@@ -492,14 +542,16 @@ CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
 
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
-COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean) IS
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, boolean) IS
     'Creates a cache of so many bytes, or of so many entries (max_entries, max_entry_bytes); false if it was there';
-COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, text[]) IS
+COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, text[]) IS
     'Changes what a cache is made of; what is NULL stays, what is in reset goes back to its default';
 COMMENT ON FUNCTION @extschema@.rename_cache(text, text) IS 'Gives a cache another name';
 COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
 COMMENT ON FUNCTION @extschema@.grant_cache(text, text, text) IS 'Lets a role read, write or own a cache';
 COMMENT ON FUNCTION @extschema@.revoke_cache(text, text, text) IS 'Takes back what grant_cache gave';
+COMMENT ON FUNCTION @extschema@.save(text) IS
+    'Writes the contents of a cache that persists to disk, for a clean restart; how many entries';
 COMMENT ON FUNCTION @extschema@.defragment() IS 'Moves all caches together, so that free memory is in one piece';
 COMMENT ON FUNCTION @extschema@.definition_validator(text[], oid) IS 'Checks the options of caches';
 COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea) IS 'Stores a value; true for a new key, false if it replaced one';
@@ -525,6 +577,8 @@ COMMENT ON FUNCTION @extschema@.query(text, text) IS 'The rows that a query give
 COMMENT ON FUNCTION @extschema@.query(text, text, "any") IS 'As query, of a query with parameters';
 COMMENT ON FUNCTION @extschema@.explain_query(text, regtype[]) IS
     'Whether the result of a query would be kept, if not why, and what it depends on';
+COMMENT ON FUNCTION @extschema@.cache_view(text, regclass, text) IS
+    'Creates a view with the columns of a table or view, whose rows are kept while they are right; its name';
 COMMENT ON FUNCTION @extschema@.get_or_lease(text, bytea, interval, text[]) IS
     'The value of a key; or a lease, the right to store it; or neither, if somebody else has that';
 COMMENT ON FUNCTION @extschema@.put_leased(text, bytea, bytea, bytea, interval) IS

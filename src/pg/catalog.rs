@@ -8,13 +8,16 @@
 //! is done without the lock by the one backend that has marked the slot (`slot::Phase`). No error is raised under the
 //! lock, and no interrupt is served between a mark and its end: an exit there would leave the slot marked for ever.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{Ordering, fence};
 
 use super::area::Area;
 use super::error::CacheError;
 use super::named_locks::{LwLocks, sleep_a_moment};
 pub use super::slot::CacheId;
-use super::slot::{CacheSlot, Life, MAX_NAME_BYTES, NO_DATABASE, Name, Phase, SlotIdentity};
+#[cfg(feature = "extension")]
+use super::slot::SavedImage;
+use super::slot::{CacheSlot, ImageWords, Life, MAX_NAME_BYTES, NO_DATABASE, Name, Phase, SlotIdentity};
 use crate::engine::config::Config;
 use crate::shared::cache::SharedCache;
 use crate::shared::lock::LockMode;
@@ -170,6 +173,33 @@ impl Catalog {
         found.map(|(slot, life, identity, bytes)| Listing::new(slot, life, identity, bytes))
     }
 
+    /// As [`Catalog::find`]; waits where the cache is being created or moved, until it can be found or is not to be. Holding no
+    /// lock; may raise what an interrupt raises.
+    #[cfg(feature = "extension")]
+    pub(super) fn find_settled(self, database: u32, id: CacheId<'_>) -> Option<Listing> {
+        loop {
+            // One look, or what begins to be made between two would be missed.
+            let (found, is_being_made) = self.0.with_catalog(LockMode::Shared, || {
+                let mut is_being_made = false;
+                for (index, slot) in self.0.slots().iter().enumerate() {
+                    let (life, phase) = slot.now();
+                    if phase == Phase::Free || !slot.identity().is(database, id) {
+                        continue;
+                    }
+                    if phase != Phase::BeingCreated {
+                        return (Some((index, life, slot.identity(), slot.memory().1)), false);
+                    }
+                    is_being_made = true;
+                }
+                (None, is_being_made)
+            });
+            if !is_being_made {
+                return found.map(|(slot, life, identity, bytes)| Listing::new(slot, life, identity, bytes));
+            }
+            sleep_a_moment();
+        }
+    }
+
     /// Whether a cache that was listed is still there.
     #[inline]
     pub(super) fn has(self, listing: &Listing) -> bool {
@@ -191,6 +221,16 @@ impl Catalog {
         })
     }
 
+    /// A handle of a cache that was listed, when nobody else is there: it waits for nothing and nobody.
+    ///
+    /// # Errors
+    ///
+    /// As [`Catalog::attach`].
+    #[cfg(feature = "extension")]
+    pub(super) fn attach_alone(self, listing: &Listing) -> Result<SharedCache<LwLocks>, CacheError> {
+        self.over(listing, LwLocks::new(self.0, listing.slot, listing.life).alone())
+    }
+
     /// A handle with these locks, while the memory is the cache's.
     #[allow(unsafe_code)] // the area's memory and locks become a cache
     fn over(self, listing: &Listing, locks: LwLocks) -> Result<SharedCache<LwLocks>, CacheError> {
@@ -208,6 +248,17 @@ impl Catalog {
     ///
     /// The name or the configuration is wrong, there is such a cache, or there is no slot or no memory left.
     pub fn create(self, new: NewCache<'_>, config: &Config) -> Result<(), CacheError> {
+        self.create_filled(new, config, |_, _| ControlFlow::Continue(())).map(drop)
+    }
+
+    /// As [`Catalog::create`]; `fill` is the first to use the cache, while nobody else finds it, and may say that it is not to be.
+    /// It raises nothing.
+    pub(super) fn create_filled(
+        self,
+        new: NewCache<'_>,
+        config: &Config,
+        fill: impl FnOnce(&SharedCache<LwLocks>, &ImageWords) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, CacheError> {
         let identity = new.identity()?;
         let bytes = config.region_bytes()?;
         let exists = |slot: &CacheSlot| slot.identity().is(new.database, new.id());
@@ -218,9 +269,12 @@ impl Catalog {
             }
             begun => begun,
         }?;
-        self.format(index, &marked, config).map(drop)?;
-        marked.become_live();
-        Ok(())
+        let cache = self.format(index, &marked, config)?;
+        let filled = fill(&cache, &marked.slot.image);
+        if filled.is_continue() {
+            marked.become_live();
+        }
+        Ok(filled)
     }
 
     /// Takes a slot and memory for a new cache, unless one that is there is the same.
@@ -335,6 +389,7 @@ impl Catalog {
         let Some(listing) = self.find(listing.database, listing.id()) else { return Ok(false) };
         let Some(old) = self.begin_drop(&listing)? else { return Ok(false) };
         let (index, new) = self.begin(old.slot.identity(), bytes, |_| false)?;
+        new.slot.image.set_persists(old.slot.image.persists());
         let made = self.format(index, &new, config)?;
         let cache = self.over(&listing, LwLocks::new(self.0, listing.slot, listing.life).alone()).ok();
         if let Some(cache) = &cache {
@@ -410,6 +465,37 @@ impl Catalog {
         self.0.with_catalog(LockMode::Exclusive, || {
             if self.has(listing) {
                 self.0.slots()[listing.slot].rename(name);
+            }
+        });
+    }
+
+    /// Whether a cache is to have an image at the end of the server.
+    #[cfg(feature = "extension")]
+    pub(super) fn persists(self, listing: &Listing) -> bool {
+        self.0.with_catalog(LockMode::Shared, || self.has(listing) && self.0.slots()[listing.slot].image.persists())
+    }
+
+    #[cfg(feature = "extension")]
+    pub(super) fn set_persists(self, listing: &Listing, persists: bool) {
+        self.0.with_catalog(LockMode::Exclusive, || {
+            if self.has(listing) {
+                self.0.slots()[listing.slot].image.set_persists(persists);
+            }
+        });
+    }
+
+    /// What is known of the last image of a cache.
+    #[cfg(feature = "extension")]
+    pub(super) fn saved(self, listing: &Listing) -> SavedImage {
+        let saved = || self.has(listing).then(|| self.0.slots()[listing.slot].image.saved());
+        self.0.with_catalog(LockMode::Shared, saved).unwrap_or_default()
+    }
+
+    #[cfg(feature = "extension")]
+    pub(super) fn set_saved(self, listing: &Listing, saved: SavedImage) {
+        self.0.with_catalog(LockMode::Exclusive, || {
+            if self.has(listing) {
+                self.0.slots()[listing.slot].image.set_saved(saved);
             }
         });
     }

@@ -32,6 +32,9 @@ struct Changes {
     /// Definitions that it drops, and those whose memory it has made.
     dropped: Vec<u64>,
     made: Vec<u64>,
+    /// Definitions of which it alters whether the contents are kept, and what they say of that in the end.
+    #[cfg(feature = "extension")]
+    persistence: Vec<(u64, bool)>,
 }
 
 thread_local! {
@@ -72,6 +75,12 @@ pub(super) fn note_made(definition: u64) {
     note(|changes| changes.made.push(definition));
 }
 
+/// Notes that this transaction may alter whether the contents of a cache are kept.
+#[cfg(feature = "extension")]
+pub(super) fn note_persistence(definition: u64) {
+    note(|changes| changes.persistence.push((definition, false)));
+}
+
 fn note(change: impl FnOnce(&mut Changes)) {
     if !WATCHES_TRANSACTIONS.replace(true) {
         // SAFETY: the callback has the right type and lives as long as the library.
@@ -109,10 +118,20 @@ unsafe extern "C-unwind" fn on_object_access(
         && let Ok(Some(catalog)) = Catalog::existing()
     {
         let definition = definition_of(object);
-        if definition != 0 && catalog.find(my_database(), CacheId::Definition(definition)).is_some() {
+        if definition != 0
+            && (catalog.find(my_database(), CacheId::Definition(definition)).is_some() || has_image(definition))
+        {
             note(|changes| changes.dropped.push(definition));
         }
     }
+}
+
+/// Whether a cache that is not in memory has an image.
+fn has_image(_definition: u64) -> bool {
+    #[cfg(feature = "extension")]
+    return super::images::exists(_definition);
+    #[cfg(not(feature = "extension"))]
+    false
 }
 
 /// Raises nothing after a commit, where that would be a PANIC.
@@ -126,11 +145,25 @@ unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type,
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => CHANGES.with_borrow_mut(|changes| {
             changes.dropped.retain(|&definition| !is_defined(definition));
             changes.dropped.extend(changes.made.iter().filter(|&&definition| !is_defined(definition)));
+            #[cfg(feature = "extension")]
+            changes.persistence.retain_mut(|(definition, persists)| {
+                let said = super::definitions::says_persist(*definition);
+                said.inspect(|said| *persists = *said).is_some()
+            });
         }),
         XACT_EVENT_COMMIT => {
-            let Changes { databases, dropped, .. } = CHANGES.take();
+            let changes = CHANGES.take();
+            let Changes { databases, dropped, .. } = changes;
             let Some(catalog) = Catalog::mapped() else { return };
-            databases.into_iter().for_each(|database| catalog.drop_of_database(database));
+            #[cfg(feature = "extension")]
+            for (definition, persists) in changes.persistence {
+                super::images::set_persists(catalog, definition, persists);
+            }
+            for database in databases {
+                catalog.drop_of_database(database);
+                #[cfg(feature = "extension")]
+                super::images::remove_of_database(database);
+            }
             drop_all(catalog, dropped);
         }
         XACT_EVENT_ABORT => {
@@ -148,5 +181,7 @@ fn drop_all(catalog: Catalog, definitions: Vec<u64>) {
         if let Some(cache) = catalog.find(my_database(), CacheId::Definition(definition)) {
             catalog.drop_or_disown(&cache);
         }
+        #[cfg(feature = "extension")]
+        super::images::remove(definition);
     }
 }

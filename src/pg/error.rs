@@ -177,6 +177,12 @@ pub enum CacheError {
     /// The memory holds something else than expected.
     #[error("cache \"{0}\" is damaged: {1}")]
     Damaged(String, String),
+    /// The contents of the cache are not kept over a restart.
+    #[error("cache \"{0}\" is not kept over a restart: {1}")]
+    NotKept(String, &'static str),
+    /// The image of a cache cannot be written.
+    #[error("the image of cache \"{0}\" cannot be written: {1}")]
+    Image(String, String),
     /// A validation found something.
     #[error("cache \"{0}\": {1}")]
     Inconsistent(String, Inconsistencies),
@@ -196,9 +202,10 @@ impl CacheError {
 impl SqlError for CacheError {
     fn code(&self) -> PgSqlErrorCode {
         match self {
-            CacheError::NotPreloaded | CacheError::OldLibrary { .. } | CacheError::OldScript => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            CacheError::NotPreloaded
+            | CacheError::OldLibrary { .. }
+            | CacheError::OldScript
+            | CacheError::NotKept(..) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             CacheError::Unknown(_) | CacheError::Dropped => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             CacheError::Exists(_) => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             CacheError::Name { .. } | CacheError::NameEncoding { .. } => PgSqlErrorCode::ERRCODE_INVALID_NAME,
@@ -214,6 +221,7 @@ impl SqlError for CacheError {
             CacheError::TooLargeForSql { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             CacheError::WrongType { .. } => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             CacheError::Push(error) => error.code(),
+            CacheError::Image(..) => PgSqlErrorCode::ERRCODE_IO_ERROR,
             CacheError::Damaged(..) | CacheError::Inconsistent(..) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         }
     }
@@ -226,6 +234,9 @@ impl SqlError for CacheError {
             }
             CacheError::OldLibrary { .. } => {
                 "Restart the server: it has preloaded the library of an older package. Without a preload, reconnect."
+            }
+            CacheError::NotKept(..) => {
+                "SELECT shared_lru.alter_cache(cache, persist => true); and shared_preload_libraries = 'pg_shared_lru'."
             }
             CacheError::OldScript => "Run ALTER EXTENSION pg_shared_lru UPDATE in this database.",
             CacheError::Privilege { .. } => {

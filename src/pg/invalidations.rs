@@ -20,7 +20,8 @@ use crate::engine::counters::Removal;
 use crate::rings::key::{DependencyKey, KeyHash};
 use crate::rings::table::{LineIndex, Rings};
 use crate::rings::xid::FullXid;
-use crate::shared::lock::LockMode;
+use crate::shared::cache::SharedCache;
+use crate::shared::lock::{LockMode, Locks};
 
 /// More keys of one cache in a transaction stand for all.
 const MAX_KEYS: usize = 10_000;
@@ -74,6 +75,7 @@ impl<'a> Target<'a> {
 }
 
 /// Something that a transaction invalidates, and the depth of savepoints in which it did.
+#[derive(Clone)]
 struct Item {
     /// The number of the definition.
     cache: u64,
@@ -222,33 +224,31 @@ fn publish_all() {
     }
     let Some(catalog) = Catalog::mapped() else { return };
     let Some(rings) = catalog.area().rings() else { return };
-    TRANSACTION.with_borrow_mut(|transaction| {
+    let items = TRANSACTION.with_borrow_mut(|transaction| {
         let Transaction { items, published, xid } = transaction;
-        let Some(xid) = *xid else { return };
+        let xid = (*xid)?;
         for item in items.iter() {
             published.push(rings.publish(item.target().hash(item.cache), xid));
         }
-        for item in items.iter() {
-            remove(catalog, item);
-        }
+        Some(items.clone())
     });
+    // Nothing is borrowed: whoever is terminated while it waits for a lock ends its transaction right there.
+    items.unwrap_or_default().iter().for_each(|item| remove(catalog, item));
 }
 
-/// Removes what was published, from the memory that the cache has, if it has any. Values with a tag stay.
+/// Removes what was published, from the memory that the cache has, if it has any. One that is being filled or moved is
+/// waited for. Values with a tag stay.
 fn remove(catalog: Catalog, item: &Item) {
     if matches!(item.target(), Target::Tag(_)) {
         return;
     }
-    while let Some(listing) = catalog.find(handles::my_database(), CacheId::Definition(item.cache)) {
+    while let Some(listing) = catalog.find_settled(handles::my_database(), CacheId::Definition(item.cache)) {
         let removed = definitions::unless_dropped(|| {
             let Ok(cache) = handles::of_listing(catalog, listing) else { return false };
             match item.target() {
                 Target::Key(key) => drop(cache.discard_as(Removal::Invalidated, key)),
-                Target::Prefix(prefix) => {
-                    let of_prefix = cache.iter().map(|entry| entry.key).filter(|key| key.starts_with(prefix));
-                    of_prefix.for_each(|key| _ = cache.discard_as(Removal::Invalidated, &key));
-                }
-                Target::All => drop(cache.clear_as(Removal::Invalidated, || ())),
+                Target::Prefix(prefix) => _ = discard_prefix(&cache, prefix, Removal::Invalidated, || ()),
+                Target::All => _ = discard_all(&cache, Removal::Invalidated, || ()),
                 Target::Tag(_) => {}
             }
             true
@@ -258,6 +258,24 @@ fn remove(catalog: Catalog, item: &Item) {
         }
         // Made anew or moved meanwhile.
     }
+}
+
+/// Removes all entries that are there now; how many were removed. `between` runs without a lock, and may unwind.
+///
+/// A clear removes as many as there were, in the order of eviction. What is used meanwhile is passed over, and what is
+/// stored meanwhile goes in its place. So what it has left is looked for.
+pub(super) fn discard_all<L: Locks>(cache: &SharedCache<L>, why: Removal, between: impl Fn()) -> u64 {
+    cache.clear_as(why, &between) + discard_prefix(cache, b"", why, between)
+}
+
+/// As [`discard_all`], of the keys that begin so.
+fn discard_prefix<L: Locks>(cache: &SharedCache<L>, prefix: &[u8], why: Removal, between: impl Fn()) -> u64 {
+    let of_prefix = cache.iter().map(|entry| entry.key).filter(|key| key.starts_with(prefix));
+    let removed = of_prefix.filter(|key| {
+        between();
+        cache.discard_as(why, key)
+    });
+    removed.count() as u64
 }
 
 #[pg_guard]

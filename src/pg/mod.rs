@@ -18,6 +18,7 @@
 //! report          one cache on a page                     │
 //! settings        pg_shared_lru.*                         │
 //! worker          the background worker                   │
+//! images          caches that outlive a restart          │
 //! snapshot        a snapshot, as the commit rings ask it  │
 //! stored          values with what belongs to them        │
 //! types           datums as bytes, and their types        │
@@ -45,6 +46,8 @@ pub mod error;
 #[cfg(feature = "extension")]
 mod functions;
 pub mod handles;
+#[cfg(feature = "extension")]
+mod images;
 #[cfg(feature = "extension")]
 mod invalidations;
 mod ledger;

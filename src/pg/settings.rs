@@ -4,6 +4,7 @@
 //! is created. The others are defaults for `create_cache`, which a superuser may change at any time; 0 means "chosen from
 //! the cache's size".
 
+use std::ffi::CString;
 use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -25,6 +26,7 @@ static BUCKETS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static SAMPLE_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(60);
 static NAPTIME_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(10);
 static QUERY_CACHE: GucSetting<bool> = GucSetting::<bool>::new(false);
+static CACHE_QUERIES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static POLICY: GucSetting<PolicySetting> = GucSetting::<PolicySetting>::new(PolicySetting::Clock);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -68,6 +70,15 @@ fn define_for_area() {
           is in shared_preload_libraries.",
         &QUERY_CACHE,
         GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pg_shared_lru.cache_queries",
+        c"The cache that keeps the results of a session's SELECTs.",
+        c"Empty: only of those that begin with a comment that names one. Only where the library is in \
+          shared_preload_libraries.",
+        &CACHE_QUERIES,
+        GucContext::Userset,
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
@@ -157,6 +168,21 @@ pub(super) fn query_cache() -> bool {
 /// How much time lies between two samples.
 pub(super) fn sample_interval() -> Duration {
     Duration::from_secs(SAMPLE_SECONDS.get().unsigned_abs().into())
+}
+
+/// Whether a cache is named that keeps the results of the session's queries.
+#[allow(unsafe_code)]
+pub(super) fn has_cache_queries() -> bool {
+    // SAFETY: a text of the process's only thread, or null; what is set is not copied.
+    unsafe {
+        let text = *CACHE_QUERIES.as_ptr();
+        !text.is_null() && *text != 0
+    }
+}
+
+/// The cache that keeps the results of the session's queries.
+pub(super) fn cache_queries() -> Option<String> {
+    CACHE_QUERIES.get()?.into_string().ok().filter(|name| !name.is_empty())
 }
 
 pub(super) fn area_size() -> AreaSize {

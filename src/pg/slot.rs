@@ -108,6 +108,50 @@ impl SlotIdentity {
     }
 }
 
+/// What is known of the last image of a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "extension"), allow(dead_code))]
+pub(super) struct SavedImage {
+    /// The image's number; 0: the file is not as the cache was at any time.
+    pub(super) number: u64,
+    /// How often the cache had changed then.
+    pub(super) changes: u64,
+    /// When it was written, in milliseconds since 1970; 0: never.
+    pub(super) saved_ms: u64,
+}
+
+/// The words of the last image, and whether there shall be one at the end of the server. Written under the catalog's
+/// exclusive lock, or by the one who creates the cache; read under its lock, or when nobody else is there.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct ImageWords {
+    persists: Word64,
+    number: Word64,
+    changes: Word64,
+    saved_ms: Word64,
+}
+
+impl ImageWords {
+    pub(super) fn persists(&self) -> bool {
+        self.persists.get() != 0
+    }
+
+    pub(super) fn set_persists(&self, persists: bool) {
+        self.persists.set(persists.into());
+    }
+
+    #[cfg(feature = "extension")]
+    pub(super) fn saved(&self) -> SavedImage {
+        SavedImage { number: self.number.get(), changes: self.changes.get(), saved_ms: self.saved_ms.get() }
+    }
+
+    pub(super) fn set_saved(&self, SavedImage { number, changes, saved_ms }: SavedImage) {
+        self.number.set(number);
+        self.changes.set(changes);
+        self.saved_ms.set(saved_ms);
+    }
+}
+
 /// One named cache, or room for one.
 #[repr(C)]
 #[derive(Debug)]
@@ -123,8 +167,9 @@ pub(super) struct CacheSlot {
     definition: Word64,
     name_bytes: Word64,
     name: [Word64; 8],
+    pub(super) image: ImageWords,
 }
-const _: () = assert!(size_of::<CacheSlot>() == 112);
+const _: () = assert!(size_of::<CacheSlot>() == 144);
 // SAFETY: repr(C), words only, no padding.
 unsafe impl RegionType for CacheSlot {}
 
@@ -168,6 +213,8 @@ impl CacheSlot {
         self.owner.set(owner);
         self.definition.set(definition);
         self.rename(name);
+        self.image.set_persists(false);
+        self.image.set_saved(SavedImage::default());
         self.set(life, Phase::BeingCreated);
         life
     }
@@ -246,6 +293,7 @@ mod tests {
             definition: Word64::default(),
             name_bytes: Word64::default(),
             name: Default::default(),
+            image: ImageWords::default(),
         }
     }
 

@@ -73,6 +73,12 @@ impl Dependency {
     }
 }
 
+/// Whether what is stored means the same in another life of the server: what depends on lines does not, for their counts are
+/// of this life.
+pub(super) fn outlives_the_server(bytes: &[u8]) -> bool {
+    bytes.last().is_some_and(|kind| kind & (DEPENDENT | RESULT) == 0)
+}
+
 /// What is stored, taken apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a> {
@@ -185,11 +191,13 @@ mod tests {
                     assert_eq!((stored.value, stored.of_type), (value, of_type));
                     assert!(stored.dependencies().eq(dependencies.iter().copied()));
                     assert_eq!(Stored::is_plain(&bytes), of_type.is_none() && count == 0);
+                    assert_eq!(outlives_the_server(&bytes), count == 0);
                     assert_eq!(bytes.len() == value.len() + 1, Stored::is_plain(&bytes), "a plain value costs a byte");
                 }
             }
         }
         let result = Stored::compose_result(b"rows", &[dependency(1)]).unwrap();
+        assert!(!outlives_the_server(&result));
         assert!(Stored::parse(&result).is_some_and(|stored| stored.is_result && stored.value == b"rows"));
     }
 

@@ -231,6 +231,22 @@ pub(super) unsafe fn form_minimal_tuple(
     }
 }
 
+/// What a string of PostgreSQL's nodes says.
+///
+/// # Safety
+///
+/// - It is such a node, which outlives the text.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn text_of_string<'a>(node: *mut pg_sys::Node) -> &'a CStr {
+    // SAFETY: as the caller says.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        return CStr::from_ptr((*node.cast::<pg_sys::Value>()).val.str_);
+        #[cfg(not(feature = "pg14"))]
+        return CStr::from_ptr((*node.cast::<pg_sys::String>()).sval);
+    }
+}
+
 /// Visits a node of a query; goes on where it returns false.
 #[cfg(feature = "extension")]
 pub(super) type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool;

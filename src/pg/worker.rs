@@ -20,7 +20,7 @@ use super::area::{self, Area};
 use super::catalog::{Catalog, Listing};
 use super::error::CacheError;
 use super::writers::{Opening, Tended};
-use super::{definitions, handles, settings};
+use super::{definitions, handles, images, settings};
 use crate::engine::compaction::CompactBudget;
 
 const NAME: &str = "pg_shared_lru worker";
@@ -128,7 +128,10 @@ unsafe extern "C-unwind" fn leave(_code: i32, _argument: pg_sys::Datum) {
 /// One round through all caches; the next comes after a nap.
 fn work(nap: Duration) {
     let Some(catalog) = Catalog::mapped() else { return };
-    BackgroundWorker::transaction(|| catalog.drop_orphans(|cache| !database_exists(cache.database)));
+    BackgroundWorker::transaction(|| {
+        catalog.drop_orphans(|cache| !database_exists(cache.database));
+        images::remove_where(|database, _| !database_exists(database));
+    });
     for cache in catalog.list() {
         // Dropped meanwhile, made anew or damaged: its next user will see.
         let _ = definitions::unless_dropped(|| tend(catalog, &cache, nap));

@@ -15,6 +15,7 @@
 //! scan          iteration by cursor
 //! drained       a cache taken apart
 //! transfer      entries copied into another cache
+//! image         entries written to a file, and read back
 //! private       a cache of one thread and one handle
 //! resets        whether entries were lost
 //! inspect       reports, checks, compaction
@@ -28,6 +29,7 @@ pub mod cache;
 pub mod drained;
 pub mod drains;
 pub mod expiry;
+pub(crate) mod image;
 pub mod inspect;
 pub mod lock;
 pub mod multi_get;

@@ -22,6 +22,22 @@ impl<L: Locks> SharedCache<L> {
     /// There is no memory for the list of entries, or for a value.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code))] // what makes a cache anew is in `pg`
     pub(crate) fn copy_into<M: Locks>(&self, other: &SharedCache<M>) -> Result<u64, TryReserveError> {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        let mut copied = 0;
+        for id in self.in_order_of_use()? {
+            let Some(expires) = self.copy_entry(id, &mut key, &mut value)? else { continue };
+            let expiry = match expires.map(|expires| expires.duration_since(SystemTime::now())) {
+                None => Expiry::Never,
+                Some(Ok(left)) => Expiry::After(left),
+                Some(Err(_)) => continue,
+            };
+            copied += u64::from(other.put_with(&key, &value, expiry).is_ok());
+        }
+        Ok(copied)
+    }
+
+    /// All entries, those that went unused longest first, as far as partitions can be compared.
+    pub(super) fn in_order_of_use(&self) -> Result<impl Iterator<Item = EntryId> + use<L>, TryReserveError> {
         let mut order: Vec<(u32, EntryId)> = Vec::new();
         for index in 0..self.partition_count() {
             order.try_reserve(self.partition_len(index) as usize)?;
@@ -42,22 +58,11 @@ impl<L: Locks> SharedCache<L> {
             }
         }
         order.sort_by_key(|&(age, _)| std::cmp::Reverse(age));
-        let (mut key, mut value) = (Vec::new(), Vec::new());
-        let mut copied = 0;
-        for (_, id) in order {
-            let Some(expires) = self.copy_entry(id, &mut key, &mut value)? else { continue };
-            let expiry = match expires.map(|expires| expires.duration_since(SystemTime::now())) {
-                None => Expiry::Never,
-                Some(Ok(left)) => Expiry::After(left),
-                Some(Err(_)) => continue,
-            };
-            copied += u64::from(other.put_with(&key, &value, expiry).is_ok());
-        }
-        Ok(copied)
+        Ok(order.into_iter().map(|(_, id)| id))
     }
 
     /// Copies key and value of an entry and says when it expires, if it does; `None` if it is gone.
-    fn copy_entry(
+    pub(super) fn copy_entry(
         &self,
         id: EntryId,
         key: &mut Vec<u8>,

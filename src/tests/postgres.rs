@@ -7,6 +7,7 @@
 //! - `queries`     Results of queries are what the queries would return.
 //! - `leases`      No reader that comes late stores what is no longer true.
 //! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
+//! - `late_readers` So it is beside writers of every kind, a thousand times; without the guard it is not.
 //! - `lifecycle`   Preloaded or not, restarted, dropped and made again: the extension works or says what to do.
 //! - `releases`    Scripts and library of different releases, updates and dumps work, or say what to do.
 //! - `definitions` A cache is what its definition says, for whom it says, while it is in use and after a restart.
@@ -23,6 +24,7 @@
 //! - `messages`    Each error has a remedy in docs/operations.md, and its SQLSTATE.
 //! - `handles`     A drop that is refused is noticed by nobody; one that succeeds, by all.
 //! - `expiry`      What has expired is nowhere to be seen; the background worker frees it.
+//! - `persistence` What a cache holds is there after a clean restart, and after nothing else.
 //! - `faults`      Whatever ends a backend in the middle of its work, the others work on and nothing leaks.
 //! - `monitoring`  What views and reports say of a cache is what was done with it, and goes on as long as the cache.
 //! - `memory`      Memory given is memory usable, again and again, and no more than that.
@@ -55,10 +57,14 @@ mod guide;
 mod handles;
 #[path = "postgres/interrupts.rs"]
 mod interrupts;
+#[path = "postgres/late_readers.rs"]
+mod late_readers;
 #[path = "postgres/leases.rs"]
 mod leases;
 #[path = "postgres/lifecycle.rs"]
 mod lifecycle;
+#[path = "postgres/marked.rs"]
+mod marked;
 #[path = "postgres/memory.rs"]
 mod memory;
 #[path = "postgres/messages.rs"]
@@ -71,6 +77,8 @@ mod operations;
 mod pages;
 #[path = "postgres/parallel.rs"]
 mod parallel;
+#[path = "postgres/persistence.rs"]
+mod persistence;
 #[path = "postgres/privileges.rs"]
 mod privileges;
 #[path = "postgres/queries.rs"]

@@ -38,7 +38,7 @@ use super::slot::CacheSlot;
 use crate::engine::counters::Stripe;
 use crate::engine::limits::{MAX_PARTITIONS, STRIPE_COUNT};
 use crate::engine::memory::region::{Region, RegionType};
-use crate::engine::memory::words::Word32;
+use crate::engine::memory::words::{Word32, Word64};
 use crate::rings::table::{LineCount, Rings};
 use crate::shared::lock::LockMode;
 
@@ -108,7 +108,11 @@ fn requested() -> AreaRequest {
 pub(super) struct AreaWords {
     /// Number of the process that sweeps the caches; 0: none.
     pub(super) worker: Word32,
-    padding: [Word32; 31],
+    /// Images of the last end that nobody has read yet.
+    pub(super) unread_images: Word32,
+    /// Which end that was; zeros: not a clean one. Written by the postmaster, before there are others.
+    pub(super) seal: [Word64; 2],
+    padding: [Word32; 26],
 }
 // SAFETY: repr(C), words only, no padding.
 unsafe impl RegionType for AreaWords {}

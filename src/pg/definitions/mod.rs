@@ -17,7 +17,7 @@ pub(super) mod statements;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
-use std::ops::Deref;
+use std::ops::{ControlFlow, Deref};
 use std::panic::AssertUnwindSafe;
 
 use hashbrown::HashMap;
@@ -29,9 +29,9 @@ use super::catalog::{CacheId, Catalog, Listing, NewCache};
 use super::drops;
 use super::error::CacheError;
 use super::handles::{self, AttachedCache};
+use super::images::{self, Restoration};
 use super::named_locks::{LwLocks, sleep_a_moment};
 use super::worker;
-use crate::engine::config::Config;
 use crate::shared::cache::SharedCache;
 
 /// The schema of the foreign tables, and their server.
@@ -265,7 +265,7 @@ impl Definition {
         let mut may_follow = true;
         loop {
             let Some(listing) = catalog.find(database, CacheId::Definition(self.number)) else {
-                match self.make(catalog, &wanted.config) {
+                match self.make(catalog, &wanted) {
                     Ok(()) => {}
                     // Another backend is making it.
                     Err(CacheError::Exists(_)) => sleep_a_moment(),
@@ -282,7 +282,8 @@ impl Definition {
                 catalog.rename(&listing, &self.name);
             }
             let follows = || {
-                Ok::<_, CacheError>(wanted.config.resolve()? == cache.resolved() && wanted.ttl == cache.default_ttl())
+                let is_same = wanted.config.resolve()? == cache.resolved() && wanted.ttl == cache.default_ttl();
+                Ok::<_, CacheError>(is_same && wanted.persist == catalog.persists(&listing))
             };
             if std::mem::take(&mut may_follow) && !follows()? {
                 self.follow(catalog, &listing, &cache);
@@ -292,25 +293,63 @@ impl Definition {
         }
     }
 
-    /// Makes memory for the cache. Who is about to drop or alter the definition is waited for.
-    fn make(&self, catalog: Catalog, wanted: &Config) -> Result<(), CacheError> {
+    /// Makes memory for the cache, with what its image has. Who is about to drop or alter the definition is waited for. Where
+    /// the statement is interrupted, nothing is made.
+    fn make(&self, catalog: Catalog, wanted: &Options) -> Result<(), CacheError> {
         let lock = pg_sys::AccessShareLock as i32;
         // SAFETY: takes a lock inside of a transaction; what is in the catalogs by then is seen.
         unsafe { pg_sys::LockRelationOid(self.relation, lock) };
+        let mut restoration = Restoration::NoImage;
         let made = if drops::is_defined(self.number) {
             let owner = owner_of(self.relation).unwrap_or(current_role()).to_u32();
             let database = handles::my_database();
-            catalog.create(NewCache { database, owner, name: &self.name, definition: Some(self.number) }, wanted)
+            let new = NewCache { database, owner, name: &self.name, definition: Some(self.number) };
+            catalog.create_filled(new, &wanted.config, |cache, words| {
+                words.set_persists(wanted.persist);
+                if !wanted.persist {
+                    images::remove(self.number);
+                    return ControlFlow::Continue(());
+                }
+                restoration = images::restore(catalog.area(), self.number, cache);
+                match &restoration {
+                    Restoration::Interrupted => return ControlFlow::Break(()),
+                    Restoration::Restored(saved) => words.set_saved(*saved),
+                    Restoration::NoImage | Restoration::Refused(_) => {}
+                }
+                ControlFlow::Continue(())
+            })
         } else {
             Err(CacheError::Unknown(self.name.clone()))
         };
-        if made.is_ok() {
-            drops::note_made(self.number);
+        if made.as_ref().is_ok_and(ControlFlow::is_continue) {
+            // A cache that has an image was there before this transaction, and stays if that is rolled back.
+            if !matches!(restoration, Restoration::Restored(_)) {
+                drops::note_made(self.number);
+            }
             worker::start_if_missing(catalog.area());
         }
         // SAFETY: the lock that was taken.
         unsafe { pg_sys::UnlockRelationOid(self.relation, lock) };
-        made
+        match restoration {
+            Restoration::Interrupted => {
+                pgrx::check_for_interrupts!();
+            }
+            Restoration::Refused(reason) => images::warn_of_refusal(&self.name, &reason),
+            Restoration::NoImage | Restoration::Restored(_) => {}
+        }
+        made.map(drop)
+    }
+
+    /// Makes the memory, if there may be an image that somebody reads later: what is invalidated now has to be gone then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Definition::memory`].
+    pub(super) fn restore_first(&self, catalog: Catalog) -> Result<(), CacheError> {
+        if images::before_invalidating(catalog, self.number) {
+            self.memory()?;
+        }
+        Ok(())
     }
 
     /// Makes the memory as the definition wants it, unless that is about to change. What goes wrong is logged: the cache is
@@ -325,13 +364,18 @@ impl Definition {
         }
         // What was read before the lock was had may have changed.
         let followed = match self.options() {
-            Ok(wanted) if drops::is_defined(self.number) => match wanted.config.resolve() {
-                Ok(resolved) if resolved == cache.resolved() => {
-                    cache.set_default_ttl(wanted.ttl).map_err(CacheError::from)
+            Ok(wanted) if drops::is_defined(self.number) => {
+                if wanted.persist != catalog.persists(listing) {
+                    images::set_persists(catalog, self.number, wanted.persist);
                 }
-                Ok(_) => catalog.remake(listing, &wanted.config).map(drop),
-                Err(error) => Err(error.into()),
-            },
+                match wanted.config.resolve() {
+                    Ok(resolved) if resolved == cache.resolved() => {
+                        cache.set_default_ttl(wanted.ttl).map_err(CacheError::from)
+                    }
+                    Ok(_) => catalog.remake(listing, &wanted.config).map(drop),
+                    Err(error) => Err(error.into()),
+                }
+            }
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
@@ -363,10 +407,15 @@ impl Definition {
 /// Drops the caches that nobody can reach any more: of databases that are gone, and of definitions of this database that
 /// are gone while nobody is about to make or drop them.
 pub(super) fn drop_orphans(catalog: Catalog) {
-    catalog.drop_orphans(|cache| match cache.definition {
+    catalog.drop_orphans(|cache| is_orphan(cache.database, cache.definition));
+    images::remove_where(|database, definition| is_orphan(database, Some(definition)));
+}
+
+fn is_orphan(database: u32, definition: Option<u64>) -> bool {
+    match definition {
         // SAFETY: a lookup in the catalogs; the name is palloc'd and goes with the memory context.
-        _ if cache.database != handles::my_database() => unsafe {
-            pg_sys::get_database_name(pg_sys::Oid::from(cache.database)).is_null()
+        _ if database != handles::my_database() => unsafe {
+            pg_sys::get_database_name(pg_sys::Oid::from(database)).is_null()
         },
         Some(definition) => {
             let relation = pg_sys::Oid::from((definition >> 32) as u32);
@@ -382,7 +431,15 @@ pub(super) fn drop_orphans(catalog: Catalog) {
             }
         }
         None => false,
-    });
+    }
+}
+
+/// Whether the contents of a cache are kept, as its definition says at this moment; `None`: there is none, or it cannot be read.
+pub(super) fn says_persist(definition: u64) -> Option<bool> {
+    let relation = pg_sys::Oid::from((definition >> 32) as u32);
+    // SAFETY: there is such a foreign table; its options are as the catalogs have them.
+    let options = || unsafe { Options::of_table((*pg_sys::GetForeignTable(relation)).options) };
+    drops::is_defined(definition).then(options)?.ok().map(|options| options.persist)
 }
 
 /// The role that owns a foreign table; `None` if there is none.

@@ -12,7 +12,7 @@ use crate::pg::error::CacheError;
 
 /// The names of all options.
 pub(in crate::pg) const NAMES: &[&str] =
-    &["bytes", "max_entries", "max_entry_bytes", "policy", "partitions", "buckets", "slab_bytes", "ttl"];
+    &["bytes", "max_entries", "max_entry_bytes", "policy", "partitions", "buckets", "slab_bytes", "ttl", "persist"];
 
 /// What a definition says of its cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(in crate::pg) struct Options {
     pub(in crate::pg) config: Config,
     /// How long entries live whose put says nothing; `None`: for ever.
     pub(in crate::pg) ttl: Option<Duration>,
+    /// Whether its contents outlive a restart.
+    pub(in crate::pg) persist: bool,
 }
 
 impl Options {
@@ -67,7 +69,8 @@ impl Options {
             config = config.ttl(ttl);
         }
         config.resolve()?;
-        Ok(Options { config, ttl })
+        let persist = text("persist").map(truth).transpose()?.unwrap_or(false);
+        Ok(Options { config, ttl, persist })
     }
 
     /// Those of a foreign table, which its validator has seen.
@@ -115,6 +118,15 @@ fn seconds(value: &str) -> Result<Duration, CacheError> {
     seconds.ok_or_else(|| CacheError::Parameter(format!("ttl is {value}: no number of seconds")))
 }
 
+/// A truth value, as PostgreSQL writes it or a person may.
+fn truth(value: &str) -> Result<bool, CacheError> {
+    match &*value.to_ascii_lowercase() {
+        "true" | "on" | "yes" | "1" => Ok(true),
+        "false" | "off" | "no" | "0" => Ok(false),
+        _ => Err(CacheError::Parameter(format!("persist is {value}: neither true nor false"))),
+    }
+}
+
 fn narrow(name: &str, value: u64) -> Result<u32, CacheError> {
     u32::try_from(value).map_err(|_| refused(name, &value.to_string()))
 }
@@ -140,6 +152,14 @@ mod tests {
     }
 
     #[test]
+    fn contents_outlive_a_restart_where_the_definition_says_so() {
+        let persist = |value| Options::parse([("bytes", "4194304"), ("persist", value)].into_iter()).unwrap().persist;
+        assert!(["true", "on", "Yes", "1"].into_iter().all(persist));
+        assert!(!["false", "OFF", "no", "0"].into_iter().any(persist));
+        assert!(!Options::parse([("bytes", "4194304")].into_iter()).unwrap().persist);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_value() {
         for (options, part) in [
             (&[("bytes", "4194304"), ("colour", "red")][..], "\"colour\""),
@@ -151,6 +171,7 @@ mod tests {
             (&[("bytes", "4194304"), ("policy", "fifo")], "fifo"),
             (&[("bytes", "4194304"), ("partitions", "3")], "3"),
             (&[("bytes", "4194304"), ("ttl", "soon")], "soon"),
+            (&[("bytes", "4194304"), ("persist", "perhaps")], "perhaps"),
             (&[("bytes", "4194304"), ("ttl", "-1")], "-1"),
             (&[("bytes", "4194304"), ("ttl", "0.001")], "1 ms"),
             (&[], "either bytes"),

@@ -11,6 +11,7 @@ use super::options::{self, Options};
 use super::{Access, Definition, current_role, schema};
 use crate::pg::catalog::Catalog;
 use crate::pg::error::CacheError;
+use crate::pg::images;
 
 /// Options as they are written.
 pub(in crate::pg) type Written = Vec<(&'static str, String)>;
@@ -48,6 +49,9 @@ pub(in crate::pg) fn create(name: &str, options: &Written) -> Result<bool, Cache
         pg_sys::CommandCounterIncrement();
     }
     definition.memory()?;
+    if definition.options()?.persist {
+        images::warn_if_not_preloaded(name);
+    }
     Ok(true)
 }
 
@@ -84,7 +88,11 @@ pub(in crate::pg) fn alter(name: &str, changes: &[(&'static str, Option<String>)
     as_installer(|| run(&format!("ALTER FOREIGN TABLE {} OPTIONS ({list})", qualified(name))));
     definition.note_altered();
     // Said now: nobody is there to be told when the memory follows.
-    let wanted = definition.options()?.config;
+    let Options { config: wanted, persist, .. } = definition.options()?;
+    images::note_altered(definition.number);
+    if persist && changes.iter().any(|(name, _)| *name == "persist") {
+        images::warn_if_not_preloaded(name);
+    }
     let catalog = Catalog::open()?;
     let now = definition.memory()?.1.resolved();
     if wanted.resolve()? != now {

@@ -1,16 +1,17 @@
-//! Caches cleared, compacted, checked, and moved together.
+//! Caches cleared, compacted, checked, saved, and moved together.
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::text::ServerText;
-use super::{not_null, number, with_cache};
+use super::{name_of, not_null, number, with_cache};
 use crate::engine::compaction::{CompactBudget, CompactReport};
+use crate::engine::counters::Removal;
 use crate::pg::catalog::Catalog;
-use crate::pg::definitions::{Access, DefinedCache};
+use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::invalidations;
 use crate::pg::invalidations::Target;
+use crate::pg::{images, invalidations};
 
 /// Bytes that compaction moves in one step.
 const COMPACT_STEP_BYTES: u64 = 256 << 10;
@@ -22,7 +23,7 @@ fn clear(cache: ServerText<'_>) -> i64 {
     };
     with_cache(cache, Access::Write, |cache| {
         invalidations::void_leases(or_report(Catalog::open()), cache.number, Target::All);
-        cache.clear_in_steps(between)
+        invalidations::discard_all(cache, Removal::ByHand, between)
     }) as i64
 }
 
@@ -68,6 +69,13 @@ fn compact_in_steps(cache: &DefinedCache, budget: u64) -> CompactReport {
         pgrx::check_for_interrupts!();
     }
     report
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn save(cache: ServerText<'_>) -> i64 {
+    let persists = || or_report(name_of(cache).and_then(Definition::find).and_then(|found| found.options())).persist;
+    or_report(with_cache(cache, Access::Own, |found| images::save(&cache.shown(), found.number, persists(), found)))
+        as i64
 }
 
 #[pg_extern(volatile, parallel_restricted)]

@@ -29,6 +29,7 @@ struct Given<'a> {
     buckets: Option<i64>,
     slab_bytes: Option<i32>,
     ttl: Option<Interval>,
+    persist: Option<bool>,
 }
 
 impl Given<'_> {
@@ -43,6 +44,7 @@ impl Given<'_> {
             number("buckets", self.buckets),
             number("slab_bytes", self.slab_bytes.map(i64::from)),
             self.ttl.map(|ttl| ("ttl", written_seconds(ttl))),
+            self.persist.map(|persist| ("persist", persist.to_string())),
         ]
         .into_iter()
         .flatten()
@@ -71,6 +73,7 @@ fn define_cache(
     buckets: Option<i64>,
     slab_bytes: Option<i32>,
     ttl: Option<Interval>,
+    persist: Option<bool>,
     if_not_exists: Option<bool>,
 ) -> bool {
     let cache = not_null("cache", cache);
@@ -82,7 +85,7 @@ fn define_cache(
         _ => bytes,
     };
     let mut given =
-        Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes, ttl }.written();
+        Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes, ttl, persist }.written();
     // What is a default today stays what it is: the definition may be read by a server with others.
     let defaults = [
         ("policy", Some(settings::default_policy().name().to_owned())),
@@ -116,6 +119,7 @@ fn alter_cache(
     buckets: Option<i64>,
     slab_bytes: Option<i32>,
     ttl: Option<Interval>,
+    persist: Option<bool>,
     reset: Option<Vec<Option<String>>>,
 ) {
     let name = or_report(name_of(not_null("cache", cache)));
@@ -136,7 +140,8 @@ fn alter_cache(
     } else if max_entries.is_some() {
         changes.push(("bytes", None));
     }
-    let given = Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes, ttl }.written();
+    let given =
+        Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes, ttl, persist }.written();
     changes.retain(|(name, _)| given.iter().all(|(given, _)| given != name));
     changes.extend(given.into_iter().map(|(name, value)| (name, Some(value))));
     or_report(statements::alter(name, &changes));

@@ -243,7 +243,9 @@ fn invalidate_tag(cache: ServerText<'_>, tag: &[u8]) {
 fn invalidate_target(cache: ServerText<'_>, target: Target<'_>) {
     let definition = or_report(name_of(cache).and_then(Definition::find));
     or_report(definition.check(Access::Write));
-    invalidations::invalidate(or_report(Catalog::open()), definition.number(), target);
+    let catalog = or_report(Catalog::open());
+    or_report(definition.restore_first(catalog));
+    invalidations::invalidate(catalog, definition.number(), target);
 }
 
 #[pg_extern(volatile, parallel_restricted)]
@@ -285,6 +287,7 @@ unsafe extern "C-unwind" fn invalidate_trigger_wrapper(fcinfo: pg_sys::FunctionC
             && let Some(catalog) = Catalog::existing().ok().flatten()
         {
             or_report(definition.check(Access::Write));
+            or_report(definition.restore_first(catalog));
             if is_of_row && !columns.is_empty() {
                 for row in [trigger.tg_trigtuple, trigger.tg_newtuple].into_iter().filter(|row| !row.is_null()) {
                     let key = key_of(row, (*trigger.tg_relation).rd_att, columns);

@@ -58,7 +58,7 @@ use self::text::ServerText;
 use super::area::{self, AreaRequest};
 use super::definitions::{self, Access, DefinedCache};
 use super::error::{CacheError, or_report};
-use super::{settings, worker, writers};
+use super::{images, settings, worker, writers};
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -71,6 +71,8 @@ pub extern "C-unwind" fn _PG_init() {
         worker::register();
         writers::watch();
         crate::pg::queries::trace::install();
+        images::watch();
+        crate::pg::queries::marks::install();
     }
 }
 

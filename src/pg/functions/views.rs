@@ -68,9 +68,13 @@ fn list_caches() -> TableIterator<
         name!(database_name, Option<ShownText>),
         name!(owner_name, ShownText),
         name!(relation, Option<pg_sys::Oid>),
+        name!(persist, bool),
+        name!(saved, Option<TimestampWithTimeZone>),
     ),
 > {
-    TableIterator::new(listings(or_report(Catalog::existing())).map(|cache| {
+    let catalog = or_report(Catalog::existing());
+    TableIterator::new(listings(catalog).map(move |cache| {
+        let saved_ms = catalog.map_or(0, |catalog| catalog.saved(&cache).saved_ms);
         let own = cache.database == handles::my_database();
         let relation = cache.definition.map(|definition| pg_sys::Oid::from((definition >> 32) as u32));
         let owner = relation.filter(|_| own).and_then(definitions::owner_of);
@@ -83,6 +87,8 @@ fn list_caches() -> TableIterator<
             database_name(&cache),
             role_name(owner),
             relation,
+            catalog.is_some_and(|catalog| catalog.persists(&cache)),
+            timestamp(saved_ms * 1000).filter(|_| saved_ms > 0),
         )
     }))
 }

@@ -4,7 +4,7 @@
 //! words of the session   role, security context, settings that change what values look like or mean
 //! search path            as schemas
 //! locales, time zone     as texts
-//! the query              as text
+//! the query              as text; or a marked statement, as `statement` says which it is
 //! parameters             type, and the value's bytes
 //! ```
 //!
@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::Parameter;
 use super::relations::search_path;
+use super::statement::Fingerprint;
 use crate::pg::types;
 
 // Not among pgrx's bindings.
@@ -41,7 +42,16 @@ pub(super) type StoredUnder = [u8; 18];
 impl Key {
     /// The key of a query with these parameters, for the current role and session.
     pub(super) fn compose(query: &CStr, parameters: &[Parameter]) -> Key {
-        let mut key = Vec::with_capacity(256 + query.count_bytes());
+        Key::of(query.to_bytes(), parameters)
+    }
+
+    /// The key of a marked statement. No query's, for there is no NUL in a text.
+    pub(super) fn of_statement(statement: &Fingerprint, parameters: &[Parameter]) -> Key {
+        Key::of(&[&[0], &statement[..]].concat(), parameters)
+    }
+
+    fn of(query: &[u8], parameters: &[Parameter]) -> Key {
+        let mut key = Vec::with_capacity(256 + query.len());
         let (mut role, mut context) = (pg_sys::InvalidOid, 0);
         // SAFETY: reads of variables of this process's only thread; the texts are NUL-terminated or null.
         unsafe {
@@ -78,7 +88,7 @@ impl Key {
         let path = search_path();
         key.push(path.len() as u8);
         path.iter().for_each(|schema| key.extend_from_slice(&schema.to_u32().to_le_bytes()));
-        push(&mut key, query.to_bytes());
+        push(&mut key, query);
         for parameter in parameters {
             key.extend_from_slice(&parameter.oid.to_u32().to_le_bytes());
             key.push(u8::from(parameter.is_null));

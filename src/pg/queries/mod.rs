@@ -10,6 +10,10 @@
 //! plan       a query, analysed and planned, with what its result depends on
 //! rows       rows as bytes
 //! run        a planned query, run
+//!
+//! marks      statements as they are: which are marked, and how they are planned
+//! statement  which statement a marked one is, and what its plan knows about it
+//! scan       the node of a plan that serves or makes a marked statement's result
 //! ```
 //!
 //! A call looks its key up. What it finds is served if each line that the result depends on says to the snapshot of the
@@ -23,10 +27,13 @@
 mod check;
 mod key;
 mod literals;
+pub(super) mod marks;
 mod plan;
 mod relations;
 mod rows;
 mod run;
+mod scan;
+mod statement;
 pub(super) mod trace;
 
 use std::ffi::CStr;
@@ -95,7 +102,7 @@ enum Found {
 /// There is no such cache, or the current role may not read it; the query is not one SELECT; or PostgreSQL's own ERROR.
 pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
     let number = definitions::find(cache, Access::Read)?.number;
-    let Some(rings) = usable_rings() else { return made(&plan(query, parameters)?, query) };
+    let Ok(rings) = usable_rings() else { return made(&plan(query, parameters)?, query) };
     let key = Key::compose(query, parameters);
     let under = key.stored_under();
     let look = || definitions::with_cache(cache, Access::Read, |cache| look(cache, &under, &key));
@@ -116,8 +123,8 @@ pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Res
     Ok(filled)
 }
 
-/// The lines, if they tell the running statement what it needs to know.
-fn usable_rings() -> Option<Rings> {
+/// The lines, if they tell the running statement what it needs to know; else why not.
+fn usable_rings() -> Result<Rings, &'static str> {
     // SAFETY: looks at what the current transaction is.
     let (has_written, is_serializable) = unsafe {
         let is_safe = pg_sys::XactReadOnly && pg_sys::XactDeferrable;
@@ -126,8 +133,13 @@ fn usable_rings() -> Option<Rings> {
             pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 && !is_safe,
         )
     };
-    let rings = Catalog::mapped()?.area().rings()?;
-    (!has_written && !is_serializable && rings.relations_state() == State::On).then_some(rings)
+    let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
+    match rings.filter(|rings| rings.relations_state() == State::On) {
+        None => Err("the query cache is off"),
+        Some(_) if has_written => Err("the transaction has written"),
+        Some(_) if is_serializable => Err("the transaction is SERIALIZABLE"),
+        Some(rings) => Ok(rings),
+    }
 }
 
 fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key) -> Found {
@@ -168,11 +180,7 @@ impl Fill<'_> {
         let started = Instant::now();
         // Whatever empties the cache meanwhile voids this. The first to ask renews all definitions, so this comes first.
         let catalog = Catalog::open()?;
-        let emptied = || {
-            let rings = invalidations::rings(catalog)?;
-            Some(rings.publications(rings.line_of(Target::All.hash(self.number))).get())
-        };
-        let emptied_before = emptied();
+        let emptied_before = emptied(catalog, self.number);
         let Some((planned, learned)) = self.plan(query, parameters)? else {
             return made(&plan(query, parameters)?, query);
         };
@@ -190,9 +198,10 @@ impl Fill<'_> {
         let runs_others = trace::starts() != starts + own;
         let micros = started.elapsed().as_micros() as u64;
         let rows = output.collected.filter(|_| !runs_others).and_then(|collected| collected.finish(micros));
-        if let (Some(rows), Some(dependencies)) = (rows, self.seen(&learned)) {
+        if let (Some(rows), Some(dependencies)) = (rows, seen(&self.rings, &learned)) {
             let stored = Stored::compose_result(&rows, &dependencies)?;
-            self.store(&stored, || emptied() == emptied_before)?;
+            let still = || emptied(catalog, self.number) == emptied_before;
+            store_result(self.cache, self.under, &self.found, &stored, still)?;
         }
         Ok(Answer::Made(store, output.columns))
     }
@@ -206,7 +215,8 @@ impl Fill<'_> {
             if known.dependencies.refusal.is_some() {
                 return Ok(Some((known, Vec::new())));
             }
-            let learned: Option<Vec<Dependency>> = known.dependencies.keys.iter().map(|key| self.learn(*key)).collect();
+            let learned: Option<Vec<Dependency>> =
+                known.dependencies.keys.iter().map(|key| learn(&self.rings, *key)).collect();
             let Some(learned) = learned else { return Ok(None) };
             // What was counted so far is there to be accepted; what is planned now knows it.
             // SAFETY: inside of a transaction, holding no lock.
@@ -219,37 +229,50 @@ impl Fill<'_> {
         }
         Ok(None)
     }
+}
 
-    fn learn(&self, key: KeyHash) -> Option<Dependency> {
-        let line = self.rings.line_of(key);
-        Some(Dependency { line, definitions: self.rings.definitions(line)?, publications: 0 })
-    }
+/// How often a cache has been emptied by `invalidate_all`.
+fn emptied(catalog: Catalog, number: u64) -> Option<u64> {
+    let rings = invalidations::rings(catalog)?;
+    Some(rings.publications(rings.line_of(Target::All.hash(number))).get())
+}
 
-    /// What the lines say to the running statement; `None` if one does not tell.
-    fn seen(&self, learned: &[Dependency]) -> Option<Vec<Dependency>> {
-        let snapshot = ActiveSnapshot::get()?;
-        let mut seen: Vec<Dependency> = Vec::with_capacity(learned.len());
-        for Dependency { line, definitions, .. } in learned.iter().copied() {
-            if seen.iter().all(|dependency| dependency.line != line) {
-                let publications = self.rings.ver_of_relation(&snapshot, line, definitions)?.get();
-                seen.push(Dependency { line, definitions, publications });
-            }
+/// How often the definitions of what a result depends on have changed; `None` if they are changing.
+fn learn(rings: &Rings, key: KeyHash) -> Option<Dependency> {
+    let line = rings.line_of(key);
+    Some(Dependency { line, definitions: rings.definitions(line)?, publications: 0 })
+}
+
+/// What the lines say to the running statement; `None` if one does not tell.
+fn seen(rings: &Rings, learned: &[Dependency]) -> Option<Vec<Dependency>> {
+    let snapshot = ActiveSnapshot::get()?;
+    let mut seen: Vec<Dependency> = Vec::with_capacity(learned.len());
+    for Dependency { line, definitions, .. } in learned.iter().copied() {
+        if seen.iter().all(|dependency| dependency.line != line) {
+            let publications = rings.ver_of_relation(&snapshot, line, definitions)?.get();
+            seen.push(Dependency { line, definitions, publications });
         }
-        (seen.len() <= MAX_DEPENDENCIES).then_some(seen)
     }
+    (seen.len() <= MAX_DEPENDENCIES).then_some(seen)
+}
 
-    /// Stores a result in the place of what was found, if that is still there. What cannot be stored is not.
-    fn store(&self, stored: &[u8], still: impl Fn() -> bool) -> Result<(), CacheError> {
-        if matches!(self.found, Found::Other) {
-            return Ok(());
-        }
-        definitions::with_cache(self.cache, Access::Write, |cache| {
-            if let Found::Outdated(version) = &self.found {
-                cache.discard_version_as(Removal::Invalidated, version);
-            }
-            _ = cache.put_if_absent(self.under, stored, Expiry::Default, &still);
-        })
+/// Stores a result in the place of what was found, if that is still there; whether it did. What cannot be stored is not.
+fn store_result(
+    cache: &str,
+    under: &StoredUnder,
+    found: &Found,
+    stored: &[u8],
+    still: impl Fn() -> bool,
+) -> Result<bool, CacheError> {
+    if matches!(found, Found::Other) {
+        return Ok(false);
     }
+    definitions::with_cache(cache, Access::Write, |cache| {
+        if let Found::Outdated(version) = found {
+            cache.discard_version_as(Removal::Invalidated, version);
+        }
+        cache.put_if_absent(under, stored, Expiry::Default, &still).unwrap_or(false)
+    })
 }
 
 /// Runs a query as if there were no cache.

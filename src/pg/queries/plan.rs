@@ -9,10 +9,10 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::check;
-use super::literals;
+use super::check::{self, Findings};
 use super::relations::{Dependencies, search_path};
 use super::{Parameter, oids, pointers, trace};
+use super::{literals, marks};
 use crate::pg::error::CacheError;
 use crate::pg::types;
 use crate::pg::versions;
@@ -49,23 +49,17 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
         if !is_catalog_first(&path) {
             dependencies.refusal = Some("pg_catalog is not first in search_path".to_owned());
         }
-        let (mut relations, mut invalidations, mut has_policies) = (std::ptr::null_mut(), std::ptr::null_mut(), false);
-        pg_sys::extract_query_dependencies(analysed.cast(), &mut relations, &mut invalidations, &mut has_policies);
-        for relation in oids(relations) {
-            dependencies.add_relation(relation);
+        let findings = add_dependencies(analysed, &mut dependencies);
+        for relation in dependencies.relations.clone() {
             dependencies.add_relation_name(relation, &path);
         }
-        let findings = check::look(analysed);
-        findings.types.iter().for_each(|of_type| dependencies.add_type(*of_type, &path));
-        dependencies.refusal = dependencies.refusal.or(findings.refusal).or_else(|| literals::refusal(analysed, query));
+        findings.types.iter().for_each(|of_type| dependencies.add_type_name(*of_type, &path));
+        dependencies.refusal = dependencies.refusal.or_else(|| literals::refusal(analysed, query));
 
         let values = bound(parameters);
-        let statement = pg_sys::pg_plan_query(analysed, query.as_ptr(), 0, values);
-        // Partitions, and children.
-        oids((*statement).relationOids).for_each(|relation| dependencies.add_relation(relation));
-        if (*statement).hasModifyingCTE || !(*statement).rowMarks.is_null() {
-            dependencies.refusal.get_or_insert_with(|| "it changes or locks rows".to_owned());
-        }
+        // This is the query of a call, which looks after its result itself.
+        let statement = marks::ignored(|| pg_sys::pg_plan_query(analysed, query.as_ptr(), 0, values));
+        add_planned(statement, &mut dependencies);
         if trace::starts() != starts {
             dependencies.refusal.get_or_insert_with(trace_refusal);
         }
@@ -73,8 +67,43 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
     }
 }
 
+/// What a rewritten query depends on, whatever its names are, and why its result is not to be kept.
+///
+/// # Safety
+///
+/// - It is one.
+pub(super) unsafe fn add_dependencies(query: *mut pg_sys::Query, dependencies: &mut Dependencies) -> Findings {
+    let (mut relations, mut invalidations, mut has_policies) = (std::ptr::null_mut(), std::ptr::null_mut(), false);
+    // SAFETY: as the caller says; the lists are new.
+    let findings = unsafe {
+        pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut invalidations, &mut has_policies);
+        oids(relations).for_each(|relation| dependencies.add_relation(relation));
+        check::look(query)
+    };
+    findings.types.iter().for_each(|of_type| dependencies.add_type(*of_type));
+    if let Some(refusal) = &findings.refusal {
+        dependencies.refusal.get_or_insert_with(|| refusal.clone());
+    }
+    findings
+}
+
+/// What a plan depends on beside: partitions, and children.
+///
+/// # Safety
+///
+/// - It is one.
+pub(super) unsafe fn add_planned(statement: *mut pg_sys::PlannedStmt, dependencies: &mut Dependencies) {
+    // SAFETY: as the caller says.
+    unsafe {
+        oids((*statement).relationOids).for_each(|relation| dependencies.add_relation(relation));
+        if (*statement).hasModifyingCTE || !(*statement).rowMarks.is_null() {
+            dependencies.refusal.get_or_insert_with(|| "it changes or locks rows".to_owned());
+        }
+    }
+}
+
 /// Why the result of a query is not kept that runs others.
-fn trace_refusal() -> String {
+pub(super) fn trace_refusal() -> String {
     "a function in it runs queries".to_owned()
 }
 

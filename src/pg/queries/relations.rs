@@ -89,15 +89,20 @@ impl Dependencies {
         }
     }
 
-    /// A type of users or extensions: its definition and its name.
-    pub(super) fn add_type(&mut self, oid: pg_sys::Oid, path: &[pg_sys::Oid]) {
+    /// A type of users or extensions.
+    pub(super) fn add_type(&mut self, oid: pg_sys::Oid) {
         self.add_catalog_entry(SysCacheIdentifier::TYPEOID, pg_sys::Datum::from(oid), pg_sys::Datum::null());
+        // SAFETY: a lookup in the catalogs; 0 if it is no row.
+        let row = unsafe { pg_sys::get_typ_typrelid(oid) };
+        if row != pg_sys::InvalidOid {
+            self.add(DependencyKey::Relation { database: my_database(), relation: row.to_u32() });
+        }
+    }
+
+    /// The name of a type that the query may have named.
+    pub(super) fn add_type_name(&mut self, oid: pg_sys::Oid, path: &[pg_sys::Oid]) {
         // SAFETY: lookups in the catalogs; the tuple is released when its name has been used.
         unsafe {
-            let row = pg_sys::get_typ_typrelid(oid);
-            if row != pg_sys::InvalidOid {
-                self.add(DependencyKey::Relation { database: my_database(), relation: row.to_u32() });
-            }
             let cache = SysCacheIdentifier::TYPEOID as i32;
             let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid));
             if tuple.is_null() {

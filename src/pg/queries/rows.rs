@@ -77,6 +77,11 @@ impl Collected {
         }
     }
 
+    /// Whether it is not too large so far.
+    pub(in crate::pg) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// The result; `None` if it was too large.
     pub(in crate::pg) fn finish(mut self, fill_micros: u64) -> Option<Vec<u8>> {
         if !self.is_whole {

@@ -15,11 +15,51 @@ use crate::pg::versions;
 struct Receiver {
     receiver: pg_sys::DestReceiver,
     store: *mut pg_sys::Tuplestorestate,
+    /// There, once the columns are known.
+    whole: Option<Whole>,
+    collected: Option<Collected>,
+}
+
+/// Makes rows whole: what lies in TOAST tables is fetched, expanded objects become flat.
+pub(super) struct Whole {
     description: pg_sys::TupleDesc,
     /// Which columns may lie in a TOAST table.
     is_varlena: Vec<bool>,
     values: Vec<pg_sys::Datum>,
-    collected: Option<Collected>,
+}
+
+impl Whole {
+    /// For rows with these columns.
+    ///
+    /// # Safety
+    ///
+    /// - They are those of the description, which outlives this.
+    pub(super) unsafe fn new(description: pg_sys::TupleDesc, columns: &[Column]) -> Whole {
+        // SAFETY: lookups in the catalogs.
+        let is_varlena = columns.iter().map(|column| unsafe { pg_sys::get_typlen(column.oid) } == -1).collect();
+        Whole { description, is_varlena, values: Vec::new() }
+    }
+
+    /// A row of the slot's values, in the current memory context.
+    ///
+    /// # Safety
+    ///
+    /// - The slot has a row of these columns.
+    pub(super) unsafe fn row(&mut self, slot: *mut pg_sys::TupleTableSlot) -> pg_sys::MinimalTuple {
+        // SAFETY: as the caller says.
+        unsafe {
+            let nulls = (*slot).tts_isnull;
+            self.values.clear();
+            for (index, is_varlena) in self.is_varlena.iter().enumerate() {
+                let mut value = (*slot).tts_values.add(index).read();
+                if *is_varlena && !nulls.add(index).read() && pgrx::varatt_is_1b_e(value.cast_mut_ptr()) {
+                    value = pg_sys::Datum::from(pg_sys::pg_detoast_datum(value.cast_mut_ptr()));
+                }
+                self.values.push(value);
+            }
+            versions::form_minimal_tuple(self.description, self.values.as_mut_ptr(), nulls)
+        }
+    }
 }
 
 /// What a run gave.
@@ -60,9 +100,7 @@ pub(in crate::pg) fn run(
             mydest: pg_sys::CommandDest::DestNone,
         },
         store,
-        description: std::ptr::null_mut(),
-        is_varlena: Vec::new(),
-        values: Vec::new(),
+        whole: None,
         collected: None,
     };
     // SAFETY: inside of a transaction with an active snapshot; the receiver outlives the run.
@@ -79,8 +117,7 @@ pub(in crate::pg) fn run(
         );
         pg_sys::ExecutorStart(description, 0);
         let columns = columns_of((*description).tupDesc);
-        receiver.description = (*description).tupDesc;
-        receiver.is_varlena = columns.iter().map(|column| pg_sys::get_typlen(column.oid) == -1).collect();
+        receiver.whole = Some(Whole::new((*description).tupDesc, &columns));
         receiver.collected = collect(&columns);
         versions::run_executor(description);
         pg_sys::ExecutorFinish(description);
@@ -106,25 +143,28 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver:
     // SAFETY: the receiver is the one that `run` has given; the slot has a row of the described columns.
     unsafe {
         let receiver = &mut *receiver.cast::<Receiver>();
-        let count = receiver.is_varlena.len();
+        let Receiver { store, whole, collected, .. } = receiver;
+        let whole = whole.as_mut().expect("there since the start");
+        let count = whole.is_varlena.len();
         if c_int::from((*slot).tts_nvalid) < count as c_int {
             pg_sys::slot_getsomeattrs_int(slot, count as c_int);
         }
-        let nulls = (*slot).tts_isnull;
-        receiver.values.clear();
-        for (index, is_varlena) in receiver.is_varlena.iter().enumerate() {
-            let mut value = (*slot).tts_values.add(index).read();
-            if *is_varlena && !nulls.add(index).read() && pgrx::varatt_is_1b_e(value.cast_mut_ptr()) {
-                value = pg_sys::Datum::from(pg_sys::pg_detoast_datum(value.cast_mut_ptr()));
-            }
-            receiver.values.push(value);
+        let row = whole.row(slot);
+        if let Some(collected) = collected {
+            collected.push(row_bytes(row));
         }
-        let row = versions::form_minimal_tuple(receiver.description, receiver.values.as_mut_ptr(), nulls);
-        if let Some(collected) = &mut receiver.collected {
-            collected.push(std::slice::from_raw_parts(row.cast::<u8>(), (*row).t_len as usize));
-        }
-        pg_sys::tuplestore_putvalues(receiver.store, receiver.description, receiver.values.as_mut_ptr(), nulls);
+        pg_sys::tuplestore_putvalues(*store, whole.description, whole.values.as_mut_ptr(), (*slot).tts_isnull);
         pg_sys::pfree(row.cast());
         true
     }
+}
+
+/// The bytes of a row.
+///
+/// # Safety
+///
+/// - It is one, which outlives the bytes.
+pub(super) unsafe fn row_bytes<'a>(row: pg_sys::MinimalTuple) -> &'a [u8] {
+    // SAFETY: as the caller says; its length is its first word.
+    unsafe { std::slice::from_raw_parts(row.cast::<u8>(), (*row).t_len as usize) }
 }

@@ -312,6 +312,87 @@ fn roles_may_do_what_was_granted_and_no_more() {
 }
 
 #[test]
+fn caches_go_with_their_owner_or_to_another_as_tables_do() {
+    let world = World::with_cache(4);
+    let mut admin = world.backend();
+    admin.put(b"k", b"of c");
+    admin.run(
+        "CREATE ROLE leaver LOGIN; CREATE ROLE heir LOGIN; GRANT USAGE ON SCHEMA shared_lru TO PUBLIC;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shared_lru TO PUBLIC;
+         SELECT shared_lru.grant_cache('c', 'leaver', 'read')",
+    );
+    admin.run("CREATE DATABASE other");
+    let mut there = world.backend_in("other");
+    there.run(
+        "CREATE EXTENSION pg_shared_lru; SELECT shared_lru.create_cache('there', 1048576);
+         ALTER FOREIGN TABLE shared_lru_caches.there OWNER TO leaver; SELECT shared_lru.put('there', 'k', 'v')",
+    );
+    let mut leaver = world.backend_as("leaver");
+    leaver.run(
+        "SELECT shared_lru.create_cache('mine', 1048576), shared_lru.put('mine', 'k', 'v'), shared_lru.get('c', 'k');
+         SELECT shared_lru.create_cache('second', 1048576), shared_lru.put('second', 'k', 'v')",
+    );
+    let value = |backend: &mut Backend, cache: &str| -> Option<Vec<u8>> {
+        backend.call("SELECT shared_lru.get($1, 'k')", &[&cache])
+    };
+    let drop_role = "DROP ROLE leaver";
+    admin.refused(drop_role).is("2BP01", &["leaver"]);
+
+    // What is reassigned is the new owner's, with all that is in it, once that is committed.
+    let mut heir = world.backend_as("heir");
+    admin.run("BEGIN; REASSIGN OWNED BY leaver TO heir");
+    heir.refused("SELECT shared_lru.get('mine', 'k')").is("42501", &["\"mine\""]);
+    assert!(value(&mut leaver, "mine").is_some());
+    admin.run("ROLLBACK");
+    heir.refused("SELECT shared_lru.get('mine', 'k')").is("42501", &["\"mine\""]);
+    admin.run("REASSIGN OWNED BY leaver TO heir");
+    for cache in ["mine", "second"] {
+        assert_eq!(value(&mut heir, cache).as_deref(), Some(&b"v"[..]));
+        leaver.refused(&format!("SELECT shared_lru.get('{cache}', 'k')")).is("42501", &[cache]);
+    }
+    heir.run("SELECT shared_lru.drop_cache('second')");
+    // What it may do with others' caches goes with DROP OWNED, and at once.
+    assert!(value(&mut leaver, "c").is_some());
+    admin.refused(drop_role).is("2BP01", &["leaver"]);
+    admin.run("DROP OWNED BY leaver");
+    leaver.refused("SELECT shared_lru.get('c', 'k')").is("42501", &["\"c\""]);
+    // Another database knows nothing of it.
+    admin.refused(drop_role).is("2BP01", &["leaver"]);
+    assert!(value(&mut there, "there").is_some());
+    there.run("DROP OWNED BY leaver");
+    there.refused("SELECT shared_lru.get('there', 'k')").is("42704", &["\"there\""]);
+
+    // What is dropped is there until the commit, and its memory is free after it.
+    assert_eq!(in_memory(&mut admin), 2);
+    admin.run("BEGIN; DROP OWNED BY heir");
+    admin.refused("SELECT shared_lru.get('mine', 'k')").is("42704", &["\"mine\""]);
+    assert!(value(&mut heir, "mine").is_some());
+    admin.run("ROLLBACK");
+    assert!(value(&mut heir, "mine").is_some());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Beside somebody who uses it all the time.
+        let using = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                match heir.client.batch_execute("SELECT shared_lru.put('mine', 'k', 'v'), shared_lru.get('mine', 'k')")
+                {
+                    Ok(()) => {}
+                    Err(error) => return error.code().map(|code| code.code().to_owned()),
+                }
+            }
+            None
+        });
+        admin.run("DROP OWNED BY heir");
+        wait_until("its user learns of it", || using.is_finished());
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(using.join().expect("no panic").as_deref(), Some("42704"));
+    });
+    assert_eq!((in_memory(&mut admin), admin.get(b"k").as_deref()), (1, Some(&b"of c"[..])));
+    drop((leaver, heir));
+    admin.run("DROP ROLE leaver; DROP ROLE heir");
+}
+
+#[test]
 fn a_role_that_a_function_takes_on_is_the_one_that_counts() {
     let world = World::with_cache(4);
     let mut admin = world.backend();

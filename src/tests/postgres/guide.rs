@@ -1,125 +1,193 @@
-//! What docs/sql.md tells a reader to type does what it says.
+//! What docs/sql.md tells a reader to type does what it says, also beside others.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::cluster::{Cluster, StopMode};
+use rand::RngExt;
+
+use crate::cluster::StopMode;
+use crate::pages::{run, section, world_with_settings_of};
 use crate::world::{Backend, World, wait_until};
 
 const GUIDE: &str = include_str!("../../../docs/sql.md");
 
-/// The guide's blocks of code in this language, in order.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let fence = format!("```{language}\n");
-    let blocks = GUIDE.split(&fence).skip(1);
-    blocks.map(|block| block.split_once("```").expect("a block ends").0).collect()
-}
-
-/// A server set up as the guide says, with a role `app`; all statements of the guide have run.
+/// A server set up as the guide says; all statements of the guide have run.
 fn world_of_the_guide() -> World {
-    let lines = blocks("ini").concat();
-    let settings: Vec<(&str, &str)> = lines
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.trim(), value.trim().trim_matches('\'')))
-        .collect();
-    assert_eq!(settings.len(), 2, "{settings:?}");
-    let world = World { cluster: Cluster::start(&settings).expect("a server starts") };
-    let mut admin = world.backend();
-    admin.run("CREATE ROLE app LOGIN");
-    let statements = blocks("sql");
-    assert!(statements.len() >= 5, "{statements:?}");
-    for block in statements {
-        admin.run(block);
-    }
+    let world = world_with_settings_of(GUIDE);
+    run(&world, GUIDE);
     world
 }
 
-fn cached(backend: &mut Backend) -> Option<String> {
-    backend.one("SELECT shared_lru.get_text('products', 'a')")
-}
-
-fn name(backend: &mut Backend) -> Option<String> {
-    backend.one("SELECT product_name('a')")
-}
-
-fn waits_for_a_lock(judge: &mut Backend, pid: i32) {
-    wait_until("a session waits for a lock", || {
-        judge.call("SELECT coalesce(wait_event_type = 'Lock', false) FROM pg_stat_activity WHERE pid = $1", &[&pid])
-    });
+/// The guide's function of this name, from CREATE to its end.
+fn function(name: &str) -> String {
+    let start = GUIDE.find(&format!("CREATE FUNCTION {name}(")).expect("a function of the guide");
+    let (function, _) = GUIDE[start..].split_once("END $$;").expect("it ends");
+    format!("{function}END $$")
 }
 
 #[test]
-fn the_granted_role_can_do_what_it_was_granted() {
+fn every_statement_of_the_guide_returns_what_the_page_says() {
+    let world = world_with_settings_of(GUIDE);
+    assert!(run(&world, GUIDE) >= 30);
+    // Each task has something to type, but for those that cannot be done or have nothing to do.
+    let tasks = GUIDE.split("\n## What a cache is").next().expect("a page").split("\n## ").skip(1);
+    let silent: Vec<&str> =
+        tasks.filter(|task| !task.contains("```sql")).filter_map(|task| task.lines().next()).collect();
+    assert_eq!(silent, ["Share between databases", "Restart, crash, failover, dump"]);
+    assert!(section(GUIDE, "Set-up").contains("CREATE EXTENSION"));
+}
+
+#[test]
+fn the_roles_of_the_guide_can_do_what_they_were_granted_and_no_more() {
     let world = world_of_the_guide();
     let mut app = world.backend_as("app");
-    app.run("SELECT shared_lru.put('sessions', 'k', 'v'), shared_lru.get('sessions', 'k')");
-    assert_eq!(app.one::<i64>("SELECT hits FROM shared_lru.stats WHERE cache = 'sessions'"), 1);
+    app.run("SELECT shared_lru.put('totals', 'k', 'v'), shared_lru.get('totals', 'k')");
+    assert!(app.one::<bool>("SELECT hits > 0 FROM shared_lru.stats WHERE cache = 'totals'"));
     app.refused("SELECT * FROM shared_lru.memory").is("42501", &[]);
+    app.refused("SELECT shared_lru.get('products', 'pen')").is("42501", &["products"]);
+    app.refused("SELECT product('pen')").is("42501", &["product"]);
+    // A table of the caller's does not come before the owner's.
+    app.run("CREATE TEMPORARY TABLE products (id text, name text, cents int); INSERT INTO products VALUES ('pen', 'of app', 0)");
+    assert_eq!(app.one::<String>("SELECT product_for_app('pen') ->> 'name'"), "Pen");
+    assert_eq!(world.backend().one::<String>("SELECT product('pen') ->> 'name'"), "Pen");
+    // Who may not write to the cache may not write to a table that invalidates it.
+    world.backend().run("CREATE ROLE other LOGIN; GRANT SELECT, UPDATE ON products TO other");
+    world.backend_as("other").refused("UPDATE products SET cents = 1").is("42501", &["\"products\""]);
+    let mut clerk = world.backend_as("clerk");
+    clerk.run("UPDATE products SET cents = 77");
+    assert_eq!(world.backend().one::<String>("SELECT product('pen') ->> 'cents'"), "77");
+    clerk.refused("SELECT shared_lru.invalidate_all('products')").is("42501", &["schema"]);
+}
+
+/// Sessions use the functions for rows and pages, which are slow between reading and storing, while others write. Returns how
+/// many values were older than what was there before they were asked for, or wrong in the end.
+fn wrong_values(product: &str) -> i64 {
+    let world = world_of_the_guide();
+    let mut admin = world.backend();
+    admin.run(&product.replacen("CREATE", "CREATE OR REPLACE", 1));
+    let done = AtomicBool::new(false);
+    let mut wrong = 0;
+    thread::scope(|scope| {
+        let writers = [0, 1].map(|_| {
+            let mut writer = world.backend();
+            scope.spawn(move || {
+                for _ in 0..150 {
+                    let end = if rand::rng().random_range(0..3) == 0 { "ROLLBACK" } else { "COMMIT" };
+                    writer.run(&format!(
+                        "BEGIN; UPDATE products SET cents = cents + 1 WHERE id = 'pen'; INSERT INTO orders VALUES (7, 'pen', 1); {end}"
+                    ));
+                    thread::sleep(std::time::Duration::from_millis(3));
+                }
+            })
+        });
+        let readers = [0, 1, 2].map(|_| {
+            let (mut reader, done) = (world.backend(), &done);
+            scope.spawn(move || {
+                let mut wrong = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let before: i32 = reader.one("SELECT cents FROM products WHERE id = 'pen'");
+                    wrong += i64::from(reader.one::<i32>("SELECT (product('pen') ->> 'cents')::int") < before);
+                    reader.run("SELECT page(7)");
+                    let same = "SELECT coalesce((shared_lru.get_jsonb('pages', 'page:7') ->> 'orders')::int
+                                                = (SELECT count(*) FROM orders WHERE customer = 7), true)";
+                    assert!(reader.one::<bool>(same), "a page that is not what the statement would compute");
+                }
+                wrong
+            })
+        });
+        writers.into_iter().for_each(|writer| writer.join().expect("a writer writes"));
+        done.store(true, Ordering::Relaxed);
+        wrong += readers.map(|reader| reader.join().expect("a reader reads")).iter().sum::<i64>();
+    });
+    wrong + admin.one::<i64>("SELECT count(*) FROM products WHERE (product(id) ->> 'cents')::int <> cents")
 }
 
 #[test]
-fn the_recipe_leaves_no_stale_value_however_reader_and_writer_meet() {
-    let world = world_of_the_guide();
-    let (mut reader, mut writer, mut judge) = (world.backend(), world.backend(), world.backend());
-    judge.run("INSERT INTO products VALUES ('a', 'one')");
-    // The reader has missed and read the old row when the writer comes; it puts, and commits late.
-    reader.run("BEGIN");
-    assert_eq!(name(&mut reader).as_deref(), Some("one"));
-    let pid = writer.pid();
-    thread::scope(|scope| {
-        let writing = scope.spawn(|| writer.run("UPDATE products SET name = 'two' WHERE id = 'a'"));
-        waits_for_a_lock(&mut judge, pid);
-        assert_eq!(cached(&mut judge).as_deref(), Some("one"));
-        reader.run("COMMIT");
-        writing.join().expect("the writer writes");
-    });
-    assert_eq!(cached(&mut judge), None);
-    assert_eq!(name(&mut judge).as_deref(), Some("two"));
-
-    // The writer has changed the row and not committed when the reader misses.
-    writer.run("BEGIN; UPDATE products SET name = 'three' WHERE id = 'a'");
-    assert_eq!(cached(&mut judge), None);
-    let pid = reader.pid();
-    thread::scope(|scope| {
-        let reading = scope.spawn(|| name(&mut reader));
-        waits_for_a_lock(&mut judge, pid);
-        writer.run("COMMIT");
-        assert_eq!(reading.join().expect("the reader reads").as_deref(), Some("three"));
-    });
-    assert_eq!(cached(&mut judge).as_deref(), Some("three"));
-
-    // A change that is rolled back, a key that changes, a row that goes, all rows.
-    writer.run("BEGIN; UPDATE products SET name = 'never' WHERE id = 'a'; ROLLBACK");
-    assert_eq!(name(&mut judge).as_deref(), Some("three"));
-    writer.run("UPDATE products SET id = 'b'");
-    assert_eq!(name(&mut judge), None);
-    assert_eq!(judge.one::<String>("SELECT product_name('b')"), "three");
-    writer.run("DELETE FROM products");
-    assert_eq!(judge.one::<Option<String>>("SELECT product_name('b')"), None);
-    judge.run("INSERT INTO products VALUES ('a', 'four')");
-    assert_eq!(name(&mut judge).as_deref(), Some("four"));
-    writer.run("TRUNCATE products");
-    assert_eq!((cached(&mut judge), name(&mut judge)), (None, None));
+fn rows_and_pages_are_never_old_and_by_a_plain_put_rows_are() {
+    let product = function("product");
+    let put = "PERFORM shared_lru.put_text_leased('products', wanted, found, lease);";
+    assert!(product.contains(put));
+    let late = |put: &str| format!("PERFORM pg_sleep(0.003); {put}");
+    assert_eq!(wrong_values(&product.replace(put, &late(put))), 0);
+    let plain = "PERFORM shared_lru.put_text('products', wanted, found);";
+    assert!(wrong_values(&product.replace(put, &late(plain))) > 0, "the test finds nothing even without leases");
 }
 
 #[test]
-fn the_recipe_reads_and_writes_where_the_cache_is_gone() {
+fn no_change_of_a_session_is_lost_and_each_use_renews_it() {
     let world = world_of_the_guide();
-    world.backend().run("INSERT INTO products VALUES ('a', 'one')");
-    world.cluster.restart(StopMode::Immediate).expect("the server restarts");
+    let mut admin = world.backend();
+    admin.run("SELECT shared_lru.put_text('sessions', 's', '{}')");
+    let expires = "SELECT expires::text FROM shared_lru.entries('sessions')";
+    let before: String = admin.one(expires);
+    thread::scope(|scope| {
+        for user in 0..4 {
+            let mut backend = world.backend();
+            scope.spawn(move || {
+                backend.run(&format!(
+                    "SELECT session('s', jsonb_build_object('{user}:' || n, n)) FROM generate_series(1, 200) AS n"
+                ));
+            });
+        }
+    });
+    assert_eq!(admin.one::<i64>("SELECT count(*) FROM jsonb_object_keys(session('s'))"), 800);
+    wait_until("a use is later than the first", || {
+        admin.run("SELECT session('s')");
+        admin.call("SELECT $1::text::timestamptz < expires FROM shared_lru.entries('sessions')", &[&before])
+    });
+    // Whoever has read it does not bring it back.
+    let version: Vec<u8> = admin.one("SELECT version FROM shared_lru.get_versioned('sessions', 's')");
+    admin.run("SELECT shared_lru.remove_text('sessions', 's')");
+    assert!(!admin.call::<bool>("SELECT shared_lru.put_if_version('sessions', 's', 'v', $1)", &[&version]));
+}
+
+/// What the functions of the guide give, and the table.
+fn functions_work(backend: &mut Backend) {
+    assert!(backend.one::<bool>("SELECT bool_and((product(id) ->> 'cents')::int = cents) FROM products"));
+    let count: i64 = backend.one("SELECT count(*) FROM orders WHERE customer = 7");
+    assert_eq!(backend.one::<String>("SELECT page(7) ->> 'orders'"), count.to_string());
+    assert!(backend.one::<bool>("SELECT session('none') IS NULL"));
+}
+
+#[test]
+fn the_functions_of_the_guide_go_on_after_a_restart_and_writers_where_a_cache_is_gone() {
+    let world = world_of_the_guide();
+    for mode in [StopMode::Fast, StopMode::Immediate] {
+        world.cluster.restart(mode).expect("the server restarts");
+        let mut backend = world.backend();
+        assert!(backend.one::<bool>("SELECT shared_lru.get_text('products', 'pen') IS NULL"), "there, and empty");
+        assert!(backend.one::<bool>("SELECT cached_total(7) = total(7)"));
+        functions_work(&mut backend);
+        assert!(backend.one::<bool>("SELECT shared_lru.get_text('products', 'pen') IS NOT NULL"), "filled again");
+        backend.run("UPDATE products SET cents = cents + 1; INSERT INTO orders VALUES (7, 'pen', 1)");
+        functions_work(&mut backend);
+    }
     let mut backend = world.backend();
-    assert_eq!(cached(&mut backend), None, "there after the restart, and empty");
-    backend.run("SELECT shared_lru.drop_cache('products')");
-    backend.refused("SELECT shared_lru.get_text('products', 'a')").is("42704", &[]);
-    assert_eq!(name(&mut backend).as_deref(), Some("one"));
-    backend.run("UPDATE products SET name = 'two'");
-    assert_eq!(name(&mut backend).as_deref(), Some("two"));
-    backend.run("DELETE FROM products; TRUNCATE products; INSERT INTO products VALUES ('a', 'three')");
-    // The last block of the guide makes the cache, for the first and for the others.
-    let create = *blocks("sql").last().expect("blocks");
-    backend.run(create);
-    backend.run(create);
-    assert_eq!((name(&mut backend).as_deref(), cached(&mut backend).as_deref()), (Some("three"), Some("three")));
+    backend.run("SELECT shared_lru.drop_cache('products'), shared_lru.drop_cache('pages')");
+    backend.run("UPDATE products SET cents = cents + 1; DELETE FROM orders; TRUNCATE products, orders");
+    backend.refused("SELECT product('pen')").is("42704", &["\"products\""]);
+    backend.refused("SELECT page(7)").is("42704", &["\"pages\""]);
+}
+
+#[test]
+fn the_functions_of_the_guide_work_on_a_standby_and_keep_nothing_there_that_could_be_old() {
+    let world = World::with(&[("wal_level", "replica"), ("max_wal_senders", "4")]);
+    run(&world, &GUIDE.replacen("CREATE EXTENSION pg_shared_lru;", "", 1));
+    let standby = world.cluster.standby().expect("a standby starts");
+    let mut reader = Backend { client: standby.connect("postgres").expect("the standby accepts a connection") };
+    for cents in [1000, 2000] {
+        world.backend().run(&format!("UPDATE products SET cents = {cents}; INSERT INTO orders VALUES (7, 'pen', 1)"));
+        wait_until("the change has arrived", || {
+            reader.one::<bool>(&format!("SELECT bool_and(cents = {cents}) FROM products"))
+                && reader.one::<i64>("SELECT count(*) FROM orders WHERE customer = 7")
+                    == world.backend().one::<i64>("SELECT count(*) FROM orders WHERE customer = 7")
+        });
+        for _ in 0..2 {
+            assert!(reader.one::<bool>("SELECT bool_and((product(id) ->> 'cents')::int = cents) FROM products"));
+            let same = "SELECT (page(7) ->> 'orders')::int = (SELECT count(*) FROM orders WHERE customer = 7)";
+            assert!(reader.one::<bool>(same));
+        }
+    }
 }
 
 #[test]

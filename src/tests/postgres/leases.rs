@@ -1,9 +1,8 @@
 //! A reader that comes late stores nothing that is no longer true; an invalidation takes effect with the commit, for
 //! everybody, and not at all without.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-
-use rand::RngExt;
 
 use crate::world::{Backend, World, wait_until};
 
@@ -139,80 +138,107 @@ fn the_trigger_invalidates_what_was_changed_and_lets_writes_pass_without_a_cache
     backend.refused("SELECT shared_lru.invalidate_trigger()").is("22023", &["CREATE TRIGGER"]);
 }
 
-/// Readers fill the cache from a table that writers change; with `guard` by leases, else by plain puts. Returns how often
-/// a value was found that is not that of the row, while nobody wrote.
-fn stale_values(guard: bool, rounds: usize) -> usize {
-    let world = World::with(&[("max_prepared_transactions", "8")]);
+/// Runs `reading` in a session that waits in it, after its snapshot was taken, while `change` is committed.
+fn late_in_one_statement(world: &World, reading: &str, change: &str) {
+    let (mut reader, mut writer, mut judge) = (world.backend(), world.backend(), world.backend());
+    let pid = reader.pid();
+    writer.run("SELECT pg_advisory_lock(7)");
+    thread::scope(|scope| {
+        let late = scope.spawn(|| reader.run(reading));
+        wait_until("the reader waits", || {
+            judge.call("SELECT coalesce(wait_event_type = 'Lock', false) FROM pg_stat_activity WHERE pid = $1", &[&pid])
+        });
+        writer.run(&format!("BEGIN; {change}; COMMIT; SELECT pg_advisory_unlock(7)"));
+        late.join().expect("the reader reads");
+    });
+}
+
+#[test]
+fn a_statement_stores_nothing_of_before_a_change_by_what_it_asks_after_it() {
+    let world = World::with_cache(4);
     let mut admin = world.backend();
     admin.run(
-        "SELECT shared_lru.create_cache('c');
-         CREATE TABLE t (k int PRIMARY KEY, v bigint NOT NULL);
-         INSERT INTO t SELECT n, 0 FROM generate_series(0, 3) AS n",
+        "CREATE TABLE t (v int); INSERT INTO t VALUES (0);
+         CREATE FUNCTION late(key text) RETURNS text LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_advisory_lock_shared(7), pg_advisory_unlock_shared(7); RETURN key; END $$",
     );
-    let mut stale = 0;
-    for round in 0..rounds {
-        thread::scope(|scope| {
-            for number in 0..2 {
-                let world = &world;
-                scope.spawn(move || write(&mut world.backend(), round * 10 + number));
-            }
-            for _ in 0..3 {
-                let world = &world;
-                scope.spawn(move || read(&mut world.backend(), guard));
-            }
-        });
-        stale +=
-            admin.one::<i64>("SELECT count(*) FROM t WHERE shared_lru.get('c', int4send(k)) <> int8send(v)") as usize;
-        admin.run("SELECT shared_lru.clear('c')");
-    }
-    stale
-}
-
-const STEPS: usize = 60;
-
-fn write(backend: &mut Backend, name: usize) {
-    let mut rng = rand::rng();
-    for step in 0..STEPS {
-        let change = |key: i32| {
-            format!("UPDATE t SET v = v + 1 WHERE k = {key}; SELECT shared_lru.invalidate('c', int4send({key}))")
-        };
-        let key = rng.random_range(0..4);
-        let end = match rng.random_range(0..6) {
-            0 => "ROLLBACK".to_owned(),
-            1 => format!("SAVEPOINT s; {}; ROLLBACK TO s; COMMIT", change(key)),
-            2 => format!("PREPARE TRANSACTION '{name}-{step}'; COMMIT PREPARED '{name}-{step}'"),
-            _ => "COMMIT".to_owned(),
-        };
-        for statement in format!("BEGIN; {}; {end}", change(key)).split("; ") {
-            backend.run(statement);
-        }
-    }
-}
-
-fn read(backend: &mut Backend, guard: bool) {
-    let mut rng = rand::rng();
-    for _ in 0..STEPS * 2 {
-        let key: i32 = rng.random_range(0..4);
-        let name = key.to_be_bytes();
-        let (value, lease) = ask(backend, &name);
-        if value.is_some() {
-            continue;
-        }
-        let row: i64 = backend.call("SELECT v FROM t WHERE k = $1", &[&key]);
-        // Late, now and then.
-        if rng.random_range(0..4) == 0 {
-            thread::sleep(std::time::Duration::from_millis(2));
-        }
-        match lease {
-            _ if !guard => _ = backend.put(&name, &row.to_be_bytes()),
-            Some(lease) => _ = put_leased(backend, &name, &row.to_be_bytes(), &lease),
-            None => {}
-        }
+    let row = "(SELECT v::text FROM t)";
+    let readings = [
+        format!(
+            "SELECT shared_lru.put_text_leased('c', 'k', {row}, lease) FROM shared_lru.get_text_or_lease('c', late('k'))"
+        ),
+        format!(
+            "SELECT shared_lru.put_text_leased('c', 'k', {row}, lease)
+               FROM shared_lru.get_or_lease('c', late('k')::bytea, tags => '{{x}}')"
+        ),
+        format!("SELECT shared_lru.put_text('c', late('k'), {row}, NULL, '{{x}}')"),
+        format!("SELECT shared_lru.put_jsonb('c', late('k'), {row}::jsonb, NULL, '{{x}}')"),
+        format!("SELECT shared_lru.put_any('c', late('k')::bytea, {row}, NULL, '{{x}}')"),
+    ];
+    for reading in &readings {
+        let change = "UPDATE t SET v = v + 1";
+        // Where nothing is invalidated, all of them store.
+        late_in_one_statement(&world, reading, "SELECT 1");
+        assert!(admin.one::<bool>("SELECT shared_lru.contains('c', 'k')"), "{reading}");
+        admin.run("SELECT shared_lru.remove('c', 'k')");
+        let invalidate = "SELECT shared_lru.invalidate('c', 'k'), shared_lru.invalidate_tag('c', 'x')";
+        late_in_one_statement(&world, reading, &format!("{change}; {invalidate}"));
+        assert!(!admin.one::<bool>("SELECT shared_lru.contains('c', 'k')"), "stale for ever: {reading}");
     }
 }
 
 #[test]
-fn no_late_reader_leaves_a_stale_value_and_without_leases_some_do() {
-    assert_eq!(stale_values(true, 10), 0);
-    assert!(stale_values(false, 10) > 0, "the test finds nothing even without the guard");
+fn an_invalidation_of_all_leaves_nothing_that_was_there_whatever_is_read_and_stored_meanwhile() {
+    let (invalidate, clear) = ("SELECT shared_lru.invalidate_all('c')", "SELECT shared_lru.clear('c')");
+    for (policy, what) in [("lru", invalidate), ("clock", invalidate), ("s3-fifo", invalidate), ("lru", clear)] {
+        let world = World::new();
+        let mut writer = world.backend();
+        writer.run(&format!("SELECT shared_lru.create_cache('c', 8388608, policy => '{policy}', partitions => 1)"));
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for number in 0..2 {
+                let (mut other, done) = (world.backend(), &done);
+                scope.spawn(move || {
+                    for round in 0.. {
+                        if done.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        other.run(&format!(
+                            "SELECT count(shared_lru.get('c', int4send(n * 17))),
+                                    count(shared_lru.put('c', convert_to('new {number} ' || (n + {round} * 200), 'UTF8'), 'v'))
+                               FROM generate_series(1, 200) AS n"
+                        ));
+                    }
+                });
+            }
+            let mut left = 0;
+            for _ in 0..20 {
+                writer.run("SELECT count(shared_lru.put('c', int4send(n), 'v')) FROM generate_series(1, 5000) AS n");
+                writer.run(what);
+                left += writer.one::<i64>("SELECT count(*) FROM shared_lru.entries('c') WHERE length(key) = 4");
+            }
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(left, 0, "{policy}: left by {what}");
+        });
+    }
+}
+
+#[test]
+fn a_backend_that_is_terminated_in_the_middle_of_its_commit_ends_alone() {
+    let world = World::with_cache(8);
+    let (mut writer, mut judge) = (world.backend(), world.backend());
+    writer.run("SELECT count(shared_lru.put('c', int4send(n), 'v')) FROM generate_series(1, 20000) AS n");
+    let pid = writer.pid();
+    // Each is a walk.
+    writer.run("BEGIN; SELECT shared_lru.invalidate_prefix('c', int8send(n)) FROM generate_series(1, 2000) AS n");
+    thread::scope(|scope| {
+        let committing = scope.spawn(|| writer.client.batch_execute("COMMIT"));
+        let commits = "SELECT state = 'active' AND query = 'COMMIT' FROM pg_stat_activity WHERE pid = $1";
+        wait_until("it commits", || judge.call(commits, &[&pid]));
+        assert!(judge.call::<bool>("SELECT pg_terminate_backend($1, 60000)", &[&pid]));
+        assert!(committing.join().expect("an answer").is_err(), "it had committed before");
+    });
+    assert!(ask(&mut judge, b"k").1.is_some(), "the publications have ended");
+    assert_eq!(judge.stat("entries"), 20_000);
+    judge.validate();
 }

@@ -30,14 +30,14 @@ struct Statement {
 }
 
 /// The blocks of code in a language, in order.
-fn blocks<'a>(text: &'a str, language: &str) -> impl Iterator<Item = &'a str> {
+pub fn blocks<'a>(text: &'a str, language: &str) -> impl Iterator<Item = &'a str> {
     let blocks = text.split("\n```").skip(1).step_by(2);
     let language = format!("{language}\n");
     blocks.filter_map(move |block| block.strip_prefix(&language))
 }
 
 /// The part of a page under a heading, as far as the next one of its level.
-fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+pub fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     let line = format!("\n## {heading}\n");
     let start = page.find(&line).unwrap_or_else(|| panic!("no heading {heading}"));
     // From the end of that line on, for a block may follow it.
@@ -81,7 +81,7 @@ fn rows_of(client: &mut Client, sql: &str) -> Vec<String> {
 }
 
 /// Runs all blocks of SQL of a text; returns how many rows were what the text says.
-fn run(world: &World, text: &str) -> usize {
+pub fn run(world: &World, text: &str) -> usize {
     let mut here = world.backend();
     let mut elsewhere = world.backend();
     let mut compared = 0;
@@ -96,8 +96,8 @@ fn run(world: &World, text: &str) -> usize {
     compared
 }
 
-/// A server with the settings of a page.
-fn world_with_settings_of(text: &str) -> World {
+/// A server with the settings of a page. The extension is not made yet.
+pub fn world_with_settings_of(text: &str) -> World {
     let lines = blocks(text, "ini").flat_map(str::lines);
     let settings: Vec<(&str, &str)> = lines
         .map(|line| line.split('#').next().unwrap_or(line))

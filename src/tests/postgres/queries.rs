@@ -684,6 +684,11 @@ fn rows_and_results_change_in_one_moment() {
 
 /// Readers compare while writers change; returns what differed first, and how many reads there were.
 fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
+    check_with(world, reads, seed, COMPARE)
+}
+
+/// As above, with another function that compares.
+pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Option<String>, u64) {
     let mut admin = world.backend();
     admin.run(&format!(
         "CREATE TABLE t (id int PRIMARY KEY, v bigint NOT NULL);
@@ -714,7 +719,7 @@ fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
          REVOKE SELECT ON owned FROM PUBLIC;
          GRANT SELECT ON owned TO alice, bob;
          SELECT shared_lru.grant_cache('c', 'public', 'read'), shared_lru.grant_cache('c', 'public', 'write');
-         {COMPARE}"
+         {compare}"
     ));
     let (done, compared) = (AtomicBool::new(false), AtomicU64::new(0));
     let difference = thread::scope(|scope| {

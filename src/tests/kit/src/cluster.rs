@@ -146,6 +146,41 @@ impl Cluster {
         self.server.start()
     }
 
+    /// Stops the server.
+    ///
+    /// # Errors
+    ///
+    /// It does not stop.
+    pub fn stop(&self, mode: StopMode) -> Result<()> {
+        let _changing = changing();
+        self.server.stop(mode)
+    }
+
+    /// Starts the server that was stopped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::start`].
+    pub fn start_again(&self) -> Result<()> {
+        let _changing = changing();
+        self.server.start()
+    }
+
+    /// The server's data folder.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.server.data()
+    }
+
+    /// Changes settings, for the next start.
+    ///
+    /// # Errors
+    ///
+    /// The configuration file cannot be written.
+    pub fn configure(&self, settings: &[(&str, &str)]) -> Result<()> {
+        self.server.configure(settings.iter())
+    }
+
     /// Sends `signal` (its name, as the shell's `kill` knows it) to a backend.
     ///
     /// # Errors
@@ -196,6 +231,8 @@ impl Cluster {
 /// How a server is to stop.
 #[derive(Clone, Copy, Debug)]
 pub enum StopMode {
+    /// Wait until everybody has gone, shut down cleanly.
+    Smart,
     /// Disconnect everybody, shut down cleanly.
     Fast,
     /// Leave everything; recover at the next start.
@@ -280,6 +317,7 @@ impl Server {
 
     fn stop(&self, mode: StopMode) -> Result<()> {
         let mode = match mode {
+            StopMode::Smart => "smart",
             StopMode::Fast => "fast",
             StopMode::Immediate => "immediate",
         };
