@@ -9,7 +9,7 @@
 # it, each time. The random checker is tried as well, and has to find those that name no test. A patch that does not apply
 # any more ends the run: what it changes has to be looked at anew. The first build has no fault, and has to pass.
 #
-# The seconds are those of the checker's comparing, without the start of its server.
+# Seconds are printed: of the checker those of its comparing, of a test all, with the start of a server.
 #
 # PG_CONFIG, PG_FEATURE, PGRX_HOME and CARGO_TARGET_DIR are those of the Makefile. READS says how many reads the random
 # checker makes (100,000), CARGO how cargo is called.
@@ -95,7 +95,8 @@ for name in "${names[@]}"; do
             by_random=$(grep -o '[0-9]* results compared in [0-9.]* s' "$work/logs/$name.random" | awk '{ print $5 " s, " $1 " reads" }')
     fi
     test=$(sed -n 's/^Test: //p' "src/tests/mutants/$name.patch")
-    [ -z "$test" ] || run "$name" "$name.test" --exact "queries::$test" || by_test=$test
+    [ -z "$test" ] || run "$name" "$name.test" --exact "queries::$test" \
+        || by_test="$(sed -n 's/^test result: .* finished in \([0-9.]*\)s$/\1 s, /p' "$work/logs/$name.test")$test"
     row "$name" "$by_random" "$by_test"
     [ -z "$test" ] || [ "$by_test" != - ] || { echo "$name: $test has not found it" >&2; missed=$((missed + 1)); }
     [ -n "$test" ] || [ "$by_random" != no ] || missed=$((missed + 1))
