@@ -1,0 +1,129 @@
+//! What the whole run came to, and whether it has failed.
+//!
+//! The bounds on slopes are stated here. They are far above what the kernel's and the server's bookkeeping does in a
+//! minute, and far below what a leak would do: at some 400 statements a second of one backend, 4 bytes lost by each are
+//! 96 kB a minute.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use bench::cli;
+use bench::trend::Trend;
+use serde::Serialize;
+
+use crate::sampler::Sampler;
+use crate::world::World;
+
+/// So many samples, the first of each life left out, make a slope that is judged.
+const MIN_POINTS: usize = 6;
+/// A backend's own memory may grow by so much a minute.
+const MAX_PRIVATE_SLOPE_BYTES: f64 = 64.0 * 1024.0;
+/// The server's resident shared memory: it has a fixed size, and is touched little by little.
+const MAX_SHARED_SLOPE_BYTES: f64 = 1024.0 * 1024.0;
+/// Used bytes of a cache: 2 % of 16 MiB.
+const MAX_USED_SLOPE_BYTES: f64 = 16.0 * 1024.0 * 1024.0 * 0.02;
+/// By how much utilisation may fall in a minute.
+const MAX_UTILISATION_LOSS: f64 = 0.01;
+
+#[derive(Serialize)]
+pub struct Summary {
+    kind: &'static str,
+    minutes: f64,
+    samples: u32,
+    kills: u32,
+    terminations: u64,
+    statements: u64,
+    values_checked: u64,
+    wrong_values: u64,
+    unexpected_errors: u64,
+    /// Sessions that the run itself has ended, by SQLSTATE, and names that had just changed.
+    expected_errors: BTreeMap<String, u64>,
+    resets: i64,
+    crashes: usize,
+    /// Times that `alter_cache` found no memory for both the old and the new.
+    resizes_put_off: usize,
+    /// By so much in a minute.
+    backend_private_slope_bytes: Option<f64>,
+    shared_resident_slope_bytes: Option<f64>,
+    documents_used_slope_bytes: Option<f64>,
+    sessions_used_slope_bytes: Option<f64>,
+    documents_utilisation_slope: Option<f64>,
+    sessions_utilisation_slope: Option<f64>,
+    pub failures: Vec<String>,
+}
+
+impl Summary {
+    pub fn of(world: &World, sampler: &Sampler<'_>) -> Summary {
+        let faults = world.tally.faults();
+        let log = world.cluster.log();
+        let count = |what: &str| log.matches(what).count();
+        let slope = |trend: &Trend| trend.slope(MIN_POINTS);
+        let trends = &sampler.trends;
+        let mut summary = Summary {
+            kind: "summary",
+            minutes: world.elapsed().as_secs_f64() / 60.0,
+            samples: sampler.samples,
+            kills: world.kills(),
+            terminations: world.tally.terminations(),
+            statements: world.tally.statements(),
+            values_checked: world.tally.values_checked(),
+            wrong_values: faults.wrong_values,
+            unexpected_errors: faults.unexpected.values().map(|(count, _)| count).sum(),
+            expected_errors: faults.expected,
+            resets: sampler.resets,
+            crashes: count("was terminated by signal").saturating_sub(world.kills() as usize),
+            resizes_put_off: count("stays as it was made"),
+            backend_private_slope_bytes: slope(&trends.backend_private),
+            shared_resident_slope_bytes: slope(&trends.shared_resident),
+            documents_used_slope_bytes: slope(&trends.used[0]),
+            sessions_used_slope_bytes: slope(&trends.used[1]),
+            documents_utilisation_slope: slope(&trends.utilisation[0]),
+            sessions_utilisation_slope: slope(&trends.utilisation[1]),
+            failures: faults.wrong_texts,
+        };
+        let unexpected = faults.unexpected.into_iter();
+        summary.failures.extend(unexpected.map(|(what, (count, first))| format!("{what}: {first} ({count} times)")));
+        summary.judge();
+        summary
+    }
+
+    fn judge(&mut self) {
+        let mut fails = |failed: bool, what: String| {
+            if failed {
+                self.failures.push(what);
+            }
+        };
+        fails(self.values_checked == 0, "no value was read".to_owned());
+        fails(self.resets > 0, format!("{} partitions were reset", self.resets));
+        fails(self.crashes > 0, format!("{} processes of the server died by themselves", self.crashes));
+        let bounded = [
+            ("a backend's own memory", self.backend_private_slope_bytes, MAX_PRIVATE_SLOPE_BYTES),
+            ("resident shared memory", self.shared_resident_slope_bytes, MAX_SHARED_SLOPE_BYTES),
+            ("used bytes of documents", self.documents_used_slope_bytes, MAX_USED_SLOPE_BYTES),
+            ("used bytes of sessions", self.sessions_used_slope_bytes, MAX_USED_SLOPE_BYTES),
+            ("unused share of documents", self.documents_utilisation_slope.map(|slope| -slope), MAX_UTILISATION_LOSS),
+            ("unused share of sessions", self.sessions_utilisation_slope.map(|slope| -slope), MAX_UTILISATION_LOSS),
+        ];
+        for (what, slope, bound) in bounded {
+            let grows = slope.is_some_and(|slope| slope > bound);
+            fails(grows, format!("{what} grows by {} a minute, more than {bound}", cli::digits(slope, 3)));
+        }
+    }
+
+    pub fn print(&self, json: bool) -> Result<()> {
+        let printed = if json {
+            cli::print_json(self)
+        } else {
+            cli::print_line(&format!(
+                "{} statements, {} values checked, {} wrong; {} terminated, {} killed, {} errors unexpected",
+                self.statements,
+                self.values_checked,
+                self.wrong_values,
+                self.terminations,
+                self.kills,
+                self.unexpected_errors
+            ))
+        };
+        printed.map_err(anyhow::Error::msg)
+    }
+}
