@@ -163,9 +163,10 @@ impl Worker<'_> {
         let (key, world) = (self.key(), self.session.world);
         let asked = world.elapsed();
         let bytes = content::key(key);
-        let rows = self.on_sessions(Kind::Get, "SELECT shared_lru.get($1, $2)", |session, kind, sql, name, may_be| {
-            session.ask_where(kind, sql, &[&name, &bytes], may_be)
-        })?;
+        let rows =
+            self.on_sessions(Kind::Get, "SELECT shared_lru.get($1, $2)", |session, kind, sql, name, may_be| {
+                session.ask_where(kind, sql, &[&name, &bytes], may_be)
+            })?;
         match rows[0].get::<_, Option<Vec<u8>>>(0) {
             Some(value) => world.check("sessions", key, &value, NOTHING_COMMITTED, asked),
             None if self.random.random_bool(0.5) => return self.put_at(key),
@@ -243,9 +244,11 @@ impl Worker<'_> {
 
     fn invalidate_sessions_tag(&mut self) -> Result<(), Failed> {
         let tag = group_tag(self.random.random_range(0..GROUPS));
-        self.on_sessions(Kind::Change, "SELECT shared_lru.invalidate_tag($1, $2)", |session, kind, sql, name, may_be| {
-            session.ask_where(kind, sql, &[&name, &tag], may_be)
-        })?;
+        self.on_sessions(
+            Kind::Change,
+            "SELECT shared_lru.invalidate_tag($1, $2)",
+            |session, kind, sql, name, may_be| session.ask_where(kind, sql, &[&name, &tag], may_be),
+        )?;
         Ok(())
     }
 

@@ -48,6 +48,7 @@ struct Line<'a> {
     minute: f64,
     /// Kills before.
     life: u32,
+    life_began_minute: f64,
     kills: u32,
     terminations: u64,
     statements_per_second: f64,
@@ -169,8 +170,7 @@ impl<'w> Sampler<'w> {
     fn line(&mut self, begun: Duration) -> Result<()> {
         let (world, now) = (self.world, self.world.elapsed());
         let kills = world.kills();
-        let is_whole_life = kills == self.life;
-        if !is_whole_life {
+        if kills != self.life {
             self.life = kills;
             self.is_warm = false;
         }
@@ -204,6 +204,7 @@ impl<'w> Sampler<'w> {
             kind: "sample",
             minute,
             life: self.life,
+            life_began_minute: world.life_began().as_secs_f64() / 60.0,
             kills: kills - self.kills,
             terminations: terminations - self.terminations,
             statements_per_second: (statements - self.statements) as f64 / (now - begun).as_secs_f64(),

@@ -28,22 +28,21 @@ struct Event {
 /// Makes trouble until the run is over.
 pub fn make(world: &World) {
     let sample = world.args.sample;
-    let once_a_sample =
-        |part: f64, trouble: Trouble| Event { every: sample, next: sample.mul_f64(part), trouble };
+    let once_a_sample = |part: f64, trouble: Trouble| Event { every: sample, next: sample.mul_f64(part), trouble };
     let mut events = [
         once_a_sample(0.25, |session| alter(session, DOCUMENTS_MORE_BYTES)),
-        once_a_sample(0.35, |session| walk(session)),
-        once_a_sample(0.45, |session| defragment(session)),
-        once_a_sample(0.55, |session| rename(session)),
-        once_a_sample(0.65, |session| drain(session)),
+        once_a_sample(0.35, walk),
+        once_a_sample(0.45, defragment),
+        once_a_sample(0.55, rename),
+        once_a_sample(0.65, drain),
         once_a_sample(0.75, |session| alter(session, DOCUMENTS_BYTES)),
         once_a_sample(0.85, |session| {
             validate(session);
             Ok(())
         }),
-        Event { every: world.args.terminate, next: world.args.terminate, trouble: |session| terminate(session) },
+        Event { every: world.args.terminate, next: world.args.terminate, trouble: terminate },
         // Soon after a sample has begun, if the times fit: so that most of it is of the new life.
-        Event { every: world.args.kill, next: world.args.kill + sample.mul_f64(0.1), trouble: |session| kill(session) },
+        Event { every: world.args.kill, next: world.args.kill + sample.mul_f64(0.1), trouble: kill },
     ];
     let mut session = Session::new(world, Role::Keeper);
     loop {
@@ -128,6 +127,7 @@ fn kill(session: &mut Session<'_>) -> Result<(), Failed> {
         if let Err(error) = session.world.cluster.crash(row.get(0)) {
             session.world.tally.unexpected("killing a backend".to_owned(), format!("{error:#}"));
         }
+        session.world.life_begins();
     }
     Ok(())
 }

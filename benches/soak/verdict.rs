@@ -11,7 +11,7 @@ use bench::cli;
 use bench::trend::Trend;
 use serde::Serialize;
 
-use crate::sampler::Sampler;
+use crate::sampler::{Sampler, Trends};
 use crate::world::World;
 
 /// So many samples, the first of each life left out, make a slope that is judged.
@@ -42,13 +42,9 @@ pub struct Summary {
     crashes: usize,
     /// Times that `alter_cache` found no memory for both the old and the new.
     resizes_put_off: usize,
-    /// By so much in a minute.
-    backend_private_slope_bytes: Option<f64>,
-    shared_resident_slope_bytes: Option<f64>,
-    documents_used_slope_bytes: Option<f64>,
-    sessions_used_slope_bytes: Option<f64>,
-    documents_utilisation_slope: Option<f64>,
-    sessions_utilisation_slope: Option<f64>,
+    /// By so much in a minute, each with its bound.
+    #[serde(flatten)]
+    slopes: BTreeMap<String, Option<f64>>,
     pub failures: Vec<String>,
 }
 
@@ -57,8 +53,6 @@ impl Summary {
         let faults = world.tally.faults();
         let log = world.cluster.log();
         let count = |what: &str| log.matches(what).count();
-        let slope = |trend: &Trend| trend.slope(MIN_POINTS);
-        let trends = &sampler.trends;
         let mut summary = Summary {
             kind: "summary",
             minutes: world.elapsed().as_secs_f64() / 60.0,
@@ -73,17 +67,13 @@ impl Summary {
             resets: sampler.resets,
             crashes: count("was terminated by signal").saturating_sub(world.kills() as usize),
             resizes_put_off: count("stays as it was made"),
-            backend_private_slope_bytes: slope(&trends.backend_private),
-            shared_resident_slope_bytes: slope(&trends.shared_resident),
-            documents_used_slope_bytes: slope(&trends.used[0]),
-            sessions_used_slope_bytes: slope(&trends.used[1]),
-            documents_utilisation_slope: slope(&trends.utilisation[0]),
-            sessions_utilisation_slope: slope(&trends.utilisation[1]),
+            slopes: BTreeMap::new(),
             failures: faults.wrong_texts,
         };
         let unexpected = faults.unexpected.into_iter();
         summary.failures.extend(unexpected.map(|(what, (count, first))| format!("{what}: {first} ({count} times)")));
         summary.judge();
+        summary.judge_slopes(&sampler.trends);
         summary
     }
 
@@ -96,17 +86,26 @@ impl Summary {
         fails(self.values_checked == 0, "no value was read".to_owned());
         fails(self.resets > 0, format!("{} partitions were reset", self.resets));
         fails(self.crashes > 0, format!("{} processes of the server died by themselves", self.crashes));
+    }
+
+    fn judge_slopes(&mut self, trends: &Trends) {
+        let rise = |trend: &Trend| trend.slope(MIN_POINTS);
+        let loss = |trend: &Trend| rise(trend).map(|slope| -slope);
         let bounded = [
-            ("a backend's own memory", self.backend_private_slope_bytes, MAX_PRIVATE_SLOPE_BYTES),
-            ("resident shared memory", self.shared_resident_slope_bytes, MAX_SHARED_SLOPE_BYTES),
-            ("used bytes of documents", self.documents_used_slope_bytes, MAX_USED_SLOPE_BYTES),
-            ("used bytes of sessions", self.sessions_used_slope_bytes, MAX_USED_SLOPE_BYTES),
-            ("unused share of documents", self.documents_utilisation_slope.map(|slope| -slope), MAX_UTILISATION_LOSS),
-            ("unused share of sessions", self.sessions_utilisation_slope.map(|slope| -slope), MAX_UTILISATION_LOSS),
+            ("backend_private", rise(&trends.backend_private), MAX_PRIVATE_SLOPE_BYTES),
+            ("shared_resident", rise(&trends.shared_resident), MAX_SHARED_SLOPE_BYTES),
+            ("documents_used", rise(&trends.used[0]), MAX_USED_SLOPE_BYTES),
+            ("sessions_used", rise(&trends.used[1]), MAX_USED_SLOPE_BYTES),
+            ("documents_loss", loss(&trends.utilisation[0]), MAX_UTILISATION_LOSS),
+            ("sessions_loss", loss(&trends.utilisation[1]), MAX_UTILISATION_LOSS),
         ];
-        for (what, slope, bound) in bounded {
-            let grows = slope.is_some_and(|slope| slope > bound);
-            fails(grows, format!("{what} grows by {} a minute, more than {bound}", cli::digits(slope, 3)));
+        for (name, slope, bound) in bounded {
+            self.slopes.insert(format!("{name}_slope"), slope);
+            self.slopes.insert(format!("{name}_slope_bound"), Some(bound));
+            if slope.is_some_and(|slope| slope > bound) {
+                let slope = cli::digits(slope, 4);
+                self.failures.push(format!("{name} rises by {slope} a minute, which must be at most {bound}"));
+            }
         }
     }
 

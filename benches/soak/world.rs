@@ -3,7 +3,7 @@
 //! Locking: words of their own, atomic each. A writer raises a row's version here after its COMMIT has returned, a reader
 //! looks before its statement begins: so what the reader has seen is a lower bound of what it may be given.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ pub struct World {
     renames: AtomicU32,
     /// Raised before the kill.
     kills: AtomicU32,
+    /// When the server was there again after the last kill, in milliseconds of the run.
+    life_began: AtomicU64,
     steady_backend: AtomicI32,
 }
 
@@ -108,6 +110,7 @@ impl World {
             groups: zeros(GROUPS),
             renames: AtomicU32::new(0),
             kills: AtomicU32::new(0),
+            life_began: AtomicU64::new(0),
             steady_backend: AtomicI32::new(0),
         })
     }
@@ -171,7 +174,9 @@ impl World {
                 if asked <= latest {
                     return self.tally.checked();
                 }
-                format!("key {key}: asked for at {asked:?}, when it should have been gone since {latest:?} at the latest")
+                format!(
+                    "key {key}: asked for at {asked:?}, when it should have been gone since {latest:?} at the latest"
+                )
             }
             Ok(_) => return self.tally.checked(),
         };
@@ -200,6 +205,14 @@ impl World {
         self.kills.fetch_add(1, Ordering::SeqCst);
     }
 
+    pub fn life_begins(&self) {
+        self.life_began.store(self.elapsed().as_millis() as u64, Ordering::SeqCst);
+    }
+
+    pub fn life_began(&self) -> Duration {
+        Duration::from_millis(self.life_began.load(Ordering::SeqCst))
+    }
+
     /// The backend that nobody terminates; 0: none now.
     pub fn steady_backend(&self) -> i32 {
         self.steady_backend.load(Ordering::SeqCst)
@@ -211,5 +224,5 @@ impl World {
 }
 
 fn name_after(renames: u32) -> &'static str {
-    if renames.is_multiple_of(2) { "sessions" } else { "sessions_renamed" }
+    if renames % 2 == 0 { "sessions" } else { "sessions_renamed" }
 }
