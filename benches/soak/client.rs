@@ -153,7 +153,7 @@ impl Worker<'_> {
             let found = bytes.iter().position(|bytes| *bytes == row.get::<_, Vec<u8>>(0));
             match found {
                 Some(at) => world.check("documents", keys[at], row.get(1), committed[at], asked),
-                None => world.tally.wrong("documents: get_many returned a key that was not asked for".to_owned()),
+                None => world.tally.wrong("documents, a key that was not asked for".to_owned(), format!("{row:?}")),
             }
         }
         Ok(())

@@ -17,6 +17,8 @@ use crate::tally::Kind;
 use crate::world::World;
 
 const LOOKS_PER_SAMPLE: u32 = 30;
+/// So long a life is not looked at for slopes: caches fill, sessions warm up.
+const WARM_UP: Duration = Duration::from_secs(50);
 
 const LOOK: &str = "SELECT cache, entries, live_bytes, region_bytes, free_bytes, utilisation, \
                            hits, misses, evictions, expirations, refused, resets \
@@ -89,6 +91,15 @@ pub struct Trends {
     pub utilisation: [Trend; 2],
 }
 
+impl Trends {
+    /// A life begins.
+    fn begin(&mut self) {
+        self.backend_private.begin();
+        self.shared_resident.begin();
+        self.used.iter_mut().chain(&mut self.utilisation).for_each(Trend::begin);
+    }
+}
+
 pub struct Sampler<'w> {
     world: &'w World,
     session: Session<'w>,
@@ -97,8 +108,6 @@ pub struct Sampler<'w> {
     pub resets: i64,
     pub samples: u32,
     life: u32,
-    /// Whether the life has had a sample: its first one is not looked at, for caches fill and sessions warm up.
-    is_warm: bool,
     statements: u64,
     terminations: u64,
     kills: u32,
@@ -114,7 +123,6 @@ impl<'w> Sampler<'w> {
             resets: 0,
             samples: 0,
             life: 0,
-            is_warm: false,
             statements: 0,
             terminations: 0,
             kills: 0,
@@ -172,30 +180,28 @@ impl<'w> Sampler<'w> {
         let kills = world.kills();
         if kills != self.life {
             self.life = kills;
-            self.is_warm = false;
+            self.trends.begin();
         }
+        let is_warm = begun >= world.life_began() + WARM_UP;
         let [documents, sessions] = self.watched.each_mut().map(Watched::take);
         self.resets += documents.resets + sessions.resets;
         let backend = Some(world.steady_backend()).filter(|backend| *backend > 0);
         let resident = backend.and_then(memory::of_process);
         let shared = backend.and_then(memory::shared_by_server_of);
         let minute = now.as_secs_f64() / 60.0;
-        if self.is_warm {
+        if is_warm {
             let push = |trend: &mut Trend, value: Option<f64>| value.into_iter().for_each(|y| trend.push(minute, y));
             push(&mut self.trends.backend_private, resident.map(|resident| resident.private_bytes as f64));
             push(&mut self.trends.shared_resident, shared.map(|bytes| bytes as f64));
             for (at, cache) in [&documents, &sessions].into_iter().enumerate() {
-                let used = cache.region_bytes - cache.free_bytes;
-                push(&mut self.trends.used[at], Some(used as f64));
-                push(&mut self.trends.utilisation[at], Some(cache.utilisation));
+                // Until it is full it grows, as it should.
+                if cache.evictions > 0 {
+                    let used = cache.region_bytes - cache.free_bytes;
+                    push(&mut self.trends.used[at], Some(used as f64));
+                    push(&mut self.trends.utilisation[at], Some(cache.utilisation));
+                }
             }
-        } else {
-            let trends = &mut self.trends;
-            trends.backend_private.begin();
-            trends.shared_resident.begin();
-            trends.used.iter_mut().chain(&mut trends.utilisation).for_each(Trend::begin);
         }
-        self.is_warm = true;
         self.samples += 1;
         let [longest_get_ms, longest_put_ms, longest_change_ms, longest_nothing_ms] = world.tally.take_longest();
         let (statements, terminations, faults) =
@@ -216,8 +222,8 @@ impl<'w> Sampler<'w> {
             backend_resident_bytes: resident.map(|resident| resident.resident_bytes),
             shared_resident_bytes: shared,
             values_checked: world.tally.values_checked(),
-            wrong_values: faults.wrong_values,
-            unexpected_errors: faults.unexpected.values().map(|(count, _)| count).sum(),
+            wrong_values: faults.wrong_values(),
+            unexpected_errors: faults.unexpected_errors(),
             documents: &documents,
             sessions: &sessions,
         };

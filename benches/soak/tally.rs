@@ -7,9 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Of so many wrong values the text is kept.
-const WRONG_TEXTS: usize = 10;
-
 /// What a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -39,8 +36,8 @@ pub struct Tally {
 /// What went wrong, and what had to.
 #[derive(Clone, Default)]
 pub struct Faults {
-    pub wrong_values: u64,
-    pub wrong_texts: Vec<String>,
+    /// By the cache and what is wrong: how often, and the first.
+    pub wrong: BTreeMap<String, (u64, String)>,
     /// By what failed and its SQLSTATE: how often, and the first message.
     pub unexpected: BTreeMap<String, (u64, String)>,
     /// Sessions ended by the run itself, by SQLSTATE, and names that had just changed.
@@ -93,22 +90,12 @@ impl Tally {
         self.terminated.load(Ordering::Relaxed)
     }
 
-    pub fn wrong(&self, what: String) {
-        let mut faults = self.lock();
-        faults.wrong_values += 1;
-        if faults.wrong_texts.len() < WRONG_TEXTS {
-            eprintln!("soak: {what}");
-            faults.wrong_texts.push(what);
-        }
+    pub fn wrong(&self, what: String, example: String) {
+        note(&mut self.lock().wrong, what, example);
     }
 
     pub fn unexpected(&self, what: String, message: String) {
-        let mut faults = self.lock();
-        let seen = faults.unexpected.entry(what.clone()).or_insert_with(|| {
-            eprintln!("soak: {what}: {message}");
-            (0, message)
-        });
-        seen.0 += 1;
+        note(&mut self.lock().unexpected, what, message);
     }
 
     pub fn expected(&self, what: &str) {
@@ -121,5 +108,26 @@ impl Tally {
 
     fn lock(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Faults {
+    pub fn wrong_values(&self) -> u64 {
+        self.wrong.values().map(|(count, _)| count).sum()
+    }
+
+    pub fn unexpected_errors(&self) -> u64 {
+        self.unexpected.values().map(|(count, _)| count).sum()
+    }
+}
+
+/// Counts it, and says so at once if it is the first.
+fn note(faults: &mut BTreeMap<String, (u64, String)>, what: String, text: String) {
+    match faults.get_mut(&what) {
+        Some((count, _)) => *count += 1,
+        None => {
+            eprintln!("soak: {what}: {text}");
+            faults.insert(what, (1, text));
+        }
     }
 }

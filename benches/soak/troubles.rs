@@ -79,7 +79,7 @@ fn walk(session: &mut Session<'_>) -> Result<(), Failed> {
     for row in rows {
         let key: &[u8] = row.get(0);
         if content::number_of(key).is_none() {
-            session.world.tally.wrong(format!("documents: the walk found a key that nobody stored, {key:?}"));
+            session.world.tally.wrong("documents, a key that nobody stored".to_owned(), format!("{key:?}"));
         }
     }
     Ok(())
@@ -94,7 +94,7 @@ fn drain(session: &mut Session<'_>) -> Result<(), Failed> {
             Some(key) => {
                 world.check("sessions", key, row.get(1), Source { item: 0, group: 0, deadline_ms: 0 }, asked);
             }
-            None => world.tally.wrong("sessions: drained a key that nobody stored".to_owned()),
+            None => world.tally.wrong("sessions, a key that nobody stored".to_owned(), format!("{row:?}")),
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::sampler::{Sampler, Trends};
 use crate::world::World;
 
-/// So many samples, the first of each life left out, make a slope that is judged.
+/// So many samples, without those of the beginning of each life, make a slope that is judged.
 const MIN_POINTS: usize = 6;
 /// A backend's own memory may grow by so much a minute.
 const MAX_PRIVATE_SLOPE_BYTES: f64 = 64.0 * 1024.0;
@@ -61,17 +61,17 @@ impl Summary {
             terminations: world.tally.terminations(),
             statements: world.tally.statements(),
             values_checked: world.tally.values_checked(),
-            wrong_values: faults.wrong_values,
-            unexpected_errors: faults.unexpected.values().map(|(count, _)| count).sum(),
+            wrong_values: faults.wrong_values(),
+            unexpected_errors: faults.unexpected_errors(),
             expected_errors: faults.expected,
             resets: sampler.resets,
             crashes: count("was terminated by signal").saturating_sub(world.kills() as usize),
             resizes_put_off: count("stays as it was made"),
             slopes: BTreeMap::new(),
-            failures: faults.wrong_texts,
+            failures: Vec::new(),
         };
-        let unexpected = faults.unexpected.into_iter();
-        summary.failures.extend(unexpected.map(|(what, (count, first))| format!("{what}: {first} ({count} times)")));
+        let faults = faults.wrong.into_iter().chain(faults.unexpected);
+        summary.failures.extend(faults.map(|(what, (count, first))| format!("{what}: {first} ({count} times)")));
         summary.judge();
         summary.judge_slopes(&sampler.trends);
         summary

@@ -164,23 +164,21 @@ impl World {
 
     /// Checks a value that a statement returned which began at `asked`, when `committed` was.
     pub fn check(&self, cache: &str, key: u32, value: &[u8], committed: Source, asked: Duration) {
-        let wrong = match Source::check(key, value) {
-            Err(wrong) => wrong,
+        let (what, example) = match Source::check(key, value) {
+            Err(wrong) => ("not what was stored", wrong),
             Ok(found) if found.item < committed.item || found.group < committed.group => {
-                format!("key {key}: made of {found:?}, when {committed:?} was committed")
+                ("out of date", format!("key {key}: made of {found:?}, when {committed:?} was committed"))
             }
             Ok(found) if found.deadline_ms > 0 => {
                 let latest = Duration::from_millis(found.deadline_ms) + DEADLINE_SLACK + self.tally.longest_put_ever();
                 if asked <= latest {
                     return self.tally.checked();
                 }
-                format!(
-                    "key {key}: asked for at {asked:?}, when it should have been gone since {latest:?} at the latest"
-                )
+                ("expired", format!("key {key}: asked for at {asked:?}, to be gone by {latest:?} at the latest"))
             }
             Ok(_) => return self.tally.checked(),
         };
-        self.tally.wrong(format!("{cache}: {wrong}"));
+        self.tally.wrong(format!("{cache}, {what}"), example);
     }
 
     /// How often `sessions` was renamed, and its name; while that is under way (an odd number) it may have the other.
