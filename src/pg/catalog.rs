@@ -171,6 +171,33 @@ impl Catalog {
         found.map(|(slot, life, identity, bytes)| Listing::new(slot, life, identity, bytes))
     }
 
+    /// As [`Catalog::find`]; waits where the cache is being created or moved, until it can be found or is not to be. Holding no
+    /// lock; may raise what an interrupt raises.
+    #[cfg(feature = "extension")]
+    pub(super) fn find_settled(self, database: u32, id: CacheId<'_>) -> Option<Listing> {
+        loop {
+            // One look, or what begins to be made between two would be missed.
+            let (found, is_being_made) = self.0.with_catalog(LockMode::Shared, || {
+                let mut is_being_made = false;
+                for (index, slot) in self.0.slots().iter().enumerate() {
+                    let (life, phase) = slot.now();
+                    if phase == Phase::Free || !slot.identity().is(database, id) {
+                        continue;
+                    }
+                    if phase != Phase::BeingCreated {
+                        return (Some((index, life, slot.identity(), slot.memory().1)), false);
+                    }
+                    is_being_made = true;
+                }
+                (None, is_being_made)
+            });
+            if !is_being_made {
+                return found.map(|(slot, life, identity, bytes)| Listing::new(slot, life, identity, bytes));
+            }
+            sleep_a_moment();
+        }
+    }
+
     /// Whether a cache that was listed is still there.
     #[inline]
     pub(super) fn has(self, listing: &Listing) -> bool {

@@ -233,12 +233,13 @@ fn publish_all() {
     });
 }
 
-/// Removes what was published, from the memory that the cache has, if it has any. Values with a tag stay.
+/// Removes what was published, from the memory that the cache has, if it has any. One that is being filled or moved is
+/// waited for. Values with a tag stay.
 fn remove(catalog: Catalog, item: &Item) {
     if matches!(item.target(), Target::Tag(_)) {
         return;
     }
-    while let Some(listing) = catalog.find(handles::my_database(), CacheId::Definition(item.cache)) {
+    while let Some(listing) = catalog.find_settled(handles::my_database(), CacheId::Definition(item.cache)) {
         let removed = definitions::unless_dropped(|| {
             let Ok(cache) = handles::of_listing(catalog, listing) else { return false };
             match item.target() {
