@@ -178,7 +178,7 @@ impl World {
             }
             Ok(_) => return self.tally.checked(),
         };
-        self.tally.wrong(format!("{cache}, {what}"), example);
+        self.tally.wrong(format!("{cache}, {what}"), format!("{example} (minute {:.2})", asked.as_secs_f64() / 60.0));
     }
 
     /// How often `sessions` was renamed, and its name; while that is under way (an odd number) it may have the other.
