@@ -48,7 +48,8 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup packages build install deb test-deb crate demo test test-postgres mutants test-upgrade installcheck smoke exhaustive bench bench-postgres \
+.PHONY: help setup packages build install deb test-deb crate demo test test-postgres mutants test-upgrade installcheck smoke exhaustive bench \
+	bench-postgres soak \
 	bench-build lint check-versions clean
 
 help: ## list the targets
@@ -117,6 +118,10 @@ bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; 
 
 bench-postgres: install ## look keys up in PostgreSQL: the cache, tables, memcached (FULL=1: longer)
 	$(WITH_PG) cargo bench --no-default-features --bench postgres -- $(if $(FULL),--seconds 5 --runs 5,--clients 1,2 --seconds 1 --runs 3)
+
+MINUTES ?= 5
+soak: install ## use caches in every way at once and watch memory, hits and waits (MINUTES=5)
+	$(WITH_PG) cargo run --release -p report -- --only soak --minutes $(MINUTES)
 
 bench-build: setup $(WORDS) ## build vector graphs over each kind of cache, ten minutes; or NODES=100000
 	$(call say,'Building the graph builder')

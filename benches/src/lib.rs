@@ -9,7 +9,9 @@
 //! | [`lists`] | neighbour lists whose content can be checked |
 //! | [`servers`] | memcached and Redis on sockets |
 //! | [`sizes`], [`skew`] | how long values are, and how unequally keys are used |
+//! | [`sourced`] | values that say of what they were made |
 //! | [`timing`] | several measurements of one thing; a thread's processor time |
+//! | [`trend`] | whether something only grows |
 //! | [`workers`] | processes at work on one cache |
 //!
 //! The programs are the targets of this package's benchmarks (`cargo bench --bench NAME` at the root of the project); each
@@ -24,5 +26,7 @@ pub mod lists;
 pub mod servers;
 pub mod sizes;
 pub mod skew;
+pub mod sourced;
 pub mod timing;
+pub mod trend;
 pub mod workers;

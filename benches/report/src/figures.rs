@@ -25,6 +25,7 @@ pub struct Figures {
     pub compare: Table,
     pub contention: Table,
     pub postgres: Table,
+    pub soak: Table,
     /// Of `make bench-build`.
     pub build: Table,
     /// Section, date, and where it was measured.
@@ -54,6 +55,7 @@ impl Figures {
             compare: newest("compare")?,
             contention: newest("contention")?,
             postgres: newest("postgres")?,
+            soak: newest("soak")?,
             build: read_if_there(&folder.join(BUILD))?,
             machines,
         })

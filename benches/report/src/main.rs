@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p report -- [--full] [--traces FOLDER] [--sizes FILE.json] [--only SECTION,…] [--page-only]
+//!     [--minutes N]
 //! ```
 //!
 //! Each section runs one of the programs in `benches/` with `--json` and writes what they print to
@@ -12,12 +13,16 @@
 //! Nothing that was measured is left out of a table because of how it looks. A section that fails is reported and the
 //! others run all the same; the program then ends with an error. Without `--traces` the hit ratios are those of the
 //! recorded prefix that is in the repository.
+//!
+//! The section `soak` runs if it is asked for by name (`make soak`), for as many minutes as `--minutes` says; its figures are
+//! kept also if it fails, for then somebody wants to see them.
 
 mod figures;
 mod goals;
 mod page;
 mod plots;
 mod sections;
+mod soak;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -39,9 +44,12 @@ struct Args {
     /// A cachebench file of value sizes, for the memory of the cache over time.
     #[arg(long)]
     sizes: Option<PathBuf>,
-    /// Run only these.
+    /// Run only these [default: all but soak].
     #[arg(long, value_enum, value_delimiter = ',', num_args = 1)]
     only: Vec<Section>,
+    /// How long the soak runs.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_080))]
+    minutes: u32,
     /// Run nothing, write the page anew from what is there.
     #[arg(long)]
     page_only: bool,
@@ -54,9 +62,12 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let mut failed = Vec::new();
     if !args.page_only {
-        let options = Options { root, full: args.full, traces: args.traces, sizes: args.sizes };
+        let options = Options { root, full: args.full, traces: args.traces, sizes: args.sizes, minutes: args.minutes };
         let all = <Section as clap::ValueEnum>::value_variants();
-        let chosen = all.iter().filter(|section| args.only.is_empty() || args.only.contains(section));
+        let chosen = all.iter().filter(|section| match args.only[..] {
+            [] => **section != Section::Soak,
+            _ => args.only.contains(section),
+        });
         for section in chosen {
             if let Err(error) = section.run(&options, &folder) {
                 eprintln!("report: {}: {error:#}", section.name());

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::figures::Figures;
 use crate::goals::Goal;
 use crate::plots::{self, Axes, Scale, Series};
+use crate::soak;
 use crate::table::{Row, Table};
 
 const TEMPLATE: &str = include_str!("page.md");
@@ -40,6 +41,7 @@ pub fn write(folder: &Path, figures: &Figures, goals: &[Goal]) -> Result<()> {
     places.insert("contention", contention(figures, folder)?);
     places.insert("beside-a-writer", beside_a_writer(figures));
     places.insert("postgres", postgres(figures, folder)?);
+    places.insert("soak", soak::section(figures, folder)?);
     let mut page = String::new();
     for line in TEMPLATE.lines() {
         match line.strip_prefix("{{").and_then(|line| line.strip_suffix("}}")) {
@@ -55,7 +57,7 @@ pub fn write(folder: &Path, figures: &Figures, goals: &[Goal]) -> Result<()> {
 }
 
 /// A table in Markdown; nothing measured if it has no row.
-fn markdown(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub fn markdown(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut text = format!("| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len()));
     let mut any = false;
     for row in rows {
@@ -66,12 +68,12 @@ fn markdown(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Strin
 }
 
 /// A number with so many digits behind the point; a dash where there is none.
-fn digits(number: Option<f64>, digits: usize) -> String {
+pub fn digits(number: Option<f64>, digits: usize) -> String {
     number.map_or("–".to_owned(), |number| format!("{number:.digits$}"))
 }
 
 /// A whole number with commas.
-fn whole(number: Option<f64>) -> String {
+pub fn whole(number: Option<f64>) -> String {
     let Some(number) = number else { return "–".to_owned() };
     let text = format!("{number:.0}");
     let groups: Vec<&str> =

@@ -100,6 +100,21 @@ impl Axis {
 /// # Errors
 /// There is no point, a value has no place on its scale, or the file cannot be written.
 pub fn lines(file: &Path, axes: &Axes<'_>, series: &[Series]) -> Result<()> {
+    lines_with_breaks(file, axes, series, &Breaks { name: "", at: &[] })
+}
+
+/// Where all lines end and start anew.
+pub struct Breaks<'a> {
+    /// What happens there.
+    pub name: &'a str,
+    pub at: &'a [f64],
+}
+
+/// As [`lines`], with places on the x axis over which no line goes.
+///
+/// # Errors
+/// As [`lines`].
+pub fn lines_with_breaks(file: &Path, axes: &Axes<'_>, series: &[Series], breaks: &Breaks<'_>) -> Result<()> {
     let points: Vec<(f64, f64)> = series.iter().flat_map(|series| series.points.iter().copied()).collect();
     ensure!(!points.is_empty(), "{}: nothing to draw", file.display());
     let range = |scale: Scale, of: fn(&(f64, f64)) -> f64| -> Result<Range<f64>> {
@@ -135,13 +150,23 @@ pub fn lines(file: &Path, axes: &Axes<'_>, series: &[Series]) -> Result<()> {
         r#"<text x="18" y="{middle:.1}" font-size="13" fill="{TEXT}" text-anchor="middle" transform="rotate(-90 18 {middle:.1})">{}</text>"#,
         escaped(&y_name)
     );
+    for at in breaks.at.iter().map(|at| x.place(*at)) {
+        let _ = writeln!(
+            svg,
+            r#"<line x1="{at:.1}" y1="{TOP:.1}" x2="{at:.1}" y2="{:.1}" stroke="{TEXT}" stroke-dasharray="5 4"/>"#,
+            HEIGHT - BOTTOM
+        );
+        text(&mut svg, (at, TOP - 5.0), "middle", 11, TEXT, breaks.name);
+    }
     let mut ends = Vec::new();
     for (series, colour) in series.iter().zip(COLOURS.iter().cycle()) {
         let places: Vec<(f64, f64)> = series.points.iter().map(|point| (x.place(point.0), y.place(point.1))).collect();
         let Some(last) = places.last() else { continue };
-        let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let path = path.join(" ");
-        let _ = writeln!(svg, r#"<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>"#);
+        for part in parts(&series.points, breaks.at) {
+            let places = part.iter().map(|(at, value)| format!("{:.1},{:.1}", x.place(*at), y.place(*value)));
+            let path = places.collect::<Vec<_>>().join(" ");
+            let _ = writeln!(svg, r#"<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>"#);
+        }
         if places.len() <= 16 {
             places.iter().for_each(|place| dot(&mut svg, *place, 3.5, colour));
         }
@@ -149,6 +174,12 @@ pub fn lines(file: &Path, axes: &Axes<'_>, series: &[Series]) -> Result<()> {
     }
     names(&mut svg, ends);
     write(file, svg)
+}
+
+/// A line's points, cut at the breaks.
+fn parts<'a>(points: &'a [(f64, f64)], breaks: &'a [f64]) -> impl Iterator<Item = &'a [(f64, f64)]> {
+    let before = |point: &(f64, f64)| breaks.iter().filter(|at| **at < point.0).count();
+    points.chunk_by(move |one, next| before(one) == before(next))
 }
 
 /// Writes each line's name beside its end, apart from each other.
@@ -324,6 +355,15 @@ mod tests {
         assert_eq!(places.len(), 3);
         assert!(places.windows(2).all(|pair| pair[1] - pair[0] >= NAME_HEIGHT - 0.1), "{places:?}");
         assert!(places.iter().all(|place| *place <= HEIGHT - BOTTOM + 4.1), "{places:?}");
+    }
+
+    #[test]
+    fn a_line_is_cut_at_each_break_and_only_there() {
+        let points = [1.0, 2.0, 3.0, 4.0, 5.0].map(|x| (x, 0.0));
+        let lengths = |breaks: &[f64]| parts(&points, breaks).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!(lengths(&[]), [5]);
+        assert_eq!(lengths(&[2.5, 4.5]), [2, 2, 1]);
+        assert_eq!(lengths(&[0.5, 6.0]), [5]);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum Section {
     Contention,
     /// Inside PostgreSQL.
     Postgres,
+    /// Everything at once, for long.
+    Soak,
 }
 
 /// What the command line asks for.
@@ -66,6 +68,8 @@ pub struct Options {
     pub full: bool,
     pub traces: Option<PathBuf>,
     pub sizes: Option<PathBuf>,
+    /// Of the soak.
+    pub minutes: u32,
 }
 
 /// The section's programs at work.
@@ -86,6 +90,7 @@ impl Section {
             Section::Compare => "compare",
             Section::Contention => "contention",
             Section::Postgres => "postgres",
+            Section::Soak => "soak",
         }
     }
 
@@ -95,9 +100,13 @@ impl Section {
     /// One of them fails.
     pub fn run(self, options: &Options, folder: &Path) -> Result<()> {
         let date = output("date", &["-u", "+%F"]).context("what day is it?")?;
-        let machine = machine(options)?;
+        let machine = machine(options, self)?;
+        let keep = |table: &Table| {
+            table.write(&folder.join(format!("{date}-{}.csv", self.name())))?;
+            machine.write(&folder.join(format!("{date}-{}.machine.csv", self.name())))
+        };
         let mut runner = Runner { options, table: Table::default() };
-        match self {
+        let ran = match self {
             Section::HitRatio => runner.hit_ratio(),
             Section::Spills => runner.spills(),
             Section::Churn => runner.churn(),
@@ -107,10 +116,15 @@ impl Section {
             Section::Compare => runner.compare(),
             Section::Contention => runner.contention(),
             Section::Postgres => runner.postgres(),
-        }?;
-        ensure!(!runner.table.is_empty(), "nothing was measured");
-        runner.table.write(&folder.join(format!("{date}-{}.csv", self.name())))?;
-        machine.write(&folder.join(format!("{date}-{}.machine.csv", self.name())))
+            Section::Soak => runner.soak(),
+        };
+        // What a soak has seen until it failed is what it was for.
+        if self != Section::Soak || runner.table.is_empty() {
+            ran?;
+            ensure!(!runner.table.is_empty(), "nothing was measured");
+            return keep(&runner.table);
+        }
+        keep(&runner.table).and(ran)
     }
 }
 
@@ -126,12 +140,13 @@ impl Runner<'_> {
             .stderr(Stdio::inherit())
             .output()
             .context("cannot run cargo")?;
-        ensure!(output.status.success(), "{program} {} failed, {}", arguments.join(" "), output.status);
         // Where the traces lie is nobody's concern.
         let folder = self.options.traces.as_ref().map_or_else(String::new, |folder| format!("{}/", folder.display()));
         let text = String::from_utf8(output.stdout)?;
         let text = if folder.is_empty() { text } else { text.replace(&folder, "") };
-        text.lines().filter(|line| line.starts_with('{')).try_for_each(|line| self.table.push_json(cells, line))
+        text.lines().filter(|line| line.starts_with('{')).try_for_each(|line| self.table.push_json(cells, line))?;
+        ensure!(output.status.success(), "{program} {} failed, {}", arguments.join(" "), output.status);
+        Ok(())
     }
 
     fn choose<'a>(&self, quick: &'a str, full: &'a str) -> &'a str {
@@ -260,10 +275,15 @@ impl Runner<'_> {
         let (clients, seconds, runs) = (self.choose("1,4", "1,2,4,8"), self.choose("1", "5"), self.choose("1", "5"));
         self.bench("postgres", &[], &["--clients", clients, "--seconds", seconds, "--runs", runs])
     }
+
+    fn soak(&mut self) -> Result<()> {
+        let seconds = (self.options.minutes * 60).to_string();
+        self.bench("soak", &[], &["--seconds", &seconds, "--sample-seconds", "60"])
+    }
 }
 
 /// Where and of what the figures are.
-fn machine(options: &Options) -> Result<Table> {
+fn machine(options: &Options, section: Section) -> Result<Table> {
     let git = |arguments: &[&str]| {
         let root = options.root.display().to_string();
         output("git", &[&["-C", &root], arguments].concat())
@@ -275,22 +295,43 @@ fn machine(options: &Options) -> Result<Table> {
         let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
         line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
     };
+    let runs = match (section, options.full) {
+        (Section::Soak, _) => format!("{} minutes", options.minutes),
+        (_, true) => "full".to_owned(),
+        (_, false) => "quick".to_owned(),
+    };
+    // The server that the benchmark starts, if it is said which.
+    let postgresql = match std::env::var("PG_CONFIG") {
+        Ok(pg_config) => output(&pg_config, &["--version"]),
+        Err(_) => output("psql", &["--version"]),
+    };
     let mut table = Table::default();
     table.push(&[
         ("commit", format!("{commit}{}", if changed { " and changes" } else { "" })),
-        ("runs", if options.full { "full" } else { "quick" }.to_owned()),
+        ("runs", format!("{runs}{}", built_otherwise())),
         ("processor", of_file("/proc/cpuinfo", "model name")),
         ("processors", std::thread::available_parallelism().map_or(1, usize::from).to_string()),
         ("memory", of_file("/proc/meminfo", "MemTotal")),
         ("kernel", output("uname", &["-sr"]).unwrap_or_default()),
         ("rust", output("rustc", &["--version"]).unwrap_or_default()),
-        ("postgresql", output("psql", &["--version"]).unwrap_or_default()),
+        ("postgresql", postgresql.unwrap_or_default()),
         (
             "load",
             fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').take(3).collect::<Vec<_>>().join(" "),
         ),
     ]);
     Ok(table)
+}
+
+/// Settings of the compiler that are not those of `Cargo.toml`.
+fn built_otherwise() -> String {
+    let settings = std::env::vars().filter_map(|(name, value)| {
+        let name = name.strip_prefix("CARGO_PROFILE_RELEASE_")?;
+        Some(format!(", {}={value}", name.to_lowercase().replace('_', "-")))
+    });
+    let mut settings: Vec<String> = settings.collect();
+    settings.sort();
+    settings.concat()
 }
 
 fn output(program: &str, arguments: &[&str]) -> Result<String> {

@@ -5,7 +5,7 @@
 //! no figure that cannot be. `make` targets must be there. The programs are built as tests are, which the time they
 //! measure does not like; nothing here looks at times.
 //!
-//! The command of `postgres` needs the extension installed, which `make test` does before.
+//! The commands of `postgres` and `soak` need the extension installed, which `make test` does before.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -85,6 +85,9 @@ fn shortened(program: &str, options: &[String]) -> Vec<&'static str> {
         "hit" => vec!["--entries", "300", "--values", "100", "--keys", "uniform", "--rounds", "1"],
         "postgres" => vec!["--clients", "1", "--keys", "1000", "--seconds", "1", "--runs", "1"],
         "replay" => vec!["--limit", "5000", "--runs", "1"],
+        "soak" => {
+            vec!["--seconds", "20", "--sample-seconds", "5", "--terminate-seconds", "2", "--kill-seconds", "10"]
+        }
         "stall" => vec!["--mib", "1", "--pinned", "50"],
         other => panic!("a program that this test does not know: {other}"),
     }
@@ -170,6 +173,24 @@ fn the_benchmark_in_postgresql_measures_something() {
     let objects = run("cargo bench --no-default-features --bench postgres");
     objects.iter().for_each(|object| expect_possible("postgres", "", object));
     assert!(objects.iter().any(|object| object["contender"] == "shared_lru"));
+}
+
+/// What `make soak` runs, for some seconds: everything is done, and nothing that is read is wrong (it fails itself then).
+#[test]
+fn the_soak_does_everything_and_sees_no_wrong_value() {
+    let objects = run("cargo bench --no-default-features --bench soak");
+    let (summary, samples) = objects.split_last().expect("a summary");
+    let count = |object: &serde_json::Value, field: &str| object[field].as_u64().unwrap_or_else(|| panic!("{object}"));
+    assert_eq!((summary["kind"].as_str(), samples.len()), (Some("summary"), 4), "{objects:?}");
+    for field in ["wrong_values", "unexpected_errors", "crashes", "resets"] {
+        assert_eq!(count(summary, field), 0, "{summary}");
+    }
+    assert!(count(summary, "values_checked") > 0 && count(summary, "terminations") > 0, "{summary}");
+    assert_eq!(count(summary, "kills"), 1, "{summary}");
+    let seen = |field: &str, cache: &str| samples.iter().any(|sample| sample[cache][field].as_i64() > Some(0));
+    assert!(seen("expirations", "sessions") && seen("entries", "documents"), "{samples:?}");
+    let sizes: BTreeSet<_> = samples.iter().map(|sample| sample["documents"]["region_bytes_max"].as_i64()).collect();
+    assert!(sizes.contains(&Some(24 << 20)), "the cache was never made larger: {samples:?}");
 }
 
 #[test]

@@ -28,6 +28,39 @@ fn invalidate(backend: &mut Backend) {
     backend.run("SELECT shared_lru.invalidate('c', 'k')");
 }
 
+/// A move takes a while, in which nobody finds the cache: 100 MB have to be copied.
+#[test]
+fn an_invalidation_is_not_lost_while_its_cache_is_moved() {
+    const ROUNDS: usize = 5;
+    let world = World::with(&[("pg_shared_lru.memory", "240MB")]);
+    let (mut admin, mut writer, mut mover) = (world.backend(), world.backend(), world.backend());
+    admin.run("SELECT shared_lru.create_cache('hole', 8 << 20), shared_lru.create_cache('c', 100 << 20)");
+    let key = |number: u32| number.to_be_bytes();
+    let mut during = 0;
+    for _ in 0..ROUNDS {
+        (0..5000).for_each(|number| _ = admin.put(&key(number), b"v"));
+        admin.run("SELECT shared_lru.drop_cache('hole')");
+        let moving = thread::spawn(move || {
+            assert_eq!(mover.one::<i64>("SELECT shared_lru.defragment()"), 1);
+            mover
+        });
+        let mut invalidated = 0;
+        while !moving.is_finished() && invalidated < 5000 {
+            writer.client.execute("SELECT shared_lru.invalidate('c', $1)", &[&&key(invalidated)[..]]).expect("it does");
+            invalidated += 1;
+        }
+        mover = moving.join().expect("nothing failed");
+        let left: Vec<u32> = (0..invalidated).filter(|number| admin.get(&key(*number)).is_some()).collect();
+        assert!(left.is_empty(), "of {invalidated} keys these are still there: {left:?}");
+        during += invalidated;
+        // Where the next hole comes, the cache has to be behind it.
+        admin.run("SELECT shared_lru.drop_cache('c'); SELECT shared_lru.create_cache('hole', 8 << 20)");
+        admin.run("SELECT shared_lru.create_cache('c', 100 << 20)");
+    }
+    assert!(during > 0);
+    admin.validate();
+}
+
 #[test]
 fn a_lease_is_void_once_its_key_was_invalidated_stored_or_removed() {
     let world = World::with_cache(4);
