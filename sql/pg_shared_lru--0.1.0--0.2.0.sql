@@ -279,11 +279,11 @@ CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb, ttl int
     RETURN @extschema@.put_any(cache, pg_catalog.convert_to(key, 'UTF8'), value, ttl, tags);
 
 CREATE OR REPLACE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb) RETURNS boolean
-    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
     RETURN @extschema@.put_any(cache, pg_catalog.convert_to(key, 'UTF8'), value);
 
 CREATE OR REPLACE FUNCTION @extschema@.get_jsonb(cache text, key text) RETURNS jsonb
-    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN @extschema@.get_any(cache, pg_catalog.convert_to(key, 'UTF8'), NULL::pg_catalog.jsonb);
 
 CREATE FUNCTION @extschema@.entries(cache text) RETURNS TABLE (

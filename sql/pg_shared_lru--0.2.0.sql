@@ -258,7 +258,8 @@ CREATE FUNCTION @extschema@.list_memory() RETURNS TABLE (
 ) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_memory_wrapper';
 
 -- Text and JSON: the functions for bytea and for values of any type, called with the caller's privileges. In the cache
--- text is UTF-8 whatever the database's encoding is.
+-- text is UTF-8 whatever the database's encoding is. Each has to be inlined, for else it would run in a snapshot of its own: so one
+-- is STRICT only if what it calls is.
 
 CREATE FUNCTION @extschema@.put_text(cache text, key text, value text) RETURNS boolean
     LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
@@ -283,11 +284,11 @@ CREATE FUNCTION @extschema@.remove_text(cache text, key text) RETURNS boolean
     RETURN @extschema@.remove(cache, pg_catalog.convert_to(key, 'UTF8'));
 
 CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb) RETURNS boolean
-    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
     RETURN @extschema@.put_any(cache, pg_catalog.convert_to(key, 'UTF8'), value);
 
 CREATE FUNCTION @extschema@.get_jsonb(cache text, key text) RETURNS jsonb
-    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN @extschema@.get_any(cache, pg_catalog.convert_to(key, 'UTF8'), NULL::pg_catalog.jsonb);
 
 -- Leases, and what takes them away. See docs/leases.md.

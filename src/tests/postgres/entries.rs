@@ -278,3 +278,27 @@ fn a_worker_of_a_transaction_that_has_invalidated_sees_none_of_it() {
     backend.run("ROLLBACK");
     assert_eq!(backend.one::<i64>("SELECT count(*) FROM keys WHERE shared_lru.get('c', key) IS NOT NULL"), 20_000);
 }
+
+/// One that is not runs in a snapshot of its own, later than the statement's: what it reads is then not what the statement
+/// would.
+#[test]
+fn functions_for_text_and_json_are_inlined() {
+    let world = World::with_cache(4);
+    let mut backend = world.backend();
+    for (call, inner) in [
+        ("get_text('c', k)", "get("),
+        ("get_jsonb('c', k)", "get_any("),
+        ("remove_text('c', k)", "remove("),
+        ("put_text('c', k, k)", "put("),
+        ("put_text('c', k, k, NULL, '{t}')", "put("),
+        ("put_jsonb('c', k, '1')", "put_any("),
+        ("put_jsonb('c', k, '1', NULL, '{t}')", "put_any("),
+        ("put_text_leased('c', k, k, '')", "put_leased("),
+        ("invalidate_text('c', k)", "invalidate("),
+    ] {
+        let plan = backend
+            .all::<String>(&format!("EXPLAIN (VERBOSE) SELECT shared_lru.{call} FROM unnest('{{a,b}}'::text[]) AS k"))
+            .join("\n");
+        assert!(plan.contains(&format!("shared_lru.{inner}")), "{call}: {plan}");
+    }
+}

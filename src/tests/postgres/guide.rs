@@ -110,7 +110,8 @@ fn rows_and_pages_are_never_old_and_by_a_plain_put_rows_are() {
     let late = |put: &str| format!("PERFORM pg_sleep(0.003); {put}");
     assert_eq!(wrong_values(&product.replace(put, &late(put))), 0);
     let plain = "PERFORM shared_lru.put_text('products', wanted, found);";
-    assert!(wrong_values(&product.replace(put, &late(plain))) > 0, "the test finds nothing even without leases");
+    let finds_some = (0..5).any(|_| wrong_values(&product.replace(put, &late(plain))) > 0);
+    assert!(finds_some, "the test finds nothing even without leases");
 }
 
 #[test]
