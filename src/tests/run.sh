@@ -37,7 +37,7 @@ case $1 in
         run cargo test --package report
         ;;&
     all | postgres)
-        run cargo test --package pg_shared_lru --no-default-features --features "$PG_FEATURE" --lib pg::
+        run cargo test --package pg_shared_lru --no-default-features --features "$PG_FEATURE,extension" --lib pg::
         run cargo test --no-default-features --features cluster_tests --test postgres
         run cargo test --package graph_build --no-default-features --features "$PG_FEATURE"
         run bash src/tests/regress.sh

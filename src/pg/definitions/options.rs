@@ -148,7 +148,8 @@ mod tests {
         let config = parse(&[("bytes", "4194304"), ("policy", "lru"), ("partitions", "2")]);
         assert_eq!(config, Ok(Config::bytes(4 << 20).policy(Policy::Lru).partitions(2)));
         let config = parse(&[("max_entry_bytes", "100"), ("max_entries", "1000")]);
-        assert_eq!(config, Ok(Config::entries(1000, 100)));
+        // And the byte that says what a value is.
+        assert_eq!(config, Ok(Config::entries(1000, 101)));
     }
 
     #[test]
