@@ -31,6 +31,9 @@ pub enum Expiry {
     /// time ends. With less than a tenth it may be, and with zero it is, expired as soon as it is stored; the value that
     /// the key had is replaced all the same. The longest is 13.6 years less the age of the cache.
     After(Duration),
+    /// Until then at most, and up to a tenth of a second less; a time that is over makes it expired at once. The latest is 13.6
+    /// years after the cache was created.
+    At(SystemTime),
 }
 
 impl<L: Locks> SharedCache<L> {
@@ -79,16 +82,25 @@ impl<L: Locks> SharedCache<L> {
                 ttl_ms => self.moment_after(Duration::from_millis(ttl_ms)),
             },
             Expiry::After(ttl) => self.moment_after(ttl),
+            Expiry::At(time) => {
+                let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                self.moment_at(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
+            }
         }
     }
 
     #[inline(never)]
     fn moment_after(&self, ttl: Duration) -> Result<Option<Moment>, PushError> {
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let now_ms = self.wall_clock.unix_ms();
-        let moment = Moment::of_unix_ms(now_ms.saturating_add(ttl_ms), self.epoch_ms);
+        self.moment_at(self.wall_clock.unix_ms().saturating_add(ttl_ms))
+    }
+
+    #[inline(never)]
+    fn moment_at(&self, unix_ms: u64) -> Result<Option<Moment>, PushError> {
+        let moment = Moment::of_unix_ms(unix_ms, self.epoch_ms);
         if moment.is_none() {
-            let max_ms = (self.epoch_ms + MAX_TTL_MS).saturating_sub(now_ms);
+            let now_ms = self.wall_clock.unix_ms();
+            let [ttl_ms, max_ms] = [unix_ms, self.epoch_ms + MAX_TTL_MS].map(|until| until.saturating_sub(now_ms));
             return Err(PushError::TtlTooLong { ttl_seconds: ttl_ms / 1000, max_seconds: max_ms / 1000 });
         }
         Ok(moment)

@@ -26,11 +26,11 @@ impl<L: Locks> SharedCache<L> {
         let mut copied = 0;
         for id in self.in_order_of_use()? {
             let Some(expires) = self.copy_entry(id, &mut key, &mut value)? else { continue };
-            let expiry = match expires.map(|expires| expires.duration_since(SystemTime::now())) {
-                None => Expiry::Never,
-                Some(Ok(left)) => Expiry::After(left),
-                Some(Err(_)) => continue,
-            };
+            if expires.is_some_and(|expires| expires <= SystemTime::now()) {
+                continue;
+            }
+            // The time itself, and not what is left of it: that grows older until the entry is stored.
+            let expiry = expires.map_or(Expiry::Never, Expiry::At);
             copied += u64::from(other.put_with(&key, &value, expiry).is_ok());
         }
         Ok(copied)

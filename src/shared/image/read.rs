@@ -4,7 +4,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -170,14 +170,18 @@ impl<L: Locks> SharedCache<L> {
         loop {
             match image.next_block() {
                 Ok(Some(entries)) => {
-                    let now_ms = self.wall_clock.unix_ms().max(written_ms);
+                    let clock_ms = self.wall_clock.unix_ms();
+                    let now_ms = clock_ms.max(written_ms);
                     for entry in entries {
-                        let left_ms = entry.expires_ms.map(|expires_ms| expires_ms.saturating_sub(now_ms));
-                        let expiry = match left_ms {
-                            None => Expiry::Never,
-                            Some(left_ms) => Expiry::After(Duration::from_millis(left_ms)),
-                        };
-                        match left_ms != Some(0) && self.put_with(entry.key, entry.value, expiry).is_ok() {
+                        let is_over = entry.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms);
+                        // By a clock that was set back meanwhile it is earlier.
+                        let expiry = entry.expires_ms.map_or(Expiry::Never, |expires_ms| {
+                            Expiry::At(
+                                SystemTime::UNIX_EPOCH
+                                    + Duration::from_millis(expires_ms - (now_ms - clock_ms).min(expires_ms)),
+                            )
+                        });
+                        match !is_over && self.put_with(entry.key, entry.value, expiry).is_ok() {
                             true => restored.entries += 1,
                             false => restored.left_out += 1,
                         }
