@@ -32,7 +32,9 @@ pub fn make(world: &World) {
     let mut events = [
         once_a_sample(0.25, |session| alter(session, DOCUMENTS_MORE_BYTES)),
         once_a_sample(0.35, walk),
+        // Once for the larger memory and once for the smaller, or neither would leave a hole for the other.
         once_a_sample(0.45, defragment),
+        once_a_sample(0.9, defragment),
         once_a_sample(0.55, rename),
         once_a_sample(0.65, drain),
         once_a_sample(0.75, |session| alter(session, DOCUMENTS_BYTES)),

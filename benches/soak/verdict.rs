@@ -16,6 +16,10 @@ use crate::world::World;
 
 /// So many samples, without those of the beginning of each life, make a slope that is judged.
 const MIN_POINTS: usize = 6;
+/// And so much time of all lives together.
+const MIN_MINUTES: f64 = 4.0;
+/// Of what the server says about crashes.
+const MAX_LOG_LINES: usize = 20;
 /// A backend's own memory may grow by so much a minute.
 const MAX_PRIVATE_SLOPE_BYTES: f64 = 64.0 * 1024.0;
 /// The server's resident shared memory: it has a fixed size, and is touched little by little.
@@ -70,6 +74,12 @@ impl Summary {
             slopes: BTreeMap::new(),
             failures: Vec::new(),
         };
+        if summary.crashes > 0 {
+            // The server's folder goes with the run: what it said of a crash is wanted.
+            let told = ["TRAP:", "PANIC:", "was terminated by signal", "Failed process was running"];
+            let lines = log.lines().filter(|line| told.iter().any(|text| line.contains(text)));
+            summary.failures.extend(lines.take(MAX_LOG_LINES).map(|line| format!("the server says: {line}")));
+        }
         let faults = faults.wrong.into_iter().chain(faults.unexpected);
         summary.failures.extend(faults.map(|(what, (count, first))| format!("{what}: {first} ({count} times)")));
         summary.judge();
@@ -89,7 +99,7 @@ impl Summary {
     }
 
     fn judge_slopes(&mut self, trends: &Trends) {
-        let rise = |trend: &Trend| trend.slope(MIN_POINTS);
+        let rise = |trend: &Trend| trend.slope(MIN_POINTS, MIN_MINUTES);
         let loss = |trend: &Trend| rise(trend).map(|slope| -slope);
         let bounded = [
             ("backend_private", rise(&trends.backend_private), MAX_PRIVATE_SLOPE_BYTES),

@@ -31,9 +31,16 @@ impl Trend {
         self.stretches.iter().map(Vec::len).filter(|points| *points > 1).sum()
     }
 
-    /// By how much the value rises in a unit of time; `None` of fewer than `points` values.
-    pub fn slope(&self, points: usize) -> Option<f64> {
-        if self.points() < points.max(2) {
+    /// How much time the stretches cover together.
+    pub fn time(&self) -> f64 {
+        let ends = self.stretches.iter().filter_map(|stretch| Some(stretch.last()?.0 - stretch.first()?.0));
+        ends.sum()
+    }
+
+    /// By how much the value rises in a unit of time; `None` of fewer than `points` values, or of less than `time`: of little
+    /// time a single step makes a slope.
+    pub fn slope(&self, points: usize, time: f64) -> Option<f64> {
+        if self.points() < points.max(2) || self.time() < time {
             return None;
         }
         let (mut products, mut squares) = (0.0, 0.0);
@@ -65,9 +72,9 @@ mod tests {
     #[test]
     fn a_new_beginning_is_neither_a_rise_nor_a_fall() {
         let flat = trend(&[&[(0.0, 5.0), (1.0, 5.0)], &[(2.0, 900.0), (3.0, 900.0)]]);
-        assert_eq!(flat.slope(4), Some(0.0));
+        assert_eq!(flat.slope(4, 2.0), Some(0.0));
         let rising = trend(&[&[(0.0, 5.0), (1.0, 7.0)], &[(2.0, 0.0), (3.0, 2.0)]]);
-        assert_eq!(rising.slope(4), Some(2.0));
+        assert_eq!(rising.slope(4, 2.0), Some(2.0));
     }
 
     #[test]
@@ -75,7 +82,7 @@ mod tests {
         let wave = |creep: f64| {
             let mut trend = Trend::default();
             (0..200).for_each(|at| trend.push(f64::from(at), f64::from(at % 2) * 100.0 + creep * f64::from(at)));
-            trend.slope(200).unwrap()
+            trend.slope(200, 199.0).unwrap()
         };
         assert!(wave(0.0).abs() < 0.01, "{}", wave(0.0));
         assert!((wave(0.5) - 0.5).abs() < 0.01, "{}", wave(0.5));
@@ -83,9 +90,11 @@ mod tests {
 
     #[test]
     fn too_little_has_no_slope() {
-        assert_eq!(Trend::default().slope(0), None);
-        assert_eq!(trend(&[&[(0.0, 1.0)], &[(1.0, 2.0)]]).slope(1), None);
-        assert_eq!(trend(&[&[(0.0, 1.0), (1.0, 2.0)]]).slope(3), None);
-        assert_eq!(trend(&[&[(4.0, 1.0), (4.0, 2.0)]]).slope(2), None);
+        assert_eq!(Trend::default().slope(0, 0.0), None);
+        assert_eq!(trend(&[&[(0.0, 1.0)], &[(1.0, 2.0)]]).slope(1, 0.0), None);
+        assert_eq!(trend(&[&[(0.0, 1.0), (1.0, 2.0)]]).slope(3, 0.0), None);
+        let two_stretches = trend(&[&[(0.0, 1.0), (2.0, 1.0)], &[(5.0, 1.0), (6.0, 1.0)]]);
+        assert_eq!((two_stretches.slope(4, 3.0), two_stretches.slope(4, 3.5)), (Some(0.0), None));
+        assert_eq!(trend(&[&[(4.0, 1.0), (4.0, 2.0)]]).slope(2, 0.0), None);
     }
 }
