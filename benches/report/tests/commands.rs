@@ -89,6 +89,7 @@ fn shortened(program: &str, options: &[String]) -> Vec<&'static str> {
             vec!["--seconds", "20", "--sample-seconds", "5", "--terminate-seconds", "2", "--kill-seconds", "10"]
         }
         "stall" => vec!["--mib", "1", "--pinned", "50"],
+        "writers" => vec!["--clients", "1", "--scale", "1", "--seconds", "1", "--runs", "1"],
         other => panic!("a program that this test does not know: {other}"),
     }
 }
