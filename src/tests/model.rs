@@ -102,6 +102,8 @@ impl Reference {
             Expiry::Default => self.default_ttl,
             Expiry::Never => None,
             Expiry::After(ttl) => Some(ttl),
+            // The clock of the model is its own.
+            Expiry::At(_) => unreachable!("the operations name no time"),
         };
         match ttl {
             None => _ = self.ends.remove(key),
