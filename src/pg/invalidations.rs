@@ -221,16 +221,14 @@ fn publish_all() {
     }
     let Some(catalog) = Catalog::mapped() else { return };
     let Some(rings) = catalog.area().rings() else { return };
-    TRANSACTION.with_borrow_mut(|transaction| {
+    let items = TRANSACTION.with_borrow_mut(|transaction| {
         let Transaction { items, published, xid } = transaction;
-        let Some(xid) = *xid else { return };
-        for item in items.iter() {
-            published.push(rings.publish(item.target().hash(item.cache), xid));
-        }
-        for item in items.iter() {
-            remove(catalog, item);
-        }
+        let Some(xid) = *xid else { return Vec::new() };
+        published.extend(items.iter().map(|item| rings.publish(item.target().hash(item.cache), xid)));
+        std::mem::take(items)
     });
+    // While nothing is borrowed: who is terminated as he waits here ends without unwinding, and the abort wants it.
+    items.iter().for_each(|item| remove(catalog, item));
 }
 
 /// Removes what was published, from the memory that the cache has, if it has any. One that is being filled or moved is
