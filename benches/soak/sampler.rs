@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::memory;
 use crate::session::{Role, Session};
 use crate::tally::Kind;
+use crate::verdict;
 use crate::world::World;
 
 const LOOKS_PER_SAMPLE: u32 = 30;
@@ -111,6 +112,7 @@ pub struct Sampler<'w> {
     statements: u64,
     terminations: u64,
     kills: u32,
+    crashes: usize,
 }
 
 impl<'w> Sampler<'w> {
@@ -126,6 +128,7 @@ impl<'w> Sampler<'w> {
             statements: 0,
             terminations: 0,
             kills: 0,
+            crashes: 0,
         }
     }
 
@@ -143,9 +146,20 @@ impl<'w> Sampler<'w> {
                 self.look();
             }
             self.line(begun)?;
+            self.tell_of_crashes();
             begun = end;
         }
         Ok(())
+    }
+
+    /// At once, for the server's log goes with the run.
+    fn tell_of_crashes(&mut self) {
+        let log = self.world.cluster.log();
+        let crashes = verdict::crashes(self.world, &log);
+        if crashes > self.crashes {
+            verdict::told_of_crashes(&log).for_each(|line| eprintln!("soak: the server says: {line}"));
+        }
+        self.crashes = crashes;
     }
 
     fn look(&mut self) {

@@ -18,8 +18,6 @@ use crate::world::World;
 const MIN_POINTS: usize = 6;
 /// And so much time of all lives together.
 const MIN_MINUTES: f64 = 4.0;
-/// Of what the server says about crashes.
-const MAX_LOG_LINES: usize = 20;
 /// A backend's own memory may grow by so much a minute.
 const MAX_PRIVATE_SLOPE_BYTES: f64 = 64.0 * 1024.0;
 /// The server's resident shared memory: it has a fixed size, and is touched little by little.
@@ -52,6 +50,17 @@ pub struct Summary {
     pub failures: Vec<String>,
 }
 
+/// How many processes of the server died that were not killed.
+pub fn crashes(world: &World, log: &str) -> usize {
+    log.matches("was terminated by signal").count().saturating_sub(world.kills() as usize)
+}
+
+/// What the server says of processes that died.
+pub fn told_of_crashes(log: &str) -> impl Iterator<Item = &str> {
+    let telling = ["TRAP:", "PANIC:", "was terminated by signal", "Failed process was running"];
+    log.lines().filter(move |line| telling.iter().any(|text| line.contains(text)))
+}
+
 impl Summary {
     pub fn of(world: &World, sampler: &Sampler<'_>) -> Summary {
         let faults = world.tally.faults();
@@ -69,17 +78,11 @@ impl Summary {
             unexpected_errors: faults.unexpected_errors(),
             expected_errors: faults.expected,
             resets: sampler.resets,
-            crashes: count("was terminated by signal").saturating_sub(world.kills() as usize),
+            crashes: crashes(world, &log),
             resizes_put_off: count("stays as it was made"),
             slopes: BTreeMap::new(),
             failures: Vec::new(),
         };
-        if summary.crashes > 0 {
-            // The server's folder goes with the run: what it said of a crash is wanted.
-            let told = ["TRAP:", "PANIC:", "was terminated by signal", "Failed process was running"];
-            let lines = log.lines().filter(|line| told.iter().any(|text| line.contains(text)));
-            summary.failures.extend(lines.take(MAX_LOG_LINES).map(|line| format!("the server says: {line}")));
-        }
         let faults = faults.wrong.into_iter().chain(faults.unexpected);
         summary.failures.extend(faults.map(|(what, (count, first))| format!("{what}: {first} ({count} times)")));
         summary.judge();

@@ -142,15 +142,22 @@ unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type,
     };
     match event {
         // What a savepoint has taken back: the catalogs can be asked only now.
-        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => CHANGES.with_borrow_mut(|changes| {
-            changes.dropped.retain(|&definition| !is_defined(definition));
-            changes.dropped.extend(changes.made.iter().filter(|&&definition| !is_defined(definition)));
+        // They are asked while nothing is borrowed: who is terminated there ends without unwinding, and the abort wants it.
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            let (mut dropped, made) = CHANGES.with_borrow(|changes| (changes.dropped.clone(), changes.made.clone()));
+            dropped.retain(|&definition| !is_defined(definition));
+            dropped.extend(made.into_iter().filter(|&definition| !is_defined(definition)));
+            CHANGES.with_borrow_mut(|changes| changes.dropped = dropped);
             #[cfg(feature = "extension")]
-            changes.persistence.retain_mut(|(definition, persists)| {
-                let said = super::definitions::says_persist(*definition);
-                said.inspect(|said| *persists = *said).is_some()
-            });
-        }),
+            {
+                let mut persistence = CHANGES.with_borrow(|changes| changes.persistence.clone());
+                persistence.retain_mut(|(definition, persists)| {
+                    let said = super::definitions::says_persist(*definition);
+                    said.inspect(|said| *persists = *said).is_some()
+                });
+                CHANGES.with_borrow_mut(|changes| changes.persistence = persistence);
+            }
+        }
         XACT_EVENT_COMMIT => {
             let changes = CHANGES.take();
             let Changes { databases, dropped, .. } = changes;

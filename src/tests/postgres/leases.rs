@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::world::{Backend, World, wait_until};
 
@@ -59,6 +60,45 @@ fn an_invalidation_is_not_lost_while_its_cache_is_moved() {
     }
     assert!(during > 0);
     admin.validate();
+}
+
+/// Who commits an invalidation waits for a cache that is being moved, and may be terminated meanwhile: then its transaction
+/// ends like any other, and leaves no lock behind.
+#[test]
+fn who_is_terminated_in_the_middle_of_an_invalidation_ends_in_order() {
+    const WRITERS: usize = 6;
+    let world = World::with(&[("pg_shared_lru.memory", "320MB")]);
+    let mut admin = world.backend();
+    admin.run("CREATE TABLE changed (id int)");
+    for round in 0..4 {
+        admin.run("SELECT shared_lru.create_cache('hole', 8 << 20), shared_lru.create_cache('c', 200 << 20)");
+        admin.put(b"k", b"v");
+        admin.run("SELECT shared_lru.drop_cache('hole')");
+        let mut mover = world.backend();
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|_| {
+                let mut writer = world.backend();
+                writer.run("SET application_name = 'writer'");
+                let invalidate =
+                    "BEGIN; INSERT INTO changed VALUES (1); SELECT shared_lru.invalidate('c', 'k'); COMMIT";
+                thread::spawn(move || while writer.client.batch_execute(invalidate).is_ok() {})
+            })
+            .collect();
+        let moving = thread::spawn(move || mover.one::<i64>("SELECT shared_lru.defragment()"));
+        // At another moment of the move each time.
+        thread::sleep(Duration::from_millis(10 + 10 * round));
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'writer'";
+        assert_eq!(admin.one::<i64>(end), WRITERS as i64);
+        writers.into_iter().for_each(|writer| writer.join().expect("it ends with its backend"));
+        assert_eq!(moving.join().expect("nothing failed"), 1);
+        wait_until("the writers are gone", || {
+            admin.one("SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'writer'")
+        });
+        let left = "SELECT count(*) FROM pg_locks WHERE pid NOT IN (SELECT pid FROM pg_stat_activity)";
+        assert_eq!(admin.one::<i64>(left), 0, "locks of backends that are gone");
+        admin.run("SELECT shared_lru.drop_cache('c')");
+    }
+    assert!(!world.cluster.log().contains("already borrowed"), "{}", world.cluster.log());
 }
 
 #[test]
