@@ -96,7 +96,9 @@ fn a_cached_view_gives_nobody_what_its_source_does_not() {
 /// What EXPLAIN (ANALYZE) says of a statement with a mark.
 fn explained(backend: &mut Backend, statement: &str) -> Vec<String> {
     let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF)";
-    backend.all(&format!("/* shared_lru: c */ {explain} {statement}"))
+    let lines: Vec<String> = backend.all(&format!("/* shared_lru: c */ {explain} {statement}"));
+    // From version 18 on rows are shown with two decimals.
+    lines.iter().map(|line| line.replace(".00 loops", " loops")).collect()
 }
 
 /// What its node says of the result.
@@ -130,11 +132,7 @@ fn a_marked_statement_is_served_while_it_is_right_and_says_so() {
     assert_eq!(&plan[..4], ["Custom Scan (Shared LRU)", "  Output: v, id", "  Cache: c", "  ->  Sort"], "{plan:#?}");
     // And served without being started.
     let plan = explained(&mut reader, statement);
-    assert_eq!(
-        plan,
-        ["Custom Scan (Shared LRU) (actual rows=10.00 loops=1)", "  Cache: c", "  Result: hit"],
-        "{plan:#?}"
-    );
+    assert_eq!(plan, ["Custom Scan (Shared LRU) (actual rows=10 loops=1)", "  Cache: c", "  Result: hit"], "{plan:#?}");
     // However it is written, and whoever asks.
     let marked = format!("/* shared_lru: c */  {}", statement.replace(", id FROM", "  ,  id -- a comment\n FROM"));
     let before = hits(&mut reader);
