@@ -16,6 +16,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::catalog::{CacheId, Catalog};
 use super::definitions;
 use super::handles;
+use super::snapshot::has_written;
 use crate::engine::counters::Removal;
 use crate::rings::key::{DependencyKey, KeyHash};
 use crate::rings::table::{LineIndex, Rings};
@@ -175,8 +176,9 @@ pub(super) fn hides_some() -> bool {
 
 /// Whether this is a parallel worker for a transaction that writes: what that has invalidated is known to the leader alone.
 fn is_worker_of_writer() -> bool {
-    // SAFETY: reads what this process and its transaction are.
-    unsafe { pg_sys::ParallelWorkerNumber >= 0 && pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+    // SAFETY: reads what this process is.
+    let is_worker = unsafe { pg_sys::ParallelWorkerNumber } >= 0;
+    is_worker && has_written()
 }
 
 /// Whether the current transaction invalidates this key.

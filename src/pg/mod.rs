@@ -22,6 +22,7 @@
 //! snapshot        a snapshot, as the commit rings ask it  │
 //! stored          values with what belongs to them        │
 //! types           datums as bytes, and their types        │
+//! advisory        the right to compute something          │
 //! invalidations   what a transaction invalidates          │
 //! tags            whether what a value depends on holds   │
 //! writers         what a transaction writes, published     │
@@ -35,6 +36,8 @@
 
 #[cfg(feature = "extension")]
 mod accounts;
+#[cfg(feature = "extension")]
+mod advisory;
 pub mod area;
 pub mod catalog;
 #[cfg(feature = "extension")]

@@ -5,6 +5,12 @@ use pgrx::pg_sys;
 
 use crate::rings::xid::{FullXid, Snapshot};
 
+/// Whether the current transaction has an id: it has written, and others may wait for it.
+pub(super) fn has_written() -> bool {
+    // SAFETY: reads what the current transaction is.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
 /// The snapshot of the statement that is running.
 pub(super) struct ActiveSnapshot {
     snapshot: pg_sys::Snapshot,

@@ -22,6 +22,7 @@ use std::panic::AssertUnwindSafe;
 
 use hashbrown::HashMap;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use self::options::Options;
 use super::accounts::Tenant;
@@ -74,6 +75,13 @@ pub(super) struct DefinedCache {
     pub(super) number: u64,
     /// What names it in the catalog, while its memory is this.
     pub(super) tenant: Tenant,
+}
+
+impl DefinedCache {
+    /// What names a key of this cache in tokens that SQL gets: no other key, cache, or life of the cache's memory has it.
+    pub(super) fn check_of(&self, key: &[u8]) -> u64 {
+        xxh3_64_with_seed(key, self.incarnation() ^ self.number)
+    }
 }
 
 impl Deref for DefinedCache {

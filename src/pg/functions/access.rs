@@ -6,7 +6,6 @@ use std::time::Duration;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use pgrx::{AnyElement, Array, FromDatum};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bytea::{Before, Bytea, Copied};
 use super::text::ServerText;
@@ -270,7 +269,7 @@ const VERSION_BYTES: usize = 24;
 
 fn version_bytes(cache: &DefinedCache, key: &[u8], version: Version) -> [u8; VERSION_BYTES] {
     let [stamp, place] = version.to_words();
-    let check = xxh3_64_with_seed(key, cache.incarnation() ^ cache.number);
+    let check = cache.check_of(key);
     let mut bytes = [0; VERSION_BYTES];
     bytes.chunks_exact_mut(8).zip([check, stamp, place]).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
     bytes

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::access::{self, Tags, expiry, put_or_report, value_of};
 use super::bytea::Bytea;
@@ -15,16 +14,16 @@ use super::text::ServerText;
 use super::{find, name_of, with_cache};
 use crate::Expiry;
 use crate::pg::accounts::Tenant;
+use crate::pg::advisory::{AdvisoryLock, Class};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::handles::my_database;
 use crate::pg::invalidations::{self, Target};
 use crate::pg::ledger::SqlCounter;
 use crate::pg::named_locks::sleep_a_moment;
+use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Dependency, Stored};
 use crate::pg::tags;
-use crate::pg::versions;
 use crate::rings::table::Rings;
 
 /// The right to store a key, if nothing has happened since to it, its cache and the value's tags: 48 bytes, and 20 for each
@@ -47,10 +46,6 @@ impl Lease {
         Some(Lease { check: 0, key: settled(Target::Key(key))?, cache: settled(Target::All)?, tags })
     }
 
-    fn check(cache: &DefinedCache, key: &[u8]) -> u64 {
-        xxh3_64_with_seed(key, cache.incarnation() ^ cache.number)
-    }
-
     /// Whether nothing has happened since.
     fn is_good(&self, rings: &Rings) -> bool {
         [&self.key, &self.cache].into_iter().chain(&self.tags).all(|dependency| tags::is_unchanged(rings, dependency))
@@ -68,39 +63,6 @@ impl Lease {
         let mut dependencies = Dependency::list(rest)?;
         let (key, cache) = (dependencies.next()?, dependencies.next()?);
         Some(Lease { check: u64::from_le_bytes(*check), key, cache, tags: dependencies.collect() })
-    }
-}
-
-/// PostgreSQL's lock that stands for a lease: an advisory lock, of a class that no function of PostgreSQL's can take.
-fn lock_tag(number: u64, key: &[u8]) -> pg_sys::LOCKTAG {
-    /// Those of `pg_advisory_lock` have 1 and 2.
-    const CLASS: u16 = 0x4c52;
-    let hash = xxh3_64_with_seed(key, number);
-    pg_sys::LOCKTAG {
-        locktag_field1: my_database(),
-        locktag_field2: (hash >> 32) as u32,
-        locktag_field3: hash as u32,
-        locktag_field4: CLASS,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
-        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-    }
-}
-
-/// Takes the lock until the end of the transaction, if it is free; also if this transaction has it.
-fn try_lock(tag: &pg_sys::LOCKTAG) -> bool {
-    let mode = pg_sys::ExclusiveLock as i32;
-    // SAFETY: a valid tag; does not wait.
-    let got = unsafe { pg_sys::LockAcquire(tag, mode, false, true) };
-    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
-}
-
-fn unlock(tag: &pg_sys::LOCKTAG) {
-    let mode = pg_sys::ExclusiveLock as i32;
-    // SAFETY: a valid tag. Asked first, for a lock that is not held is a warning.
-    unsafe {
-        if versions::holds_lock(tag, mode) {
-            pg_sys::LockRelease(tag, mode, false);
-        }
     }
 }
 
@@ -130,12 +92,12 @@ fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration, tags: Option<&Tags<
     if let Some(value) = look() {
         return (Some(value), None);
     }
-    let tag = lock_tag(number, key);
+    let lock = AdvisoryLock::new(Class::Lease, number, key);
     let end = Instant::now() + wait;
     let mut has_waited = false;
-    while !try_lock(&tag) {
+    while !lock.try_take() {
         // Who holds what others may wait for goes without.
-        if Instant::now() >= end || may_be_waited_for() {
+        if Instant::now() >= end || has_written() {
             return (None, None);
         }
         if !std::mem::replace(&mut has_waited, true) {
@@ -148,17 +110,17 @@ fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration, tags: Option<&Tags<
     }
     // Whoever had the lease may have stored the value just before it was given back.
     if let Some(value) = look_again() {
-        unlock(&tag);
+        lock.give_back();
         return (Some(value), None);
     }
     match Lease::give(or_report(Catalog::open()), number, key, tags) {
         Some(lease) => {
-            let check = with_cache(cache, Access::Write, |cache| Lease::check(cache, key));
+            let check = with_cache(cache, Access::Write, |cache| cache.check_of(key));
             count(tenant, SqlCounter::Leases);
             (None, Some(Lease { check, ..lease }.to_bytes()))
         }
         None => {
-            unlock(&tag);
+            lock.give_back();
             (None, None)
         }
     }
@@ -169,12 +131,6 @@ fn count(tenant: Tenant, counter: SqlCounter) {
     if let Some(catalog) = Catalog::mapped() {
         catalog.ledger(tenant).count(counter);
     }
-}
-
-/// Whether others may wait for this transaction: it has written.
-fn may_be_waited_for() -> bool {
-    // SAFETY: reads what the current transaction is.
-    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -198,7 +154,7 @@ fn put_leased(
     let bytes = or_report(Stored::compose(value, None, &lease.tags));
     let is_void = Cell::new(true);
     let put = |cache: &DefinedCache| {
-        is_void.set(is_hidden || Lease::check(cache, key) != lease.check);
+        is_void.set(is_hidden || cache.check_of(key) != lease.check);
         // Asked only if the key has no value.
         let still = || {
             is_void.set(!rings.as_ref().is_some_and(|rings| lease.is_good(rings)));
@@ -207,7 +163,7 @@ fn put_leased(
         if is_void.get() { Ok(false) } else { cache.put_if_absent(key, &bytes, expiry, still) }
     };
     let stored = put_or_report(with_cache(cache, Access::Write, put));
-    unlock(&lock_tag(number, key));
+    AdvisoryLock::new(Class::Lease, number, key).give_back();
     count(
         tenant,
         match stored {

@@ -22,6 +22,7 @@ use super::relations::Dependencies;
 use super::statement::{self, Marked, PlannedWith};
 use super::{learn, plan, pointers, scan, trace};
 use crate::pg::catalog::Catalog;
+use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
 use crate::pg::{invalidations, settings, versions};
 
@@ -214,11 +215,10 @@ unsafe fn plan_knowing(
         if let Some(why) = &known.refusal {
             return (plan_once().0, PlannedWith::Refused(why.clone()));
         }
-        // SAFETY: looks at a variable. What the transaction itself has defined is counted nowhere yet.
-        let has_written = unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId;
         let learned = rings
             .as_ref()
-            .filter(|_| !has_written)
+            // What the transaction itself has defined is counted nowhere yet.
+            .filter(|_| !has_written())
             .and_then(|rings| known.keys.iter().map(|key| learn(rings, *key)).collect::<Option<Vec<Dependency>>>());
         let count = known.keys.len();
         // What was counted so far is there to be accepted; what is planned now knows it.

@@ -46,13 +46,13 @@ use self::plan::{Planned, plan};
 use self::rows::Collected;
 pub(super) use self::rows::{Column, Rows};
 pub(super) use self::run::columns_of;
+use super::advisory::{AdvisoryLock, Class};
 use super::catalog::Catalog;
 use super::definitions::{self, Access};
 use super::error::CacheError;
 use super::functions::bytea::{Before, Copied};
-use super::handles::my_database;
 use super::invalidations::{self, Target};
-use super::snapshot::ActiveSnapshot;
+use super::snapshot::{ActiveSnapshot, has_written};
 use super::stored::{Dependency, MAX_DEPENDENCIES, Stored};
 use super::tags::{self, Freshness, Of};
 use super::writers;
@@ -125,13 +125,11 @@ pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Res
 
 /// The lines, if they tell the running statement what it needs to know; else why not.
 fn usable_rings() -> Result<Rings, &'static str> {
+    let has_written = has_written();
     // SAFETY: looks at what the current transaction is.
-    let (has_written, is_serializable) = unsafe {
+    let is_serializable = unsafe {
         let is_safe = pg_sys::XactReadOnly && pg_sys::XactDeferrable;
-        (
-            pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId,
-            pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 && !is_safe,
-        )
+        pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 && !is_safe
     };
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     match rings.filter(|rings| rings.relations_state() == State::On) {
@@ -301,45 +299,30 @@ pub(super) fn explain(query: &CStr, parameters: &[Parameter]) -> Result<(Option<
 /// The right to compute a result, while others wait for it.
 enum Flight {
     /// Had at once.
-    Begun(pg_sys::LOCKTAG),
+    Begun(AdvisoryLock),
     /// Had after somebody else's.
-    Waited(pg_sys::LOCKTAG),
+    Waited(AdvisoryLock),
     /// Somebody else has it, and is not waited for.
     Not,
 }
 
 impl Flight {
     fn begin(number: u64, under: &StoredUnder) -> Flight {
-        /// Of an advisory lock that no function of PostgreSQL's can take.
-        const CLASS: u16 = 0x4c53;
-        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(under, number);
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: my_database(),
-            locktag_field2: (hash >> 32) as u32,
-            locktag_field3: hash as u32,
-            locktag_field4: CLASS,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
-            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-        };
-        let mode = pg_sys::ExclusiveLock as i32;
-        // SAFETY: a valid tag; inside of a transaction, holding no lock of the area's.
-        let acquire = |wait: bool| unsafe { pg_sys::LockAcquire(&tag, mode, false, !wait) };
-        let is_free = |result| result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL;
-        if is_free(acquire(false)) {
-            return Flight::Begun(tag);
+        let lock = AdvisoryLock::new(Class::Result, number, under);
+        if lock.try_take() {
+            return Flight::Begun(lock);
         }
         // Others may wait for who holds such a lock; and that could be who computes.
         if writers::holds_locks_of_writers() {
             return Flight::Not;
         }
-        acquire(true);
-        Flight::Waited(tag)
+        lock.take();
+        Flight::Waited(lock)
     }
 
     fn end(&mut self) {
-        if let Flight::Begun(tag) | Flight::Waited(tag) = self {
-            // SAFETY: the lock that was taken.
-            unsafe { pg_sys::LockRelease(tag, pg_sys::ExclusiveLock as i32, false) };
+        if let Flight::Begun(lock) | Flight::Waited(lock) = self {
+            lock.give_back();
         }
         *self = Flight::Not;
     }
