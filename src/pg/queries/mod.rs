@@ -101,18 +101,20 @@ enum Found {
 ///
 /// There is no such cache, or the current role may not read it; the query is not one SELECT; or PostgreSQL's own ERROR.
 pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
-    let number = definitions::find(cache, Access::Read)?.number;
-    let Ok(rings) = usable_rings() else { return made(&plan(query, parameters)?, query) };
+    let Ok(rings) = usable_rings() else {
+        definitions::find(cache, Access::Read)?;
+        return made(&plan(query, parameters)?, query);
+    };
     let key = Key::compose(query, parameters);
     let under = key.stored_under();
-    let look = || definitions::with_cache(cache, Access::Read, |cache| look(cache, &under, &key));
-    let mut found = look()?;
+    let look = || definitions::with_cache(cache, Access::Read, |cache| (cache.number, look(cache, &under, &key)));
+    let (number, mut found) = look()?;
     if let Found::Right(copied) = found {
         return Ok(Answer::Kept(copied));
     }
     let mut flight = Flight::begin(number, &under);
     if matches!(flight, Flight::Waited(_)) {
-        found = look()?;
+        found = look()?.1;
         if let Found::Right(copied) = found {
             flight.end();
             return Ok(Answer::Kept(copied));
@@ -179,12 +181,10 @@ impl Fill<'_> {
         // Whatever empties the cache meanwhile voids this. The first to ask renews all definitions, so this comes first.
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, self.number);
-        let Some((planned, learned)) = self.plan(query, parameters)? else {
-            return made(&plan(query, parameters)?, query);
-        };
-        if planned.dependencies.refusal.is_some() || definitions::find(self.cache, Access::Write).is_err() {
+        let (planned, learned) = self.plan(query, parameters)?;
+        let Some(learned) = learned.filter(|_| definitions::find(self.cache, Access::Write).is_ok()) else {
             return made(&planned, query);
-        }
+        };
         let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
         let starts = trace::starts();
         let store = new_store();
@@ -205,27 +205,27 @@ impl Fill<'_> {
     }
 
     /// Plans a query, and says how often the definitions of all that it depends on have changed, so that the plan has all
-    /// these changes. `None` if they are changing.
-    fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<Option<(Planned, Vec<Dependency>)>, CacheError> {
+    /// these changes. `None` if they are changing, or if the result is not to be kept.
+    fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<(Planned, Option<Vec<Dependency>>), CacheError> {
         const TRIES: usize = 3;
         let mut known = plan(query, parameters)?;
         for _ in 0..TRIES {
-            if known.dependencies.refusal.is_some() {
-                return Ok(Some((known, Vec::new())));
-            }
-            let learned: Option<Vec<Dependency>> =
-                known.dependencies.keys.iter().map(|key| learn(&self.rings, *key)).collect();
-            let Some(learned) = learned else { return Ok(None) };
+            let learned = match known.dependencies.refusal {
+                Some(_) => None,
+                None => known.dependencies.keys.iter().map(|key| learn(&self.rings, *key)).collect(),
+            };
+            let Some(learned) = learned else { break };
             // What was counted so far is there to be accepted; what is planned now knows it.
             // SAFETY: inside of a transaction, holding no lock.
             unsafe { pg_sys::AcceptInvalidationMessages() };
             let planned = plan(query, parameters)?;
-            if planned.dependencies.keys.iter().all(|key| known.dependencies.keys.contains(key)) {
-                return Ok(Some((planned, learned)));
+            let is_known = planned.dependencies.keys.iter().all(|key| known.dependencies.keys.contains(key));
+            if is_known && planned.dependencies.refusal.is_none() {
+                return Ok((planned, Some(learned)));
             }
             known = planned;
         }
-        Ok(None)
+        Ok((known, None))
     }
 }
 
