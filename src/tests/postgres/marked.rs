@@ -2,21 +2,8 @@
 
 use rand::prelude::*;
 
-use crate::queries::check_with;
-use crate::world::{Backend, World, wait_until};
-
-/// A server with the query cache on, and a cache `c`.
-fn world() -> World {
-    let world = World::with(&[("pg_shared_lru.query_cache", "on"), ("max_prepared_transactions", "16")]);
-    let mut backend = world.backend();
-    backend.run("SELECT shared_lru.create_cache('c')");
-    wait_until("writers publish", || backend.one("SELECT EXISTS (SELECT FROM shared_lru.changes('pg_class'))"));
-    world
-}
-
-fn hits(backend: &mut Backend) -> i64 {
-    backend.stat("hits")
-}
+use crate::queries::{check_with, hits, world};
+use crate::world::Backend;
 
 #[test]
 fn a_cached_view_has_the_columns_and_rows_of_its_source() {

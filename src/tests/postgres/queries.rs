@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use crate::world::{Backend, World, wait_until};
 
 /// A server with the query cache on, and a cache `c`.
-fn world() -> World {
+pub fn world() -> World {
     world_with(&[])
 }
 
@@ -31,7 +31,7 @@ fn world_with(settings: &[(&str, &str)]) -> World {
 }
 
 /// How often the cache has been looked at with success so far.
-fn hits(backend: &mut Backend) -> i64 {
+pub fn hits(backend: &mut Backend) -> i64 {
     backend.stat("hits")
 }
 
