@@ -21,8 +21,7 @@ use crate::engine::counters::Removal;
 use crate::rings::key::{DependencyKey, KeyHash};
 use crate::rings::table::{LineIndex, Rings};
 use crate::rings::xid::FullXid;
-use crate::shared::cache::SharedCache;
-use crate::shared::lock::{LockMode, Locks};
+use crate::shared::lock::LockMode;
 
 /// More keys of one cache in a transaction stand for all.
 const MAX_KEYS: usize = 10_000;
@@ -248,9 +247,12 @@ fn remove(catalog: Catalog, item: &Item) {
         let removed = definitions::unless_dropped(|| {
             let Ok(cache) = handles::of_listing(catalog, listing) else { return false };
             match item.target() {
-                Target::Key(key) => drop(cache.discard_as(Removal::Invalidated, key)),
-                Target::Prefix(prefix) => _ = discard_prefix(&cache, prefix, Removal::Invalidated, || ()),
-                Target::All => _ = discard_all(&cache, Removal::Invalidated, || ()),
+                Target::Key(key) => _ = cache.discard_as(Removal::Invalidated, key),
+                Target::Prefix(prefix) => {
+                    let of_prefix = cache.iter().map(|entry| entry.key).filter(|key| key.starts_with(prefix));
+                    of_prefix.for_each(|key| _ = cache.discard_as(Removal::Invalidated, &key));
+                }
+                Target::All => _ = cache.clear_as(Removal::Invalidated, || ()),
                 Target::Tag(_) => {}
             }
             true
@@ -260,24 +262,6 @@ fn remove(catalog: Catalog, item: &Item) {
         }
         // Made anew or moved meanwhile.
     }
-}
-
-/// Removes all entries that are there now; how many were removed. `between` runs without a lock, and may unwind.
-///
-/// A clear removes as many as there were, in the order of eviction. What is used meanwhile is passed over, and what is
-/// stored meanwhile goes in its place. So what it has left is looked for.
-pub(super) fn discard_all<L: Locks>(cache: &SharedCache<L>, why: Removal, between: impl Fn()) -> u64 {
-    cache.clear_as(why, &between) + discard_prefix(cache, b"", why, between)
-}
-
-/// As [`discard_all`], of the keys that begin so.
-fn discard_prefix<L: Locks>(cache: &SharedCache<L>, prefix: &[u8], why: Removal, between: impl Fn()) -> u64 {
-    let of_prefix = cache.iter().map(|entry| entry.key).filter(|key| key.starts_with(prefix));
-    let removed = of_prefix.filter(|key| {
-        between();
-        cache.discard_as(why, key)
-    });
-    removed.count() as u64
 }
 
 #[pg_guard]

@@ -47,7 +47,7 @@ impl<L: Locks> SharedCache<L> {
         }
     }
 
-    /// Removes every entry and says how many there were, expired ones included. Entries added meanwhile may stay.
+    /// Removes every entry and says how many there were, expired ones included. Entries added meanwhile go or stay.
     pub fn clear(&self) -> u64 {
         self.clear_in_steps(|| ())
     }
@@ -58,6 +58,9 @@ impl<L: Locks> SharedCache<L> {
     }
 
     /// As [`SharedCache::clear_in_steps`], counted as this.
+    ///
+    /// As many go as there were, in the order of eviction. What is used meanwhile is passed over, and what is stored meanwhile
+    /// goes in its place; so what is left then is looked for.
     pub(crate) fn clear_as(&self, why: Removal, mut between: impl FnMut()) -> u64 {
         let mut total = 0;
         let now = || self.now();
@@ -87,7 +90,11 @@ impl<L: Locks> SharedCache<L> {
             }
             self.free_large(index);
         }
-        total
+        let left = self.iter().filter(|entry| {
+            between();
+            self.discard_as(why, &entry.key)
+        });
+        total + left.count() as u64
     }
 
     /// Removes every entry, least recently used of its partition first, and hands it to `take`, which runs without a
@@ -214,6 +221,31 @@ impl<L: Locks> SharedCache<L> {
                 (0, Err(_)) => work.renew(),
                 (count, _) => return Drained::Entries(count),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::Config;
+    use crate::engine::policy::Policy;
+
+    #[test]
+    fn a_clear_leaves_nothing_that_was_there_whatever_is_used_and_stored_meanwhile() {
+        for policy in Policy::ALL {
+            let cache = SharedCache::shared_mapping(&Config::bytes(4 << 20).partitions(1).policy(policy)).unwrap();
+            (0..5000u32).for_each(|key| _ = cache.put(&key.to_be_bytes(), b"v").unwrap());
+            let (mut steps, mut out) = (5000u32, Vec::new());
+            cache.clear_in_steps(|| {
+                cache.put(&steps.to_be_bytes(), b"new").unwrap();
+                cache.get(&4999u32.to_be_bytes(), &mut out);
+                steps += 1;
+            });
+            assert!(steps > 5001, "{policy}: too few steps for anything to come between");
+            let there: Vec<u32> = (0..5000u32).filter(|key| cache.contains(&key.to_be_bytes())).collect();
+            assert!(there.is_empty(), "{policy}: {there:?}");
+            cache.validate().unwrap();
         }
     }
 }

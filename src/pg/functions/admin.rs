@@ -6,7 +6,6 @@ use pgrx::prelude::*;
 use super::text::ServerText;
 use super::{name_of, not_null, number, with_cache};
 use crate::engine::compaction::{CompactBudget, CompactReport};
-use crate::engine::counters::Removal;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
@@ -23,7 +22,7 @@ fn clear(cache: ServerText<'_>) -> i64 {
     };
     with_cache(cache, Access::Write, |cache| {
         invalidations::void_leases(or_report(Catalog::open()), cache.number, Target::All);
-        invalidations::discard_all(cache, Removal::ByHand, between)
+        cache.clear_in_steps(between)
     }) as i64
 }
 
