@@ -36,6 +36,8 @@ CREATE FUNCTION @extschema@.create_cache(
     slab_bytes integer DEFAULT NULL,
     ttl interval DEFAULT NULL,
     persist boolean DEFAULT NULL,
+    grace interval DEFAULT NULL,
+    accept_clock boolean DEFAULT NULL,
     if_not_exists boolean DEFAULT false
 ) RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'define_cache_wrapper';
 
@@ -50,6 +52,8 @@ CREATE FUNCTION @extschema@.alter_cache(
     slab_bytes integer DEFAULT NULL,
     ttl interval DEFAULT NULL,
     persist boolean DEFAULT NULL,
+    grace interval DEFAULT NULL,
+    accept_clock boolean DEFAULT NULL,
     reset text[] DEFAULT NULL
 ) RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'alter_cache_wrapper';
 
@@ -144,7 +148,26 @@ CREATE FUNCTION @extschema@.query(cache text, query text) RETURNS SETOF record
 CREATE FUNCTION @extschema@.query(cache text, query text, VARIADIC parameters "any") RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'query_wrapper';
 
-CREATE FUNCTION @extschema@.explain_query(query text, types regtype[] DEFAULT '{}') RETURNS TABLE (
+-- With a time to live, tags and a grace of this call: NULL is the cache's own.
+CREATE FUNCTION @extschema@.fetch_with(cache text, ttl interval, tags text[], grace interval, query text, of anyelement)
+    RETURNS anyelement
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fetch_with_wrapper';
+
+CREATE FUNCTION @extschema@.fetch_with(
+    cache text, ttl interval, tags text[], grace interval, query text, of anyelement, VARIADIC parameters "any"
+) RETURNS anyelement
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fetch_with_wrapper';
+
+CREATE FUNCTION @extschema@.query_with(cache text, ttl interval, tags text[], grace interval, query text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'query_with_wrapper';
+
+CREATE FUNCTION @extschema@.query_with(
+    cache text, ttl interval, tags text[], grace interval, query text, VARIADIC parameters "any"
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'query_with_wrapper';
+
+CREATE FUNCTION @extschema@.explain_query(query text, types regtype[] DEFAULT '{}', cache text DEFAULT NULL) RETURNS TABLE (
     cacheable boolean,
     reason text,
     depends_on text[]
@@ -358,6 +381,7 @@ CREATE FUNCTION @extschema@.list_stats() RETURNS TABLE (
     leases bigint,
     lease_waits bigint,
     lease_fills bigint,
+    served_stale bigint,
     oldest_age bigint,
     oldest_since timestamptz,
     stats_reset timestamptz,
@@ -392,6 +416,7 @@ SELECT cache,
        leases,
        lease_waits,
        lease_fills,
+       served_stale,
        oldest_age,
        oldest_since,
        stats_reset,
@@ -419,9 +444,9 @@ SELECT cache,
 
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
-COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, boolean) IS
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, interval, boolean, boolean) IS
     'Creates a cache of so many bytes, or of so many entries (max_entries, max_entry_bytes); false if it was there';
-COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, text[]) IS
+COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, interval, boolean, text[]) IS
     'Changes what a cache is made of; what is NULL stays, what is in reset goes back to its default';
 COMMENT ON FUNCTION @extschema@.rename_cache(text, text) IS 'Gives a cache another name';
 COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
@@ -439,7 +464,15 @@ COMMENT ON FUNCTION @extschema@.fetch(text, text, anyelement) IS
 COMMENT ON FUNCTION @extschema@.fetch(text, text, anyelement, "any") IS 'As fetch, of a query with parameters';
 COMMENT ON FUNCTION @extschema@.query(text, text) IS 'The rows that a query gives, kept while they are right';
 COMMENT ON FUNCTION @extschema@.query(text, text, "any") IS 'As query, of a query with parameters';
-COMMENT ON FUNCTION @extschema@.explain_query(text, regtype[]) IS
+COMMENT ON FUNCTION @extschema@.fetch_with(text, interval, text[], interval, text, anyelement) IS
+    'As fetch, with a time to live, tags and a grace of this call; NULL is the cache''s own';
+COMMENT ON FUNCTION @extschema@.fetch_with(text, interval, text[], interval, text, anyelement, "any") IS
+    'As fetch_with, of a query with parameters';
+COMMENT ON FUNCTION @extschema@.query_with(text, interval, text[], interval, text) IS
+    'As query, with a time to live, tags and a grace of this call; NULL is the cache''s own';
+COMMENT ON FUNCTION @extschema@.query_with(text, interval, text[], interval, text, "any") IS
+    'As query_with, of a query with parameters';
+COMMENT ON FUNCTION @extschema@.explain_query(text, regtype[], text) IS
     'Whether the result of a query would be kept, if not why, and what it depends on';
 COMMENT ON FUNCTION @extschema@.cache_view(text, regclass, text) IS
     'Creates a view with the columns of a table or view, whose rows are kept while they are right; its name';

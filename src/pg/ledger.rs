@@ -47,9 +47,11 @@ pub(super) enum SqlCounter {
     RefusedLease,
     /// Values that were not stored because the key had one.
     RefusedPresent,
+    /// Results that were served although they were outdated.
+    ServedStale,
 }
 
-pub(super) const SQL_COUNTERS: usize = SqlCounter::RefusedPresent as usize + 1;
+pub(super) const SQL_COUNTERS: usize = SqlCounter::ServedStale as usize + 1;
 
 /// A cache at one moment. The counters are totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

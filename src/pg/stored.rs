@@ -1,11 +1,12 @@
 //! What SQL stores under a key: the value, what belongs to it, and a byte that says what that is.
 //!
 //! ```text
-//! ┌───────┬ ─ ─ ─ ─ ─ ─ ┬ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┬──────┐
-//! │ value │  type: 12   │  dependencies: 20 each, number: 1  │ kind │
-//! └───────┴ ─ ─ ─ ─ ─ ─ ┴ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┴──────┘
+//! ┌───────┬ ─ ─ ─ ─ ─ ─ ┬ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┬ ─ ─ ─ ─ ─ ─ ─ ─ ┬ ─ ─ ─ ─ ─ ─ ┬──────┐
+//! │ value │  type: 12   │  dependencies: 20 each, number: 1  │ tags: the same │ outdated: 8 │ kind │
+//! └───────┴ ─ ─ ─ ─ ─ ─ ┴ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┴ ─ ─ ─ ─ ─ ─ ─ ─ ┴ ─ ─ ─ ─ ─ ─ ┴──────┘
 //! kind      0: a `bytea` or text, and nothing more; bit 0: of the type that is named; bit 1: with dependencies;
-//!           bit 2: the result of a query, whose dependencies are relations and definitions, not tags
+//!           bit 2: the result of a query, whose dependencies are relations and definitions, not tags; bit 3: which
+//!           has tags, too; bit 4: which may be served for a while when it is outdated; bit 5: because rows have changed
 //! ```
 //!
 //! It stands at the end, so that a value is copied to where its reader wants it, and then cut.
@@ -19,11 +20,16 @@ use crate::rings::table::LineIndex;
 const TYPED: u8 = 1;
 const DEPENDENT: u8 = 2;
 const RESULT: u8 = 4;
+const TAGGED: u8 = 8;
+const GRACED: u8 = 16;
+const ROWS_CHANGED: u8 = 32;
+const KINDS: u8 = TYPED | DEPENDENT | RESULT | TAGGED | GRACED | ROWS_CHANGED;
 
 /// The most dependencies that anything has.
 pub(super) const MAX_DEPENDENCIES: usize = u8::MAX as usize;
 const TYPE_BYTES: usize = 12;
 const DEPENDENCY_BYTES: usize = 20;
+const OUTDATED_BYTES: usize = 8;
 
 /// Of which type a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +85,27 @@ pub(super) fn outlives_the_server(bytes: &[u8]) -> bool {
     bytes.last().is_some_and(|kind| kind & (DEPENDENT | RESULT) == 0)
 }
 
+/// From when on a result is known to be outdated, for one that may be served all the same for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outdated {
+    /// In microseconds since 1970; [`Outdated::NEVER`]: it does not age.
+    pub(super) from_us: u64,
+    pub(super) by: OutdatedBy,
+}
+
+/// Why a result is outdated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OutdatedBy {
+    /// It will have lived as long as it was to.
+    Age,
+    /// Somebody has seen that its rows have changed.
+    Rows,
+}
+
+impl Outdated {
+    pub(super) const NEVER: u64 = u64::MAX;
+}
+
 /// What is stored, taken apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a> {
@@ -86,18 +113,27 @@ pub(super) struct Stored<'a> {
     pub(super) of_type: Option<StoredType>,
     /// Whether it is the result of a query.
     pub(super) is_result: bool,
+    /// There, if a result may be served for a while when it is outdated.
+    pub(super) outdated: Option<Outdated>,
     dependencies: &'a [u8],
+    tags: &'a [u8],
 }
 
 impl<'a> Stored<'a> {
     /// `None` if no put can have stored this.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Stored<'a>> {
         let (&kind, mut value) = bytes.split_last()?;
-        let (mut dependencies, mut of_type) = (&[][..], None);
+        let (mut dependencies, mut tags, mut of_type, mut outdated) = (&[][..], &[][..], None, None);
+        if kind & GRACED != 0 {
+            let (rest, bytes) = value.split_last_chunk::<OUTDATED_BYTES>()?;
+            let by = if kind & ROWS_CHANGED != 0 { OutdatedBy::Rows } else { OutdatedBy::Age };
+            (value, outdated) = (rest, Some(Outdated { from_us: u64::from_le_bytes(*bytes), by }));
+        }
+        if kind & TAGGED != 0 {
+            (value, tags) = split_dependencies(value)?;
+        }
         if kind & DEPENDENT != 0 {
-            let (&count, rest) = value.split_last()?;
-            (value, dependencies) =
-                rest.split_at_checked(rest.len().checked_sub(usize::from(count) * DEPENDENCY_BYTES)?)?;
+            (value, dependencies) = split_dependencies(value)?;
         }
         if kind & TYPED != 0 {
             let (rest, bytes) = value.split_last_chunk::<TYPE_BYTES>()?;
@@ -106,7 +142,7 @@ impl<'a> Stored<'a> {
             (value, of_type) = (rest, Some(StoredType { oid: u32::from_le_bytes(*oid), fingerprint }));
         }
         let is_result = kind & RESULT != 0;
-        (kind <= TYPED | DEPENDENT | RESULT).then_some(Stored { value, of_type, is_result, dependencies })
+        (kind & !KINDS == 0).then_some(Stored { value, of_type, is_result, outdated, dependencies, tags })
     }
 
     /// Whether these bytes are a value and nothing more: the usual case.
@@ -115,8 +151,14 @@ impl<'a> Stored<'a> {
         bytes.last() == Some(&0)
     }
 
+    /// Those of a result on relations and definitions; those of any other value on its tags.
     pub(super) fn dependencies(&self) -> impl Iterator<Item = Dependency> + Clone + 'a {
         Dependency::list(self.dependencies).expect("whole ones: parsed")
+    }
+
+    /// The tags of a result.
+    pub(super) fn tags_of_result(&self) -> impl Iterator<Item = Dependency> + Clone + 'a {
+        Dependency::list(self.tags).expect("whole ones: parsed")
     }
 
     /// What is to be stored.
@@ -158,13 +200,58 @@ impl<'a> Stored<'a> {
     /// # Errors, Panics
     ///
     /// As [`Stored::compose`].
-    pub(super) fn compose_result(rows: &[u8], dependencies: &[Dependency]) -> Result<Vec<u8>, CacheError> {
+    pub(super) fn compose_result(
+        rows: &[u8],
+        dependencies: &[Dependency],
+        tags: &[Dependency],
+        outdated: Option<Outdated>,
+    ) -> Result<Vec<u8>, CacheError> {
+        assert!(tags.len() <= MAX_DEPENDENCIES);
         let mut bytes = Stored::compose(rows, None, dependencies)?;
-        if let Some(kind) = bytes.last_mut() {
-            *kind |= RESULT;
+        let mut kind = bytes.pop().unwrap_or_default() | RESULT;
+        let more = tags.len() * DEPENDENCY_BYTES + OUTDATED_BYTES + 2;
+        bytes.try_reserve_exact(more).map_err(|_| CacheError::OutOfMemory(more))?;
+        if !tags.is_empty() {
+            kind |= TAGGED;
+            Dependency::append_all(tags, &mut bytes);
+            bytes.push(tags.len() as u8);
+        }
+        bytes.push(kind);
+        if let Some(outdated) = outdated {
+            Stored::set_outdated(&mut bytes, outdated);
         }
         Ok(bytes)
     }
+
+    /// What a result is stored as, that says from when on it is outdated.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it.
+    pub(super) fn with_outdated(stored: &[u8], outdated: Outdated) -> Result<Vec<u8>, CacheError> {
+        let most = stored.len() + OUTDATED_BYTES;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(most).map_err(|_| CacheError::OutOfMemory(most))?;
+        bytes.extend_from_slice(stored);
+        Stored::set_outdated(&mut bytes, outdated);
+        Ok(bytes)
+    }
+
+    fn set_outdated(bytes: &mut Vec<u8>, outdated: Outdated) {
+        let kind = bytes.pop().unwrap_or_default();
+        if kind & GRACED != 0 {
+            bytes.truncate(bytes.len() - OUTDATED_BYTES);
+        }
+        bytes.extend_from_slice(&outdated.from_us.to_le_bytes());
+        let by = if outdated.by == OutdatedBy::Rows { ROWS_CHANGED } else { 0 };
+        bytes.push(kind & !ROWS_CHANGED | GRACED | by);
+    }
+}
+
+/// Dependencies, with their number behind them, and what is before.
+fn split_dependencies(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&count, rest) = bytes.split_last()?;
+    rest.split_at_checked(rest.len().checked_sub(usize::from(count) * DEPENDENCY_BYTES)?)
 }
 
 #[cfg(test)]
@@ -196,9 +283,26 @@ mod tests {
                 }
             }
         }
-        let result = Stored::compose_result(b"rows", &[dependency(1)]).unwrap();
-        assert!(!outlives_the_server(&result));
-        assert!(Stored::parse(&result).is_some_and(|stored| stored.is_result && stored.value == b"rows"));
+    }
+
+    #[test]
+    fn a_result_has_tags_and_says_from_when_on_it_is_outdated() {
+        let (none, aged) = (None, Some(Outdated { from_us: 7, by: OutdatedBy::Age }));
+        for tags in [&[][..], &[dependency(2)], &[dependency(2), dependency(3)]] {
+            for outdated in [none, aged] {
+                let mut bytes = Stored::compose_result(b"rows", &[dependency(1)], tags, outdated).unwrap();
+                for expected in [outdated, Some(Outdated { from_us: 9, by: OutdatedBy::Rows }), aged] {
+                    if expected != outdated {
+                        bytes = Stored::with_outdated(&bytes, expected.unwrap()).unwrap();
+                    }
+                    let stored = Stored::parse(&bytes).unwrap();
+                    assert!(!outlives_the_server(&bytes) && !Stored::is_plain(&bytes) && stored.is_result);
+                    assert_eq!((stored.value, stored.outdated), (&b"rows"[..], expected.or(outdated)));
+                    assert!(stored.dependencies().eq([dependency(1)]));
+                    assert!(stored.tags_of_result().eq(tags.iter().copied()));
+                }
+            }
+        }
     }
 
     #[test]
@@ -207,7 +311,11 @@ mod tests {
         for from in 1..=whole.len() {
             assert!(Stored::parse(&whole[from..]).is_none(), "{from} bytes are missing");
         }
-        assert!(Stored::parse(&[8]).is_none());
+        assert!(Stored::parse(&[64]).is_none());
+        let whole = Stored::compose_result(b"", &[dependency(1)], &[dependency(2)], None).unwrap();
+        for from in 1..=whole.len() {
+            assert!(Stored::parse(&whole[from..]).is_none(), "{from} bytes are missing");
+        }
     }
 
     fn types() -> Option<StoredType> {

@@ -7,7 +7,7 @@
 //! Not here: who publishes (`invalidations`), how a value keeps its dependencies (`stored`).
 
 use super::catalog::Catalog;
-use super::invalidations;
+use super::invalidations::{self, Target};
 use super::snapshot::ActiveSnapshot;
 use super::stored::Dependency;
 use crate::rings::key::KeyHash;
@@ -41,6 +41,19 @@ pub(super) fn settled(rings: &Rings, key: KeyHash) -> Option<Dependency> {
     let publications = rings.ver(&ActiveSnapshot::get()?, line, definitions)?.get();
     let dependency = Dependency { line, definitions, publications };
     is_unchanged(rings, &dependency).then_some(dependency)
+}
+
+/// What tags of a cache say to the running statement; `None` if one of them is being invalidated, or is by the current
+/// transaction.
+pub(super) fn all_settled<'a>(
+    rings: &Rings,
+    number: u64,
+    tags: impl Iterator<Item = &'a [u8]>,
+) -> Option<Vec<Dependency>> {
+    tags.map(|tag| {
+        settled(rings, Target::Tag(tag).hash(number)).filter(|dependency| !invalidations::hides_line(dependency.line))
+    })
+    .collect()
 }
 
 /// Whether nobody has published in a line since.

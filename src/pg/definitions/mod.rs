@@ -24,7 +24,7 @@ use hashbrown::HashMap;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use self::options::Options;
+use self::options::{Options, ResultOptions};
 use super::accounts::Tenant;
 use super::catalog::{CacheId, Catalog, Listing, NewCache};
 use super::drops;
@@ -75,6 +75,8 @@ pub(super) struct DefinedCache {
     pub(super) number: u64,
     /// What names it in the catalog, while its memory is this.
     pub(super) tenant: Tenant,
+    /// What its definition says of results of queries.
+    pub(super) results: ResultOptions,
 }
 
 impl DefinedCache {
@@ -173,7 +175,8 @@ fn look_up(name: &str, access: Access) -> Result<DefinedCache, CacheError> {
             break found?;
         }
     };
-    let cache = DefinedCache { cache, number: definition.number, tenant: listing.tenant() };
+    let results = definition.options()?.results;
+    let cache = DefinedCache { cache, number: definition.number, tenant: listing.tenant(), results };
     let known = Known { relation: definition.relation, listing, cache: cache.clone(), role, allowed };
     KNOWN.with_borrow_mut(|all| all.insert(name.to_owned(), known));
     Ok(cache)

@@ -11,8 +11,19 @@ use crate::engine::policy::Policy;
 use crate::pg::error::CacheError;
 
 /// The names of all options.
-pub(in crate::pg) const NAMES: &[&str] =
-    &["bytes", "max_entries", "max_entry_bytes", "policy", "partitions", "buckets", "slab_bytes", "ttl", "persist"];
+pub(in crate::pg) const NAMES: &[&str] = &[
+    "bytes",
+    "max_entries",
+    "max_entry_bytes",
+    "policy",
+    "partitions",
+    "buckets",
+    "slab_bytes",
+    "ttl",
+    "persist",
+    "grace",
+    "accept_clock",
+];
 
 /// What a definition says of its cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +33,18 @@ pub(in crate::pg) struct Options {
     pub(in crate::pg) ttl: Option<Duration>,
     /// Whether its contents outlive a restart.
     pub(in crate::pg) persist: bool,
+    pub(in crate::pg) results: ResultOptions,
+}
+
+/// What a definition says of results of queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::pg) struct ResultOptions {
+    /// As [`Options::ttl`].
+    pub(in crate::pg) ttl: Option<Duration>,
+    /// How long one that is outdated may be served while another is being made; zero: not at all.
+    pub(in crate::pg) grace: Duration,
+    /// Whether what depends on the clock is kept, as long as the time to live says. There is one then.
+    pub(in crate::pg) accept_clock: bool,
 }
 
 impl Options {
@@ -64,13 +87,21 @@ impl Options {
         if let Some(slab_bytes) = number(text, "slab_bytes")? {
             config = config.slab_bytes(narrow("slab_bytes", slab_bytes)?);
         }
-        let ttl = text("ttl").map(seconds).transpose()?;
+        let ttl = text("ttl").map(|value| seconds("ttl", value)).transpose()?;
         if let Some(ttl) = ttl {
             config = config.ttl(ttl);
         }
         config.resolve()?;
-        let persist = text("persist").map(truth).transpose()?.unwrap_or(false);
-        Ok(Options { config, ttl, persist })
+        let yes = |name| text(name).map(|value| truth(name, value)).transpose();
+        let persist = yes("persist")?.unwrap_or(false);
+        let grace = text("grace").map(|value| seconds("grace", value)).transpose()?.unwrap_or_default();
+        let accept_clock = yes("accept_clock")?.unwrap_or(false);
+        if accept_clock && ttl.is_none() {
+            return Err(CacheError::Parameter(
+                "accept_clock needs a ttl: what depends on the clock is kept as long as that says".to_owned(),
+            ));
+        }
+        Ok(Options { config, ttl, persist, results: ResultOptions { ttl, grace, accept_clock } })
     }
 
     /// Those of a foreign table, which its validator has seen.
@@ -113,17 +144,17 @@ fn number<'a>(text: impl Fn(&str) -> Option<&'a str>, name: &str) -> Result<Opti
 }
 
 /// A time in seconds, with decimals if need be.
-fn seconds(value: &str) -> Result<Duration, CacheError> {
+fn seconds(name: &str, value: &str) -> Result<Duration, CacheError> {
     let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.ok_or_else(|| CacheError::Parameter(format!("ttl is {value}: no number of seconds")))
+    seconds.ok_or_else(|| CacheError::Parameter(format!("{name} is {value}: no number of seconds")))
 }
 
 /// A truth value, as PostgreSQL writes it or a person may.
-fn truth(value: &str) -> Result<bool, CacheError> {
+fn truth(name: &str, value: &str) -> Result<bool, CacheError> {
     match &*value.to_ascii_lowercase() {
         "true" | "on" | "yes" | "1" => Ok(true),
         "false" | "off" | "no" | "0" => Ok(false),
-        _ => Err(CacheError::Parameter(format!("persist is {value}: neither true nor false"))),
+        _ => Err(CacheError::Parameter(format!("{name} is {value}: neither true nor false"))),
     }
 }
 
@@ -161,6 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn results_are_served_outdated_and_by_the_clock_only_where_the_definition_says_so() {
+        let of = |more: &[(&str, &str)]| {
+            Options::parse([("bytes", "4194304")].into_iter().chain(more.iter().copied())).unwrap().results
+        };
+        let off = ResultOptions { ttl: None, grace: Duration::ZERO, accept_clock: false };
+        assert_eq!(of(&[]), off);
+        let (ttl, grace) = (Some(Duration::from_secs(60)), Duration::from_millis(500));
+        let all = [("ttl", "60"), ("grace", "0.5"), ("accept_clock", "on")];
+        assert_eq!(of(&all), ResultOptions { ttl, grace, accept_clock: true });
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_value() {
         for (options, part) in [
             (&[("bytes", "4194304"), ("colour", "red")][..], "\"colour\""),
@@ -174,6 +217,9 @@ mod tests {
             (&[("bytes", "4194304"), ("ttl", "soon")], "soon"),
             (&[("bytes", "4194304"), ("persist", "perhaps")], "perhaps"),
             (&[("bytes", "4194304"), ("ttl", "-1")], "-1"),
+            (&[("bytes", "4194304"), ("grace", "-1")], "grace is -1"),
+            (&[("bytes", "4194304"), ("accept_clock", "maybe")], "accept_clock is maybe"),
+            (&[("bytes", "4194304"), ("accept_clock", "on")], "needs a ttl"),
             (&[("bytes", "4194304"), ("ttl", "0.001")], "1 ms"),
             (&[], "either bytes"),
         ] {

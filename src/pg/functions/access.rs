@@ -56,20 +56,21 @@ pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
 /// What the tags of a cache say to the running statement; `None` if one of them is being invalidated, or is by the current
 /// transaction.
 pub(super) fn settled(number: u64, tags: &Tags<'_>) -> Option<Vec<Dependency>> {
+    refuse_too_many(tags);
+    let rings = invalidations::rings(or_report(Catalog::open()))?;
+    tags::all_settled(&rings, number, tags.iter().flatten())
+}
+
+/// # Panics
+///
+/// PostgreSQL's ERROR, if there are too many tags.
+pub(super) fn refuse_too_many(tags: &Tags<'_>) {
     /// Each is looked at when the value is read.
     const MAX_TAGS: usize = 32;
     let given = tags.len();
     if given > MAX_TAGS {
         CacheError::Parameter(format!("a value of {given} tags: at most {MAX_TAGS}")).report();
     }
-    let rings = invalidations::rings(or_report(Catalog::open()))?;
-    tags.iter()
-        .flatten()
-        .map(|tag| {
-            let hash = Target::Tag(tag).hash(number);
-            tags::settled(&rings, hash).filter(|dependency| !invalidations::hides_line(dependency.line))
-        })
-        .collect()
 }
 
 /// Stores what is composed for a cache, unless one of its tags has been invalidated; `None` if so.
@@ -211,9 +212,11 @@ pub(super) fn parse(bytes: &[u8]) -> Stored<'_> {
 
 /// What the running statement may make of it.
 pub(super) fn freshness(stored: &Stored<'_>) -> Freshness {
+    if stored.is_result {
+        return crate::pg::queries::freshness(stored);
+    }
     let mut dependencies = stored.dependencies().peekable();
-    let of = if stored.is_result { Of::Relations } else { Of::Tags };
-    if dependencies.peek().is_none() { Freshness::Current } else { tags::judge(of, dependencies) }
+    if dependencies.peek().is_none() { Freshness::Current } else { tags::judge(Of::Tags, dependencies) }
 }
 
 /// The value of a key, for the current transaction.

@@ -30,6 +30,8 @@ struct Given<'a> {
     slab_bytes: Option<i32>,
     ttl: Option<Interval>,
     persist: Option<bool>,
+    grace: Option<Interval>,
+    accept_clock: Option<bool>,
 }
 
 impl Given<'_> {
@@ -45,6 +47,8 @@ impl Given<'_> {
             number("slab_bytes", self.slab_bytes.map(i64::from)),
             self.ttl.map(|ttl| ("ttl", written_seconds(ttl))),
             self.persist.map(|persist| ("persist", persist.to_string())),
+            self.grace.map(|grace| ("grace", written_seconds(grace))),
+            self.accept_clock.map(|accept| ("accept_clock", accept.to_string())),
         ]
         .into_iter()
         .flatten()
@@ -74,6 +78,8 @@ fn define_cache(
     slab_bytes: Option<i32>,
     ttl: Option<Interval>,
     persist: Option<bool>,
+    grace: Option<Interval>,
+    accept_clock: Option<bool>,
     if_not_exists: Option<bool>,
 ) -> bool {
     let cache = not_null("cache", cache);
@@ -84,8 +90,20 @@ fn define_cache(
         (None, None, None) => Some((catalog.bytes() / DEFAULT_PART) as i64),
         _ => bytes,
     };
-    let mut given =
-        Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes, ttl, persist }.written();
+    let mut given = Given {
+        bytes,
+        max_entries,
+        max_entry_bytes,
+        policy,
+        partitions,
+        buckets,
+        slab_bytes,
+        ttl,
+        persist,
+        grace,
+        accept_clock,
+    }
+    .written();
     // What is a default today stays what it is: the definition may be read by a server with others.
     let defaults = [
         ("policy", Some(settings::default_policy().name().to_owned())),
@@ -120,6 +138,8 @@ fn alter_cache(
     slab_bytes: Option<i32>,
     ttl: Option<Interval>,
     persist: Option<bool>,
+    grace: Option<Interval>,
+    accept_clock: Option<bool>,
     reset: Option<Vec<Option<String>>>,
 ) {
     let name = or_report(name_of(not_null("cache", cache)));
@@ -140,8 +160,20 @@ fn alter_cache(
     } else if max_entries.is_some() {
         changes.push(("bytes", None));
     }
-    let given =
-        Given { bytes, max_entries, max_entry_bytes, policy, partitions, buckets, slab_bytes, ttl, persist }.written();
+    let given = Given {
+        bytes,
+        max_entries,
+        max_entry_bytes,
+        policy,
+        partitions,
+        buckets,
+        slab_bytes,
+        ttl,
+        persist,
+        grace,
+        accept_clock,
+    }
+    .written();
     changes.retain(|(name, _)| given.iter().all(|(given, _)| given != name));
     changes.extend(given.into_iter().map(|(name, value)| (name, Some(value))));
     or_report(statements::alter(name, &changes));

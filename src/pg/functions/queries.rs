@@ -2,35 +2,79 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char};
+use std::time::Duration;
 
 use pgrx::fcinfo::{pg_arg_is_null, pg_getarg, pg_getarg_datum_raw, pg_getarg_type};
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use super::access::{Tags, expiry, refuse_too_many};
 use super::bytea::Copied;
 use super::text::ServerText;
 use super::{name_of, not_null};
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::queries::{self, Answer, Column, Parameter};
+use crate::pg::queries::{self, Answer, Column, Parameter, Wishes};
 use crate::pg::types;
 
 called_raw!(pg_finfo_fetch_wrapper);
 called_raw!(pg_finfo_query_wrapper);
+called_raw!(pg_finfo_fetch_with_wrapper);
+called_raw!(pg_finfo_query_with_wrapper);
+
+/// What a call has between the cache and the query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Between {
+    Nothing,
+    /// A time to live, tags, and a grace.
+    Wishes,
+}
 
 /// One value: `fetch(cache, query, of, parameters…)`.
 #[pg_guard]
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn fetch_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: PostgreSQL calls it with a call's data, of at least three arguments.
+    // SAFETY: PostgreSQL calls it with a call's data, of these arguments.
+    unsafe { fetch(call, Between::Nothing) }
+}
+
+/// One value: `fetch_with(cache, ttl, tags, grace, query, of, parameters…)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn fetch_with_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe { fetch(call, Between::Wishes) }
+}
+
+/// Rows: `query(cache, query, parameters…)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn query_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe { query(call, Between::Nothing) }
+}
+
+/// Rows: `query_with(cache, ttl, tags, grace, query, parameters…)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn query_with_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe { query(call, Between::Wishes) }
+}
+
+/// # Safety
+///
+/// - It is a call with these arguments, and one for the type.
+unsafe fn fetch(call: pg_sys::FunctionCallInfo, between: Between) -> pg_sys::Datum {
+    // SAFETY: as the caller says.
     unsafe {
         let null = |call: pg_sys::FunctionCallInfo| {
             (*call).isnull = true;
             pg_sys::Datum::null()
         };
-        let Some((cache, query)) = cache_and_query(call) else { return null(call) };
-        let wanted = pg_getarg_type(call, 2);
-        let parameters = parameters(call, 3);
-        let answer = or_report(queries::answer(&cache, &query, &parameters));
+        let Some(Asked { cache, query, wishes, next }) = asked(call, between) else { return null(call) };
+        let wanted = pg_getarg_type(call, next);
+        let parameters = parameters(call, next + 1);
+        let answer = or_report(queries::answer(&cache, &query, &parameters, &wishes));
         match first_value(answer, wanted) {
             Some(value) => value,
             None => null(call),
@@ -38,11 +82,11 @@ unsafe extern "C-unwind" fn fetch_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
     }
 }
 
-/// Rows: `query(cache, query, parameters…)`.
-#[pg_guard]
-#[unsafe(no_mangle)]
-unsafe extern "C-unwind" fn query_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: as above, of at least two arguments; called for a set, in a context that PostgreSQL describes.
+/// # Safety
+///
+/// - It is a call with these arguments, for a set, in a context that PostgreSQL describes.
+unsafe fn query(call: pg_sys::FunctionCallInfo, between: Between) -> pg_sys::Datum {
+    // SAFETY: as the caller says.
     unsafe {
         let result = (*call).resultinfo.cast::<pg_sys::ReturnSetInfo>();
         let materialize = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
@@ -56,13 +100,13 @@ unsafe extern "C-unwind" fn query_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
         }
         (*result).returnMode = materialize;
         (*call).isnull = true;
-        let Some((cache, query)) = cache_and_query(call) else { return pg_sys::Datum::null() };
-        let parameters = parameters(call, 2);
+        let Some(Asked { cache, query, wishes, next }) = asked(call, between) else { return pg_sys::Datum::null() };
+        let parameters = parameters(call, next);
         // What is returned lives as long as the query.
         let before = pg_sys::MemoryContextSwitchTo((*(*result).econtext).ecxt_per_query_memory);
         let description = pg_sys::CreateTupleDescCopy((*result).expectedDesc);
         let wanted = queries::columns_of(description);
-        let answer = or_report(queries::answer(&cache, &query, &parameters));
+        let answer = or_report(queries::answer(&cache, &query, &parameters, &wishes));
         let store = match answer {
             Answer::Made(store, columns) => {
                 check_columns(&columns, &wanted);
@@ -89,34 +133,67 @@ unsafe extern "C-unwind" fn query_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
     }
 }
 
-/// Whether the result of a query would be kept, if not why, and what it depends on. With types of its parameters.
+/// Whether the result of a query would be kept, if not why, and what it depends on. With types of its parameters, and for a
+/// cache.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn explain_query(
     query: Option<&[u8]>,
     types: Option<Array<'_, pg_sys::Oid>>,
+    cache: Option<ServerText<'_>>,
 ) -> TableIterator<'static, (name!(cacheable, bool), name!(reason, Option<String>), name!(depends_on, Vec<String>))> {
     let query = c_text(not_null("query", query));
     let null = |oid| Parameter { oid, datum: pg_sys::Datum::null(), is_null: true };
     let parameters: Vec<Parameter> = types.iter().flat_map(|types| types.iter().flatten()).map(null).collect();
-    let (reason, relations) = or_report(queries::explain(&query, &parameters));
-    TableIterator::once((reason.is_none(), reason, relations))
+    let cache = cache.map(|cache| or_report(name_of(cache)));
+    let explained = or_report(queries::explain(&query, &parameters, cache));
+    TableIterator::once((explained.is_kept, explained.reason, explained.relations))
 }
 
 fn c_text(text: &[u8]) -> CString {
     CString::new(text).expect("a text of PostgreSQL's has no NUL")
 }
 
+/// What a call asks for.
+struct Asked {
+    cache: String,
+    query: CString,
+    wishes: Wishes,
+    /// The argument that comes behind.
+    next: usize,
+}
+
+/// `None` if the cache or the query is NULL.
+///
 /// # Safety
 ///
-/// - The call has two texts first.
-unsafe fn cache_and_query(call: pg_sys::FunctionCallInfo) -> Option<(String, CString)> {
-    // SAFETY: a `text` is, like a `bytea`, bytes behind a varlena header.
+/// - The call has these arguments.
+unsafe fn asked(call: pg_sys::FunctionCallInfo, between: Between) -> Option<Asked> {
+    // SAFETY: as the caller says; a `text` is, like a `bytea`, bytes behind a varlena header.
     unsafe {
         let cache = ServerText::of_bytes(pg_getarg::<&[u8]>(call, 0)?);
-        let query = c_text(pg_getarg::<&[u8]>(call, 1)?);
-        Some((or_report(name_of(cache)).to_owned(), query))
+        let (wishes, place) = match between {
+            Between::Nothing => (Wishes::default(), 1),
+            Between::Wishes => (wishes(pg_getarg(call, 1), pg_getarg(call, 2), pg_getarg(call, 3)), 4),
+        };
+        let query = c_text(pg_getarg::<&[u8]>(call, place)?);
+        Some(Asked { cache: or_report(name_of(cache)).to_owned(), query, wishes, next: place + 1 })
     }
+}
+
+fn wishes(ttl: Option<Interval>, tags: Option<Tags<'_>>, grace: Option<Interval>) -> Wishes {
+    let grace = grace.map(|grace| match u64::try_from(grace.as_micros()) {
+        Ok(micros) => Duration::from_micros(micros),
+        Err(_) => CacheError::Parameter("grace must not be negative".to_owned()).report(),
+    });
+    let mut own: Vec<Vec<u8>> = Vec::new();
+    if let Some(tags) = tags {
+        refuse_too_many(&tags);
+        own.extend(tags.iter().flatten().map(<[u8]>::to_vec));
+        own.sort_unstable();
+        own.dedup();
+    }
+    Wishes { ttl: expiry(ttl), tags: own, grace }
 }
 
 /// The arguments from `first` on. What has no type yet is text.

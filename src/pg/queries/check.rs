@@ -6,9 +6,11 @@
 //! - Functions that are volatile; that are STABLE, but for a list of PostgreSQL's own that depend only on settings in the
 //!   key; functions of users and extensions that are not IMMUTABLE. Conversions by way of text count as the functions of
 //!   input and output that they are.
-//! - The clock (`CURRENT_DATE` and the like), `SESSION_USER`, values of sequences.
+//! - `SESSION_USER`, values of sequences.
 //! - Row locks and data-modifying CTEs; samples; system columns but `tableoid`.
 //! - Types that are numbers of objects (`regclass` and the like): as text they depend on names.
+//!
+//! What depends on the clock (`now()`, `CURRENT_DATE` and the like) is told apart: there are caches that take it, for a while.
 //!
 //! A function that is declared IMMUTABLE is taken at its word, as PostgreSQL does; that it reads no table is looked after
 //! while the query runs (`trace`).
@@ -28,6 +30,8 @@ use crate::pg::versions;
 pub(super) struct Findings {
     /// Why the result is not to be kept; the first reason.
     pub(super) refusal: Option<String>,
+    /// How it depends on the clock; the first reason.
+    pub(super) clock: Option<String>,
     /// Types of users and extensions.
     pub(super) types: Vec<pg_sys::Oid>,
 }
@@ -59,7 +63,10 @@ impl Findings {
     }
 
     fn look_at_function(&mut self, function: pg_sys::Oid) {
-        if let Some(why) = refusal_of(function) {
+        let Some(why) = refusal_of(function) else { return };
+        if CLOCK.contains(&function.to_u32()) {
+            self.clock.get_or_insert(why);
+        } else {
             self.refuse(|| why);
         }
     }
@@ -85,6 +92,21 @@ fn refusal_of(function: pg_sys::Oid) -> Option<String> {
         _ => Some(format!("function {name} is VOLATILE")),
     }
 }
+
+/// PostgreSQL's STABLE functions whose results follow from their arguments, from the time at which they are called, and from
+/// settings that are in the key: `'now'` is a text of such a type.
+const CLOCK: [u32; 10] = [
+    pg_sys::F_NOW,
+    pg_sys::F_TRANSACTION_TIMESTAMP,
+    pg_sys::F_STATEMENT_TIMESTAMP,
+    pg_sys::F_AGE_TIMESTAMPTZ,
+    pg_sys::F_AGE_TIMESTAMP,
+    pg_sys::F_DATE_IN,
+    pg_sys::F_TIME_IN,
+    pg_sys::F_TIMETZ_IN,
+    pg_sys::F_TIMESTAMP_IN,
+    pg_sys::F_TIMESTAMPTZ_IN,
+];
 
 /// PostgreSQL's STABLE functions whose results follow from their arguments and from settings that are in the key: the time
 /// zone, styles of dates, intervals and bytes, locales, the text search configuration.
@@ -195,7 +217,7 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                     pg_sys::SQLValueFunctionOp::SVFOP_SESSION_USER => {
                         findings.refuse(|| "it depends on SESSION_USER".to_owned());
                     }
-                    _ => findings.refuse(|| "it depends on the clock".to_owned()),
+                    _ => _ = findings.clock.get_or_insert_with(|| "it depends on the clock".to_owned()),
                 }
             }
             pg_sys::NodeTag::T_NextValueExpr => findings.refuse(|| "it takes values of a sequence".to_owned()),

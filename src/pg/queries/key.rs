@@ -6,6 +6,7 @@
 //! locales, time zone     as texts
 //! the query              as text; or a marked statement, as `statement` says which it is
 //! parameters             type, and the value's bytes
+//! time to live, tags     if the call has named any
 //! ```
 //!
 //! Each part has its length before it, so that no two keys run into the same bytes. The database is the cache's. Where
@@ -17,9 +18,9 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::Parameter;
 use super::relations::search_path;
 use super::statement::Fingerprint;
+use super::{Parameter, Wishes};
 use crate::pg::types;
 
 // Not among pgrx's bindings.
@@ -41,8 +42,10 @@ pub(super) type StoredUnder = [u8; 18];
 
 impl Key {
     /// The key of a query with these parameters, for the current role and session.
-    pub(super) fn compose(query: &CStr, parameters: &[Parameter]) -> Key {
-        Key::of(query.to_bytes(), parameters)
+    pub(super) fn compose(query: &CStr, parameters: &[Parameter], wishes: &Wishes) -> Key {
+        let mut key = Key::of(query.to_bytes(), parameters);
+        wishes.append_to_key(&mut key.0);
+        key
     }
 
     /// The key of a marked statement. No query's, for there is no NUL in a text.

@@ -183,6 +183,7 @@ unsafe fn plan_marked(
             statement: statement::fingerprint(query),
             parameters: parameters_of(query),
             planned: PlannedWith::Unknown,
+            clock: None,
         };
         let mut known = Dependencies::new();
         plan::add_dependencies(query, &mut known);
@@ -194,6 +195,7 @@ unsafe fn plan_marked(
         };
         let (statement, planned) = plan_knowing(&mut known, plan_once);
         marked.planned = planned;
+        marked.clock = known.clock;
         scan::put_on_top(statement, &marked);
         statement
     }

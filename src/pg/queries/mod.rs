@@ -10,6 +10,8 @@
 //! plan       a query, analysed and planned, with what its result depends on
 //! rows       rows as bytes
 //! run        a planned query, run
+//! wishes     what a call says about its result: how long it lives, its tags
+//! grace      results that are outdated and served all the same
 //!
 //! marks      statements as they are: which are marked, and how they are planned
 //! statement  which statement a marked one is, and what its plan knows about it
@@ -25,6 +27,7 @@
 #![allow(unsafe_code)]
 
 mod check;
+mod grace;
 mod key;
 mod literals;
 pub(super) mod marks;
@@ -35,32 +38,37 @@ mod run;
 mod scan;
 mod statement;
 pub(super) mod trace;
+mod wishes;
 
 use std::ffi::CStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
+use self::grace::{Moment, Stale, Verdict};
 use self::key::{Key, StoredUnder};
 use self::plan::{Planned, plan};
 use self::rows::Collected;
 pub(super) use self::rows::{Column, Rows};
 pub(super) use self::run::columns_of;
+pub(super) use self::wishes::Wishes;
+use self::wishes::{Clock, Terms};
 use super::advisory::{AdvisoryLock, Class};
 use super::catalog::Catalog;
+use super::definitions::options::ResultOptions;
 use super::definitions::{self, Access};
 use super::error::CacheError;
 use super::functions::bytea::{Before, Copied};
 use super::invalidations::{self, Target};
 use super::snapshot::{ActiveSnapshot, has_written};
 use super::stored::{Dependency, MAX_DEPENDENCIES, Stored};
-use super::tags::{self, Freshness, Of};
+use super::tags::Freshness;
 use super::writers;
+use crate::Version;
 use crate::engine::counters::Removal;
 use crate::rings::key::KeyHash;
 use crate::rings::switch::State;
 use crate::rings::table::Rings;
-use crate::{Expiry, Version};
 
 /// A parameter of a query.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +99,20 @@ enum Found {
     Nothing,
     /// Nobody will want it any more.
     Outdated(Version),
+    /// The same; but this call may get it while somebody makes a new one.
+    Stale(Stale),
     /// Something that has to stay.
     Other,
+}
+
+impl Found {
+    /// For who does not serve what is stale.
+    fn without_stale(self) -> Found {
+        match self {
+            Found::Stale(stale) => Found::Outdated(stale.into_version()),
+            other => other,
+        }
+    }
 }
 
 /// The result of a query, kept by a cache.
@@ -100,27 +120,56 @@ enum Found {
 /// # Errors
 ///
 /// There is no such cache, or the current role may not read it; the query is not one SELECT; or PostgreSQL's own ERROR.
-pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
+pub(super) fn answer(
+    cache: &str,
+    query: &CStr,
+    parameters: &[Parameter],
+    wishes: &Wishes,
+) -> Result<Answer, CacheError> {
     let Ok(rings) = usable_rings() else {
         definitions::find(cache, Access::Read)?;
         return made(&plan(query, parameters)?, query);
     };
-    let key = Key::compose(query, parameters);
+    let key = Key::compose(query, parameters, wishes);
     let under = key.stored_under();
-    let look = || definitions::with_cache(cache, Access::Read, |cache| (cache.number, look(cache, &under, &key)));
-    let (number, mut found) = look()?;
+    let grace_in = |options| if grace::is_possible() { wishes.grace_in(options) } else { Duration::ZERO };
+    let look = || {
+        let look = |cache: &definitions::DefinedCache| {
+            (cache.number, cache.results, look(cache, &under, &key, grace_in(cache.results)))
+        };
+        definitions::with_cache(cache, Access::Read, look)
+    };
+    let (number, options, mut found) = look()?;
+    if let Found::Stale(stale @ Stale { moment: Moment::New, .. }) = found {
+        stale.note(cache, &under, grace_in(options))?;
+        stale.copied.free();
+        found = look()?.2;
+    }
     if let Found::Right(copied) = found {
         return Ok(Answer::Kept(copied));
     }
-    let mut flight = Flight::begin(number, &under);
+    let mut flight = match found {
+        Found::Stale(stale @ Stale { moment: Moment::Noted, .. }) => match Flight::begin_at_once(number, &under) {
+            Some(flight) => {
+                found = Found::Outdated(stale.into_version());
+                flight
+            }
+            None => return Ok(Answer::Kept(stale.serve(cache)?)),
+        },
+        other => {
+            found = other.without_stale();
+            Flight::begin(number, &under)
+        }
+    };
     if matches!(flight, Flight::Waited(_)) {
-        found = look()?.1;
+        found = look()?.2.without_stale();
         if let Found::Right(copied) = found {
             flight.end();
             return Ok(Answer::Kept(copied));
         }
     }
-    let filled = Fill { cache, number, rings, key: &key, under: &under, found }.fill(query, parameters)?;
+    let fill = Fill { cache, number, options, wishes, rings, key: &key, under: &under, found };
+    let filled = fill.fill(query, parameters)?;
     flight.end();
     Ok(filled)
 }
@@ -142,26 +191,35 @@ fn usable_rings() -> Result<Rings, &'static str> {
     }
 }
 
-fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key) -> Found {
+/// `grace`: by how much rows may be old.
+fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace: Duration) -> Found {
     let Some(copied) = Copied::fetch(cache, under, Before::Nothing) else { return Found::Nothing };
-    let freshness = match Stored::parse(copied.bytes()).filter(|stored| stored.is_result) {
-        Some(stored) if Rows::parse(stored.value).is_some_and(|rows| rows.key == key.0) => {
-            tags::judge(Of::Relations, stored.dependencies())
-        }
+    let verdict = match Stored::parse(copied.bytes()).filter(|stored| stored.is_result) {
+        Some(stored) if Rows::parse(stored.value).is_some_and(|rows| rows.key == key.0) => grace::judge(&stored, grace),
         // Of another query with the same hash, or what somebody has put there.
-        _ => Freshness::Unknown,
+        _ => Verdict::NotHere,
     };
-    match freshness {
-        Freshness::Current => Found::Right(copied),
-        Freshness::Outdated => {
+    match verdict {
+        Verdict::Right => Found::Right(copied),
+        Verdict::Gone => {
             let version = copied.version;
             copied.free();
             Found::Outdated(version)
         }
-        Freshness::Unknown => {
+        Verdict::Stale(moment) => Found::Stale(Stale { copied, moment }),
+        Verdict::NotHere => {
             copied.free();
             Found::Other
         }
+    }
+}
+
+/// What the running statement may make of a result, whatever its key is.
+pub(super) fn freshness(stored: &Stored<'_>) -> Freshness {
+    match grace::judge(stored, Duration::ZERO) {
+        Verdict::Right => Freshness::Current,
+        Verdict::Gone | Verdict::Stale(_) => Freshness::Outdated,
+        Verdict::NotHere => Freshness::Unknown,
     }
 }
 
@@ -169,6 +227,8 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key) -> Fo
 struct Fill<'a> {
     cache: &'a str,
     number: u64,
+    options: ResultOptions,
+    wishes: &'a Wishes,
     rings: Rings,
     key: &'a Key,
     under: &'a StoredUnder,
@@ -181,10 +241,11 @@ impl Fill<'_> {
         // Whatever empties the cache meanwhile voids this. The first to ask renews all definitions, so this comes first.
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, self.number);
+        // And so is it voided by whoever invalidates a tag.
+        let terms = self.wishes.terms(&self.rings, self.number, self.options);
         let (planned, learned) = self.plan(query, parameters)?;
-        let Some(learned) = learned.filter(|_| definitions::find(self.cache, Access::Write).is_ok()) else {
-            return made(&planned, query);
-        };
+        let learned = learned.filter(|_| definitions::find(self.cache, Access::Write).is_ok());
+        let (Some(learned), Some(terms)) = (learned, terms) else { return made(&planned, query) };
         let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
         let starts = trace::starts();
         let store = new_store();
@@ -197,9 +258,9 @@ impl Fill<'_> {
         let micros = started.elapsed().as_micros() as u64;
         let rows = output.collected.filter(|_| !runs_others).and_then(|collected| collected.finish(micros));
         if let (Some(rows), Some(dependencies)) = (rows, seen(&self.rings, &learned)) {
-            let stored = Stored::compose_result(&rows, &dependencies)?;
-            let still = || emptied(catalog, self.number) == emptied_before;
-            store_result(self.cache, self.under, &self.found, &stored, still)?;
+            let stored = terms.compose(&rows, &dependencies)?;
+            let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.rings);
+            store_result(self.cache, self.under, &self.found, &stored, &terms, still)?;
         }
         Ok(Answer::Made(store, output.columns))
     }
@@ -208,9 +269,10 @@ impl Fill<'_> {
     /// these changes. `None` if they are changing, or if the result is not to be kept.
     fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<(Planned, Option<Vec<Dependency>>), CacheError> {
         const TRIES: usize = 3;
+        let clock = self.wishes.clock_in(self.options);
         let mut known = plan(query, parameters)?;
         for _ in 0..TRIES {
-            let learned = match known.dependencies.refusal {
+            let learned = match known.dependencies.refusal_where(clock) {
                 Some(_) => None,
                 None => known.dependencies.keys.iter().map(|key| learn(&self.rings, *key)).collect(),
             };
@@ -220,7 +282,7 @@ impl Fill<'_> {
             unsafe { pg_sys::AcceptInvalidationMessages() };
             let planned = plan(query, parameters)?;
             let is_known = planned.dependencies.keys.iter().all(|key| known.dependencies.keys.contains(key));
-            if is_known && planned.dependencies.refusal.is_none() {
+            if is_known && planned.dependencies.refusal_where(clock).is_none() {
                 return Ok((planned, Some(learned)));
             }
             known = planned;
@@ -232,7 +294,12 @@ impl Fill<'_> {
 /// How often a cache has been emptied by `invalidate_all`.
 fn emptied(catalog: Catalog, number: u64) -> Option<u64> {
     let rings = invalidations::rings(catalog)?;
-    Some(rings.publications(rings.line_of(Target::All.hash(number))).get())
+    Some(rings.publications(rings.line_of(emptied_line(number))).get())
+}
+
+/// The line in which that is counted.
+fn emptied_line(number: u64) -> KeyHash {
+    Target::All.hash(number)
 }
 
 /// How often the definitions of what a result depends on have changed; `None` if they are changing.
@@ -260,6 +327,7 @@ fn store_result(
     under: &StoredUnder,
     found: &Found,
     stored: &[u8],
+    terms: &Terms,
     still: impl Fn() -> bool,
 ) -> Result<bool, CacheError> {
     if matches!(found, Found::Other) {
@@ -269,7 +337,7 @@ fn store_result(
         if let Found::Outdated(version) = found {
             cache.discard_version_as(Removal::Invalidated, version);
         }
-        cache.put_if_absent(under, stored, Expiry::Default, &still).unwrap_or(false)
+        cache.put_if_absent(under, stored, terms.expiry(), &still).unwrap_or(false)
     })
 }
 
@@ -290,10 +358,23 @@ fn new_store() -> *mut pg_sys::Tuplestorestate {
 /// # Errors
 ///
 /// As [`answer`].
-pub(super) fn explain(query: &CStr, parameters: &[Parameter]) -> Result<(Option<String>, Vec<String>), CacheError> {
-    let planned = plan(query, parameters)?;
-    let names = planned.dependencies.relations.iter().map(|relation| relations::qualified_name(*relation));
-    Ok((planned.dependencies.refusal, names.collect()))
+pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str>) -> Result<Explained, CacheError> {
+    let options = cache.map(|cache| definitions::find(cache, Access::Read)).transpose()?.map(|cache| cache.results);
+    let clock = options.map_or(Clock::Refused, |options| Wishes::default().clock_in(options));
+    let Planned { dependencies, .. } = plan(query, parameters)?;
+    let relations = dependencies.relations.iter().map(|relation| relations::qualified_name(*relation)).collect();
+    let refusal = dependencies.refusal_where(clock).cloned();
+    let reason = refusal.is_none().then(|| dependencies.clock.map(|why| format!("{why}: kept for the cache's ttl")));
+    Ok(Explained { is_kept: refusal.is_none(), reason: refusal.or(reason.flatten()), relations })
+}
+
+/// What there is to say of a query.
+pub(super) struct Explained {
+    pub(super) is_kept: bool,
+    /// Why it is not, or not for ever.
+    pub(super) reason: Option<String>,
+    /// The names of those that it depends on.
+    pub(super) relations: Vec<String>,
 }
 
 /// The right to compute a result, while others wait for it.
@@ -307,11 +388,17 @@ enum Flight {
 }
 
 impl Flight {
-    fn begin(number: u64, under: &StoredUnder) -> Flight {
+    /// `None` if somebody else has it.
+    fn begin_at_once(number: u64, under: &StoredUnder) -> Option<Flight> {
         let lock = AdvisoryLock::new(Class::Result, number, under);
-        if lock.try_take() {
-            return Flight::Begun(lock);
+        lock.try_take().then_some(Flight::Begun(lock))
+    }
+
+    fn begin(number: u64, under: &StoredUnder) -> Flight {
+        if let Some(begun) = Flight::begin_at_once(number, under) {
+            return begun;
         }
+        let lock = AdvisoryLock::new(Class::Result, number, under);
         // Others may wait for who holds such a lock; and that could be who computes.
         if writers::holds_locks_of_writers() {
             return Flight::Not;

@@ -54,7 +54,7 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
             dependencies.add_relation_name(relation, &path);
         }
         findings.types.iter().for_each(|of_type| dependencies.add_type_name(*of_type, &path));
-        dependencies.refusal = dependencies.refusal.or_else(|| literals::refusal(analysed, query));
+        dependencies.clock = dependencies.clock.or_else(|| literals::refusal(analysed, query));
 
         let values = bound(parameters);
         // This is the query of a call, which looks after its result itself.
@@ -83,6 +83,9 @@ pub(super) unsafe fn add_dependencies(query: *mut pg_sys::Query, dependencies: &
     findings.types.iter().for_each(|of_type| dependencies.add_type(*of_type));
     if let Some(refusal) = &findings.refusal {
         dependencies.refusal.get_or_insert_with(|| refusal.clone());
+    }
+    if let Some(clock) = &findings.clock {
+        dependencies.clock.get_or_insert_with(|| clock.clone());
     }
     findings
 }

@@ -13,6 +13,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
+use super::wishes::Clock;
 use crate::pg::handles::my_database;
 use crate::pg::types;
 use crate::rings::key::{DependencyKey, KeyHash};
@@ -25,6 +26,8 @@ pub(super) struct Dependencies {
     pub(super) relations: Vec<pg_sys::Oid>,
     /// Why the result is not to be kept; the first reason.
     pub(super) refusal: Option<String>,
+    /// Why the result is not to be kept but by who takes what depends on the clock; the first reason.
+    pub(super) clock: Option<String>,
 }
 
 impl Dependencies {
@@ -34,6 +37,11 @@ impl Dependencies {
         dependencies.add(DependencyKey::Code { database: my_database() });
         dependencies.add(DependencyKey::Roles);
         dependencies
+    }
+
+    /// Why the result is not to be kept.
+    pub(super) fn refusal_where(&self, clock: Clock) -> Option<&String> {
+        self.refusal.as_ref().or(self.clock.as_ref().filter(|_| clock == Clock::Refused))
     }
 
     fn add(&mut self, key: DependencyKey<'_>) {

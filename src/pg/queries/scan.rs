@@ -15,7 +15,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_int};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 
@@ -23,13 +23,14 @@ use super::key::{Key, StoredUnder};
 use super::rows::{Collected, Column};
 use super::run::{Whole, columns_of, row_bytes};
 use super::statement::{Marked, PlannedWith};
+use super::wishes::{Clock, Terms, Wishes};
 use super::{Answer, Found, Parameter, emptied, look, plan, pointers, seen, store_result, trace, usable_rings};
 use crate::pg::catalog::Catalog;
-use crate::pg::definitions::{self, Access};
+use crate::pg::definitions::{self, Access, DefinedCache};
 use crate::pg::encoding;
 use crate::pg::error::CacheError;
 use crate::pg::functions::bytea::Copied;
-use crate::pg::stored::{Dependency, Stored};
+use crate::pg::stored::Dependency;
 use crate::pg::types;
 
 /// A table of functions for PostgreSQL.
@@ -201,6 +202,7 @@ struct Filling {
     columns: Vec<Column>,
     max_bytes: usize,
     emptied_before: Option<u64>,
+    terms: Terms,
     started: Instant,
     collected: Collected,
     whole: Whole,
@@ -227,9 +229,9 @@ impl Filling {
             return not("what it depends on is being changed");
         };
         let catalog = Catalog::open()?;
-        let stored = Stored::compose_result(&rows, &dependencies)?;
-        let still = || emptied(catalog, self.number) == self.emptied_before;
-        match store_result(&self.cache, &self.under, &self.found, &stored, still)? {
+        let stored = self.terms.compose(&rows, &dependencies)?;
+        let still = || emptied(catalog, self.number) == self.emptied_before && self.terms.hold(&rings);
+        match store_result(&self.cache, &self.under, &self.found, &stored, &self.terms, still)? {
             true => Ok(Outcome::Stored),
             false => not("there is no room for it, or something newer"),
         }
@@ -275,6 +277,7 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
 unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *mut pg_sys::EState) -> Source {
     let learned = match &marked.planned {
         PlannedWith::Refused(_) => return Below::passing(""),
+        _ if refused_by_clock(marked).is_some() => return Below::passing(""),
         PlannedWith::Learned(learned) => Some(learned),
         PlannedWith::Unknown => None,
     };
@@ -297,11 +300,11 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
         let under = key.stored_under();
         // What is found is asked about in the statement's snapshot.
         let found = with_snapshot((*estate).es_snapshot, || {
-            let number = definitions::find(&marked.cache, Access::Read)?.number;
-            let found = definitions::with_cache(&marked.cache, Access::Read, |cache| look(cache, &under, &key))?;
-            Ok((number, found))
+            let cache = definitions::find(&marked.cache, Access::Read)?;
+            let look = |cache: &DefinedCache| look(cache, &under, &key, Duration::ZERO);
+            Ok((cache.number, cache.results, definitions::with_cache(&marked.cache, Access::Read, look)?))
         });
-        let (number, found) = match found {
+        let (number, options, found) = match found {
             Ok(found) => found,
             Err(error) => return Below::passing(CacheError::to_string(&error)),
         };
@@ -333,6 +336,9 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             (Ok(max_bytes), Ok(catalog)) => (max_bytes, catalog),
             (Err(error), _) | (_, Err(error)) => return Below::passing(CacheError::to_string(&error)),
         };
+        let emptied_before = emptied(catalog, number);
+        let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, options));
+        let Some(terms) = terms else { return Below::passing("the cache is being emptied") };
         let filling = Filling {
             cache: marked.cache.clone(),
             number,
@@ -344,11 +350,20 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             learned: learned.clone(),
             columns,
             max_bytes,
-            emptied_before: emptied(catalog, number),
+            emptied_before,
+            terms,
             started: Instant::now(),
         };
         Source::Below(Below { filling: Some(Box::new(filling)), outcome: Outcome::Unfinished })
     }
+}
+
+/// Why the result is not kept by a cache that does not take what depends on the clock.
+fn refused_by_clock(marked: &Marked) -> Option<String> {
+    let clock = marked.clock.clone()?;
+    let options = definitions::find(&marked.cache, Access::Read).map(|cache| cache.results);
+    let is_taken = options.is_ok_and(|options| Wishes::default().clock_in(options) == Clock::Accepted);
+    (!is_taken).then_some(clock)
 }
 
 /// A result that was found, if it has these columns.
@@ -557,6 +572,9 @@ unsafe extern "C-unwind" fn explain(
     show(c"Cache", marked.cache.clone());
     if let PlannedWith::Refused(why) = &marked.planned {
         return show(c"Not Kept", why.clone());
+    }
+    if let Some(why) = refused_by_clock(marked) {
+        return show(c"Not Kept", why);
     }
     if is_analyzed {
         let result = match &running.source {

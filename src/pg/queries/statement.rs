@@ -70,6 +70,8 @@ pub(super) struct Marked {
     /// The parameters that it uses, by number, in their order.
     pub(super) parameters: Vec<i32>,
     pub(super) planned: PlannedWith,
+    /// How it depends on the clock, if it does.
+    pub(super) clock: Option<String>,
 }
 
 /// What is known of definitions since the statement was planned.
@@ -96,7 +98,8 @@ impl Marked {
             }
             PlannedWith::Unknown => ("unknown", String::new()),
         };
-        let texts = [self.cache.clone(), to_hex(&self.statement), parameters.join(" "), kind.to_owned(), rest];
+        let clock = encoding::message(self.clock.clone().unwrap_or_default());
+        let texts = [self.cache.clone(), to_hex(&self.statement), parameters.join(" "), kind.to_owned(), rest, clock];
         let mut list = std::ptr::null_mut();
         for text in texts {
             let text = CString::new(text).expect("no NUL: a name, a message, digits");
@@ -120,14 +123,15 @@ impl Marked {
             let text = |node| versions::text_of_string(node).to_string_lossy().into_owned();
             pointers::<pg_sys::Node>(list).map(text).collect()
         };
-        let [cache, statement, parameters, kind, rest] = <[String; 5]>::try_from(texts).ok()?;
+        let [cache, statement, parameters, kind, rest, clock] = <[String; 6]>::try_from(texts).ok()?;
+        let clock = Some(clock).filter(|clock| !clock.is_empty());
         let planned = match kind.as_str() {
             "refused" => PlannedWith::Refused(rest),
             "learned" => PlannedWith::Learned(Dependency::list(&from_hex(&rest)?)?.collect()),
             _ => PlannedWith::Unknown,
         };
         let parameters = parameters.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-        Some(Marked { cache, statement: from_hex(&statement)?.try_into().ok()?, parameters, planned })
+        Some(Marked { cache, statement: from_hex(&statement)?.try_into().ok()?, parameters, planned, clock })
     }
 }
 
