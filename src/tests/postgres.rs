@@ -83,6 +83,8 @@ mod persistence;
 mod privileges;
 #[path = "postgres/queries.rs"]
 mod queries;
+#[path = "postgres/query_options.rs"]
+mod query_options;
 #[path = "postgres/registry.rs"]
 mod registry;
 #[path = "postgres/releases.rs"]
