@@ -5,8 +5,8 @@
 #   mutants.sh            all faults in src/tests/mutants
 #   mutants.sh NAME…      these
 #
-# A fault is a patch. Its first line says what is wrong; the second, which test of src/tests/postgres/queries.rs has to find
-# it, each time. The random checker is tried as well, and has to find those that name no test. A patch that does not apply
+# A fault is a patch. Its first line says what is wrong; the second, which test of src/tests/postgres/queries.rs, or of the
+# module that it names, has to find it, each time. The random checker is tried as well, and has to find those that name no test. A patch that does not apply
 # any more ends the run: what it changes has to be looked at anew. The first build has no fault, and has to pass.
 #
 # Seconds are printed: of the checker those of its comparing, of a test all, with the start of a server.
@@ -82,7 +82,7 @@ for name in "${names[@]}"; do
     build "$name"
     change "$name" --reverse
 done
-run none none queries:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
+run none none queries:: query_options:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
 
 row fault "random checker, of $reads reads" 'directed test'
 row --- --- ---
@@ -95,7 +95,8 @@ for name in "${names[@]}"; do
             by_random=$(grep -o '[0-9]* results compared in [0-9.]* s' "$work/logs/$name.random" | awk '{ print $5 " s, " $1 " reads" }')
     fi
     test=$(sed -n 's/^Test: //p' "src/tests/mutants/$name.patch")
-    [ -z "$test" ] || run "$name" "$name.test" --exact "queries::$test" \
+    case $test in '' | *::*) ;; *) test=queries::$test ;; esac
+    [ -z "$test" ] || run "$name" "$name.test" --exact "$test" \
         || by_test="$(sed -n 's/^test result: .* finished in \([0-9.]*\)s$/\1 s, /p' "$work/logs/$name.test")$test"
     row "$name" "$by_random" "$by_test"
     [ -z "$test" ] || [ "$by_test" != - ] || { echo "$name: $test has not found it" >&2; missed=$((missed + 1)); }

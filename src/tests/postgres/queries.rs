@@ -547,7 +547,7 @@ const QUERIES: &[&str] = &[
 
 fn one_change(backend: &mut Backend, rng: &mut SmallRng, name: &str) {
     let key = rng.random_range(0..20);
-    let statement = match rng.random_range(0..34) {
+    let statement = match rng.random_range(0..35) {
         0..=4 => format!("UPDATE t SET v = v + 1 WHERE id = {key}"),
         5 => format!("INSERT INTO t VALUES ({}, 1)", rng.random_range(20..1_000_000)),
         6 => "DELETE FROM t WHERE id >= 20".to_owned(),
@@ -581,6 +581,7 @@ fn one_change(backend: &mut Backend, rng: &mut SmallRng, name: &str) {
             "MERGE INTO t USING (VALUES ({key})) AS s (id) ON t.id = s.id WHEN MATCHED THEN UPDATE SET v = t.v + 1 WHEN NOT MATCHED THEN INSERT VALUES (s.id, 1)"
         ),
         32 => format!("DROP TABLE IF EXISTS again; CREATE TABLE again AS SELECT {key} AS n"),
+        34 => "SELECT shared_lru.invalidate_tag('c', 'a')".to_owned(),
         20 => "CREATE TABLE IF NOT EXISTS early.logged AS SELECT 1 AS n".to_owned(),
         _ => "DROP TABLE IF EXISTS early.logged".to_owned(),
     };
@@ -621,11 +622,13 @@ const COMPARE: &str =
         cached text;
         direct text;
         place int;
+        call text;
     BEGIN
         FOR n IN 1..rounds LOOP
             place := 1 + floor(random() * array_length(queries, 1));
+            call := CASE WHEN random() < 0.2 THEN 'fetch_with(''c'', ''1 s'', ''{a,b}'', NULL' ELSE 'fetch(''c''' END;
             FOR try IN 0..1 LOOP
-                EXECUTE format('SELECT shared_lru.fetch(''c'', %L, NULL::text), (%s)', queries[place], queries[place])
+                EXECUTE format('SELECT shared_lru.%s, %L, NULL::text), (%s)', call, queries[place], queries[place])
                     INTO cached, direct;
                 EXIT WHEN cached IS NOT DISTINCT FROM direct OR place <= fixed;
             END LOOP;
