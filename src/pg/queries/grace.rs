@@ -21,6 +21,7 @@ use crate::pg::definitions::{self, Access, DefinedCache};
 use crate::pg::error::CacheError;
 use crate::pg::functions::bytea::Copied;
 use crate::pg::ledger::{SqlCounter, now_us};
+use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Outdated, OutdatedBy, Stored};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::{Expiry, Version};
@@ -51,10 +52,12 @@ pub(super) struct Stale {
     pub(super) moment: Moment,
 }
 
-/// Whether the running statement may get rows that are old: it is alone in its transaction, which is not SERIALIZABLE.
+/// Whether the running statement may get rows that are old: it is alone in its transaction, which is not SERIALIZABLE and has
+/// written nothing.
 pub(super) fn is_possible() -> bool {
     // SAFETY: looks at what the current transaction is.
-    unsafe { !pg_sys::IsTransactionBlock() && pg_sys::XactIsoLevel < pg_sys::XACT_SERIALIZABLE as i32 }
+    let may = unsafe { !pg_sys::IsTransactionBlock() && pg_sys::XactIsoLevel < pg_sys::XACT_SERIALIZABLE as i32 };
+    may && !has_written()
 }
 
 /// What a result is, for a reader that takes rows that are old by so much.
