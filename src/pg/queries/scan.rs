@@ -29,6 +29,7 @@ use crate::pg::definitions::{self, Access};
 use crate::pg::encoding;
 use crate::pg::error::CacheError;
 use crate::pg::functions::bytea::Copied;
+use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Dependency, Stored};
 use crate::pg::types;
 
@@ -215,7 +216,10 @@ impl Filling {
     /// Stores what was collected.
     fn finish(self) -> Result<Outcome, CacheError> {
         let not = |why: &str| Ok(Outcome::NotStored(why.to_owned()));
-        // A cursor's transaction may have written since it was opened.
+        // A cursor's transaction may have defined something between two rows, and taken it back.
+        if has_written() {
+            return not("the transaction has written");
+        }
         let rings = match usable_rings() {
             Ok(rings) => rings,
             Err(why) => return not(why),
@@ -312,6 +316,9 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             },
             other => other,
         };
+        if has_written() {
+            return Below::passing("the transaction has written");
+        }
         let is_as_planned = |learned: &&Vec<Dependency>| {
             learned.iter().all(|dependency| rings.definitions(dependency.line) == Some(dependency.definitions))
         };
