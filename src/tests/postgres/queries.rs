@@ -411,8 +411,8 @@ fn of_those_who_miss_a_result_at_once_one_computes() {
 }
 
 /// An advisory lock's number, and a function that waits for it where a row is read, without a query of its own.
-const GATE: i32 = 7;
-const WAITS: &str = "CREATE FUNCTION waits(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+pub const GATE: i32 = 7;
+pub const WAITS: &str = "CREATE FUNCTION waits(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
      'BEGIN IF pg_advisory_xact_lock_shared(7) IS NULL THEN RETURN 0; END IF; RETURN $1; END'";
 
 /// Does `meanwhile` while a session runs a query that has its snapshot, and waits in the middle. What that session gets.
