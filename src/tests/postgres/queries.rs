@@ -606,10 +606,10 @@ fn a_commit_that_waits_for_its_standby_is_not_seen_and_does_not_hinder_who_reads
 const READS: u64 = 200_000;
 /// How long a writer rests between two changes, at most.
 const PAUSE_MILLIS: u64 = 60;
-const READS_VARIABLE: &str = "QUERY_CHECK_READS";
-const SEED_VARIABLE: &str = "QUERY_CHECK_SEED";
+pub const READS_VARIABLE: &str = "QUERY_CHECK_READS";
+pub const SEED_VARIABLE: &str = "QUERY_CHECK_SEED";
 
-fn from_environment(variable: &str) -> Option<u64> {
+pub fn from_environment(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|error| panic!("{variable}={value}: {error}")))
 }
 
