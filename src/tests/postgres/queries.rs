@@ -332,11 +332,11 @@ fn a_transaction_reads_from_the_cache_what_it_has_not_written() {
     // Savepoints.
     writer.run("BEGIN; UPDATE u SET v = 11; SAVEPOINT s; UPDATE t SET v = 2");
     assert_eq!((value(&mut writer, "t"), value(&mut writer, "w")), (2, 100));
-    writer.run("ROLLBACK TO s");
-    assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (1, 11));
-    writer.run("RELEASE s");
+    writer.run("ROLLBACK TO s; RELEASE s");
     is_served(&mut writer, "t", 1);
-    writer.run("SAVEPOINT s; UPDATE t SET v = 3; RELEASE s");
+    writer.run("SAVEPOINT s; UPDATE t SET v = 2; ROLLBACK TO s");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (1, 11));
+    writer.run("RELEASE s; SAVEPOINT s; UPDATE t SET v = 3; RELEASE s");
     assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (3, 11));
     writer.run("ROLLBACK");
     // Definitions: names, views, functions; and their end.
