@@ -559,7 +559,9 @@ fn nobody_waits_for_a_client() {
         let marked = format!("/* shared_lru: large */ {query}");
         let direct: Vec<String> = idle.all(query);
         for scrolls in ["", "NO SCROLL", "SCROLL"] {
-            idle.run("UPDATE t SET id = id; BEGIN");
+            // Two calls: as one they would be one transaction, which has written.
+            idle.run("UPDATE t SET id = id");
+            idle.run("BEGIN");
             idle.run(&format!("/* shared_lru: large */ DECLARE cur {scrolls} CURSOR FOR {query}"));
             assert!(!other.one::<bool>(&format!("SELECT EXISTS (SELECT {FLIGHTS})")));
             let mut read = idle.all::<String>("FETCH 2 FROM cur");
@@ -580,7 +582,8 @@ fn nobody_waits_for_a_client() {
         }
     }
     // One that is held after its transaction.
-    idle.run("UPDATE t SET id = id; BEGIN");
+    idle.run("UPDATE t SET id = id");
+    idle.run("BEGIN");
     idle.run("/* shared_lru: large */ DECLARE cur NO SCROLL CURSOR WITH HOLD FOR SELECT count(*) FROM t GROUP BY v");
     assert_eq!(idle.all::<i64>("FETCH 2 FROM cur").len(), 2);
     idle.run("COMMIT");
