@@ -132,24 +132,13 @@ pub(super) fn answer(
     };
     let key = Key::compose(query, parameters, wishes);
     let under = key.stored_under();
-    let grace_in = |options| if grace::is_possible() { wishes.grace_in(options) } else { Duration::ZERO };
-    let look = || {
-        let look = |cache: &definitions::DefinedCache| {
-            (cache.number, cache.results, look(cache, &under, &key, grace_in(cache.results)))
-        };
-        definitions::with_cache(cache, Access::Read, look)
-    };
+    let look = || look_for(cache, &under, &key, wishes);
     let (number, options, mut found) = look()?;
-    if let Found::Stale(stale @ Stale { moment: Moment::New, .. }) = found {
-        stale.note(cache, &under, grace_in(options))?;
-        stale.copied.free();
-        found = look()?.2;
-    }
     if let Found::Right(copied) = found {
         return Ok(Answer::Kept(copied));
     }
     let mut flight = match found {
-        Found::Stale(stale @ Stale { moment: Moment::Noted, .. }) => match Flight::begin_at_once(number, &under) {
+        Found::Stale(stale) => match Flight::begin_at_once(number, &under) {
             Some(flight) => {
                 found = Found::Outdated(stale.into_version());
                 flight
@@ -157,7 +146,7 @@ pub(super) fn answer(
             None => return Ok(Answer::Kept(stale.serve(cache)?)),
         },
         other => {
-            found = other.without_stale();
+            found = other;
             Flight::begin(number, &under)
         }
     };
@@ -176,7 +165,6 @@ pub(super) fn answer(
 
 /// The lines, if they tell the running statement what it needs to know; else why not.
 fn usable_rings() -> Result<Rings, &'static str> {
-    let has_written = has_written();
     // SAFETY: looks at what the current transaction is.
     let is_serializable = unsafe {
         let is_safe = pg_sys::XactReadOnly && pg_sys::XactDeferrable;
@@ -185,14 +173,42 @@ fn usable_rings() -> Result<Rings, &'static str> {
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     match rings.filter(|rings| rings.relations_state() == State::On) {
         None => Err("the query cache is off"),
-        Some(_) if has_written => Err("the transaction has written"),
         Some(_) if is_serializable => Err("the transaction is SERIALIZABLE"),
         Some(rings) => Ok(rings),
     }
 }
 
+/// What lies under a key, with the number and the options of the cache. What is stale is noted as that.
+fn look_for(
+    cache: &str,
+    under: &StoredUnder,
+    key: &Key,
+    wishes: &Wishes,
+) -> Result<(u64, ResultOptions, Found), CacheError> {
+    let grace_in = |options| if grace::is_possible() { wishes.grace_in(options) } else { Duration::ZERO };
+    let look = || {
+        let look = |cache: &definitions::DefinedCache| {
+            (cache.number, cache.results, look(cache, under, key, grace_in(cache.results)))
+        };
+        definitions::with_cache(cache, Access::Read, look)
+    };
+    let (number, options, found) = look()?;
+    let Found::Stale(stale @ Stale { moment: Moment::New, .. }) = found else { return Ok((number, options, found)) };
+    stale.note(cache, under, grace_in(options))?;
+    stale.copied.free();
+    let (number, options, found) = look()?;
+    // What could not be noted is not served.
+    let found =
+        if matches!(found, Found::Stale(Stale { moment: Moment::New, .. })) { found.without_stale() } else { found };
+    Ok((number, options, found))
+}
+
 /// `grace`: by how much rows may be old.
 fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace: Duration) -> Found {
+    // What the transaction itself empties is empty for it.
+    if invalidations::hides_some() && invalidations::hides(cache.number, under) {
+        return Found::Other;
+    }
     let Some(copied) = Copied::fetch(cache, under, Before::Nothing) else { return Found::Nothing };
     let verdict = match Stored::parse(copied.bytes()).filter(|stored| stored.is_result) {
         Some(stored) if Rows::parse(stored.value).is_some_and(|rows| rows.key == key.0) => grace::judge(&stored, grace),
@@ -200,14 +216,14 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace
         _ => Verdict::NotHere,
     };
     match verdict {
-        Verdict::Right => Found::Right(copied),
+        Verdict::Right if !touches_own_writes(&copied) => Found::Right(copied),
         Verdict::Gone => {
             let version = copied.version;
             copied.free();
             Found::Outdated(version)
         }
         Verdict::Stale(moment) => Found::Stale(Stale { copied, moment }),
-        Verdict::NotHere => {
+        Verdict::Right | Verdict::NotHere => {
             copied.free();
             Found::Other
         }
@@ -221,6 +237,12 @@ pub(super) fn freshness(stored: &Stored<'_>) -> Freshness {
         Verdict::Gone | Verdict::Stale(_) => Freshness::Outdated,
         Verdict::NotHere => Freshness::Unknown,
     }
+}
+
+/// Whether the transaction itself has written what a result depends on.
+fn touches_own_writes(copied: &Copied) -> bool {
+    let Some(stored) = Stored::parse(copied.bytes()) else { return true };
+    writers::touches_one_of(stored.dependencies().map(|dependency| dependency.line))
 }
 
 /// A result that is being made, and stored if it can be.
@@ -308,9 +330,12 @@ fn learn(rings: &Rings, key: KeyHash) -> Option<Dependency> {
     Some(Dependency { line, definitions: rings.definitions(line)?, publications: 0 })
 }
 
-/// What the lines say to the running statement; `None` if one does not tell.
+/// What the lines say to the running statement; `None` if one does not tell, or has something of its own transaction.
 fn seen(rings: &Rings, learned: &[Dependency]) -> Option<Vec<Dependency>> {
     let snapshot = ActiveSnapshot::get()?;
+    if writers::touches_one_of(learned.iter().map(|dependency| dependency.line)) {
+        return None;
+    }
     let mut seen: Vec<Dependency> = Vec::with_capacity(learned.len());
     for Dependency { line, definitions, .. } in learned.iter().copied() {
         if seen.iter().all(|dependency| dependency.line != line) {
@@ -334,7 +359,7 @@ fn store_result(
         return Ok(false);
     }
     definitions::with_cache(cache, Access::Write, |cache| {
-        if let Found::Outdated(version) = found {
+        if let Found::Outdated(version) | Found::Stale(Stale { copied: Copied { version, .. }, .. }) = found {
             cache.discard_version_as(Removal::Invalidated, version);
         }
         cache.put_if_absent(under, stored, terms.expiry(), &still).unwrap_or(false)
@@ -399,8 +424,8 @@ impl Flight {
             return begun;
         }
         let lock = AdvisoryLock::new(Class::Result, number, under);
-        // Others may wait for who holds such a lock; and that could be who computes.
-        if writers::holds_locks_of_writers() {
+        // Others may wait for who has an id or holds such a lock; and that could be who computes.
+        if has_written() || writers::holds_locks_of_writers() {
             return Flight::Not;
         }
         lock.take();

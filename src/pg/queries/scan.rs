@@ -11,25 +11,33 @@
 //!
 //! Memory: everything that is Rust's is dropped with the query's memory context, also after an ERROR.
 //!
-//! Not here: single flight. A cursor may stay where it is for hours; nobody is to wait for it.
+//! Single flight: nobody ever waits for a client, which may stay anywhere in a cursor for hours, or not read its socket. So the
+//! lock is taken when the first row is asked for, and given back before that row is out: it never outlives one call of the
+//! node. That is of use where the planner puts most of the cost before the first row (sorts, aggregates). There all rows are
+//! read ahead in that call, up to [`READ_AHEAD_BYTES`], and stored; whoever has waited looks again, and runs the plan
+//! without the lock if there is nothing. Not where the reader may go back, for the plan below is then where nobody expects it.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_int};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 
+use super::grace::Stale;
 use super::key::{Key, StoredUnder};
 use super::rows::{Collected, Column};
 use super::run::{Whole, columns_of, row_bytes};
 use super::statement::{Marked, PlannedWith};
 use super::wishes::{Clock, Terms, Wishes};
-use super::{Answer, Found, Parameter, emptied, look, plan, pointers, seen, store_result, trace, usable_rings};
+use super::{
+    Answer, Flight, Found, Parameter, emptied, look_for, plan, pointers, seen, store_result, trace, usable_rings,
+};
 use crate::pg::catalog::Catalog;
-use crate::pg::definitions::{self, Access, DefinedCache};
+use crate::pg::definitions::{self, Access};
 use crate::pg::encoding;
 use crate::pg::error::CacheError;
 use crate::pg::functions::bytea::Copied;
+use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
 use crate::pg::types;
 
@@ -57,6 +65,9 @@ static EXEC: Methods<pg_sys::CustomExecMethods> = Methods(pg_sys::CustomExecMeth
     ShutdownCustomScan: None,
     ExplainCustomScan: Some(explain),
 });
+
+/// So many bytes of a result are read ahead, while others wait.
+const READ_AHEAD_BYTES: usize = 1 << 20;
 
 /// Makes the node known by its name. Once per process.
 pub(super) fn register() {
@@ -135,6 +146,8 @@ struct Running {
     source: Source,
     /// Which columns of the plan below are ours, from 0 on.
     shown: Vec<usize>,
+    /// Whether others may wait for the first row; not once it was asked for.
+    may_fly: bool,
 }
 
 /// Where rows come from.
@@ -147,6 +160,8 @@ enum Source {
 struct Kept {
     /// The rows lie in it.
     _copied: Copied,
+    /// What EXPLAIN says.
+    outcome: &'static str,
     rows: Vec<pg_sys::MinimalTuple>,
     /// 0: before the first row; one more than there are rows: after the last.
     position: usize,
@@ -167,6 +182,7 @@ impl Kept {
 /// A result that passes through.
 struct Below {
     filling: Option<Box<Filling>>,
+    ahead: Option<Ahead>,
     /// What EXPLAIN says.
     outcome: Outcome,
 }
@@ -181,7 +197,7 @@ enum Outcome {
 
 impl Below {
     fn passing(why: impl Into<String>) -> Source {
-        Source::Below(Below { filling: None, outcome: Outcome::NotStored(why.into()) })
+        Source::Below(Below { filling: None, ahead: None, outcome: Outcome::NotStored(why.into()) })
     }
 
     fn give_up(&mut self, why: &str) {
@@ -189,6 +205,14 @@ impl Below {
             self.outcome = Outcome::NotStored(why.to_owned());
         }
     }
+}
+
+/// Rows of the plan below that were read before they were asked for. Only where the reader goes forward.
+struct Ahead {
+    store: *mut pg_sys::Tuplestorestate,
+    slot: *mut pg_sys::TupleTableSlot,
+    /// Whether there are no more below.
+    has_all: bool,
 }
 
 /// A result that is being made to be stored.
@@ -217,7 +241,10 @@ impl Filling {
     /// Stores what was collected.
     fn finish(self) -> Result<Outcome, CacheError> {
         let not = |why: &str| Ok(Outcome::NotStored(why.to_owned()));
-        // A cursor's transaction may have written since it was opened.
+        // A cursor's transaction may have defined something between two rows, and taken it back.
+        if has_written() {
+            return not("the transaction has written");
+        }
         let rings = match usable_rings() {
             Ok(rings) => rings,
             Err(why) => return not(why),
@@ -264,8 +291,10 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
         if matches!(source, Source::Below(_)) {
             (*node).ss.ps.lefttree = pg_sys::ExecInitNode(below, estate, flags);
         }
+        let goes_back = flags & (pg_sys::EXEC_FLAG_REWIND | pg_sys::EXEC_FLAG_BACKWARD) as c_int != 0;
+        let may_fly = !goes_back && (*below).startup_cost * 2.0 >= (*below).total_cost;
         let mut context = PgMemoryContexts::For((*estate).es_query_cxt);
-        (*node.cast::<Node>()).running = context.leak_and_drop_on_delete(Running { marked, source, shown });
+        (*node.cast::<Node>()).running = context.leak_and_drop_on_delete(Running { marked, source, shown, may_fly });
     }
 }
 
@@ -299,11 +328,7 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
         let key = Key::of_statement(&marked.statement, &parameters);
         let under = key.stored_under();
         // What is found is asked about in the statement's snapshot.
-        let found = with_snapshot((*estate).es_snapshot, || {
-            let cache = definitions::find(&marked.cache, Access::Read)?;
-            let look = |cache: &DefinedCache| look(cache, &under, &key, Duration::ZERO);
-            Ok((cache.number, cache.results, definitions::with_cache(&marked.cache, Access::Read, look)?))
-        });
+        let found = with_snapshot((*estate).es_snapshot, || look_for(&marked.cache, &under, &key, &Wishes::default()));
         let (number, options, found) = match found {
             Ok(found) => found,
             Err(error) => return Below::passing(CacheError::to_string(&error)),
@@ -315,6 +340,9 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             },
             other => other,
         };
+        if has_written() {
+            return Below::passing("the transaction has written");
+        }
         let is_as_planned = |learned: &&Vec<Dependency>| {
             learned.iter().all(|dependency| rings.definitions(dependency.line) == Some(dependency.definitions))
         };
@@ -354,7 +382,7 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             terms,
             started: Instant::now(),
         };
-        Source::Below(Below { filling: Some(Box::new(filling)), outcome: Outcome::Unfinished })
+        Source::Below(Below { filling: Some(Box::new(filling)), ahead: None, outcome: Outcome::Unfinished })
     }
 }
 
@@ -381,7 +409,7 @@ unsafe fn kept(
     let rows = rows.iter().collect();
     // SAFETY: as the caller says.
     let slot = unsafe { pg_sys::ExecInitExtraTupleSlot(estate, description, &raw const pg_sys::TTSOpsMinimalTuple) };
-    Some(Kept { _copied: copied, rows, position: 0, slot })
+    Some(Kept { _copied: copied, outcome: "hit", rows, position: 0, slot })
 }
 
 /// The values of these parameters; or why they cannot be part of a key.
@@ -433,47 +461,218 @@ unsafe extern "C-unwind" fn next(node: *mut pg_sys::CustomScanState) -> *mut pg_
     // SAFETY: a node of ours that has begun; its slot has the columns that are shown.
     unsafe {
         let running = &mut *(*node.cast::<Node>()).running;
-        let (state, to) = (&mut *(*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
+        let to = (*node).ss.ss_ScanTupleSlot;
+        if std::mem::take(&mut running.may_fly) {
+            fly(running, node);
+        }
         clear(to);
         let from = match &mut running.source {
             Source::Kept(kept) => {
                 pgrx::check_for_interrupts!();
-                let Some(row) = kept.go(state.es_direction) else { return to };
+                let Some(row) = kept.go((*(*node).ss.ps.state).es_direction) else { return to };
                 pg_sys::ExecStoreMinimalTuple(row, kept.slot, false)
             }
             Source::Below(below) => {
-                let (from, runs_others) = run_below((*node).ss.ps.lefttree);
-                if runs_others {
-                    below.give_up(&plan::trace_refusal());
-                }
-                if state.es_direction != pg_sys::ScanDirection::ForwardScanDirection {
-                    below.give_up("it was read backwards");
-                }
-                if from.is_null() || (*from).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
-                    if let Some(filling) = below.filling.take() {
-                        let outcome = with_snapshot(state.es_snapshot, || filling.finish());
-                        below.outcome = outcome.unwrap_or_else(|error| Outcome::NotStored(error.to_string()));
-                    }
+                let Some(ahead) = &below.ahead else {
+                    pass(below, &running.shown, node);
+                    return to;
+                };
+                if pg_sys::tuplestore_gettupleslot(ahead.store, true, false, ahead.slot) {
+                    ahead.slot
+                } else if ahead.has_all {
+                    return to;
+                } else {
+                    end_ahead(below);
+                    pass(below, &running.shown, node);
                     return to;
                 }
-                from
             }
         };
+        show(to, from, 0..running.shown.len());
+        to
+    }
+}
+
+/// Does what comes before the first row where others may wait for it: looks again after somebody else has made the result,
+/// or makes it.
+///
+/// # Safety
+///
+/// - A node that has begun, and what runs in it.
+unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanState) {
+    let Source::Below(below) = &mut running.source else { return };
+    let Some(filling) = &mut below.filling else { return };
+    // SAFETY: as the caller says.
+    unsafe {
+        // A mark makes no error: a statement that fails if it waits for long does not.
+        if has_written() || pg_sys::LockTimeout > 0 {
+            return;
+        }
+        let state = (*node).ss.ps.state;
+        let mut flight = match std::mem::replace(&mut filling.found, Found::Nothing) {
+            Found::Stale(stale) => match Flight::begin_at_once(filling.number, &filling.under) {
+                Some(flight) => {
+                    filling.found = Found::Outdated(stale.into_version());
+                    flight
+                }
+                None => return serve_stale(stale, running, node),
+            },
+            found => {
+                filling.found = found;
+                Flight::begin(filling.number, &filling.under)
+            }
+        };
+        match flight {
+            Flight::Not => {}
+            Flight::Begun(_) => {
+                read_ahead(below, &running.shown, node);
+                flight.end();
+            }
+            Flight::Waited(_) => {
+                flight.end();
+                let look = || {
+                    let found = look_for(&filling.cache, &filling.under, &filling.key, &Wishes::default());
+                    found.map(|(_, _, found)| found.without_stale())
+                };
+                let found = PgMemoryContexts::For((*state).es_query_cxt)
+                    .switch_to(|_| with_snapshot((*state).es_snapshot, look));
+                let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
+                match found {
+                    Ok(Found::Right(copied)) => match kept(copied, &filling.columns, description, state) {
+                        Some(kept) => running.source = Source::Kept(kept),
+                        None => below.give_up("something else is kept in its place"),
+                    },
+                    Ok(Found::Other) => below.give_up("a result is kept that this snapshot may not see"),
+                    Ok(found) => filling.found = found,
+                    Err(error) => below.give_up(&error.to_string()),
+                }
+            }
+        }
+    }
+}
+
+/// Has the rows be those of an outdated result, while somebody else makes a new one.
+///
+/// # Safety
+///
+/// - A node that has begun; this is what runs in it, and is collected.
+unsafe fn serve_stale(stale: Stale, running: &mut Running, node: *mut pg_sys::CustomScanState) {
+    let Source::Below(below) = &mut running.source else { return };
+    let Some(filling) = &mut below.filling else { return };
+    let version = stale.copied.version;
+    // SAFETY: as the caller says.
+    unsafe {
+        let (state, description) = ((*node).ss.ps.state, (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor);
+        let served = stale.serve(&filling.cache).ok();
+        let in_query = |copied| {
+            PgMemoryContexts::For((*state).es_query_cxt)
+                .switch_to(|_| kept(copied, &filling.columns, description, state))
+        };
+        match served.and_then(in_query) {
+            Some(kept) => {
+                running.source = Source::Kept(Kept { outcome: "stale, while another session makes it", ..kept })
+            }
+            None => filling.found = Found::Outdated(version),
+        }
+    }
+}
+
+/// Reads rows of the plan below before they are asked for, while they are collected and few enough.
+///
+/// # Safety
+///
+/// - A node that has begun, whose reader goes forward; this is what runs in it, and no row was read.
+unsafe fn read_ahead(below: &mut Below, shown: &[usize], node: *mut pg_sys::CustomScanState) {
+    // SAFETY: as the caller says; what is made here is the query's.
+    unsafe {
+        let (state, to) = ((*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
+        let mut ahead = PgMemoryContexts::For((*state).es_query_cxt).switch_to(|_| Ahead {
+            store: pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem),
+            slot: pg_sys::ExecInitExtraTupleSlot(
+                state,
+                (*to).tts_tupleDescriptor,
+                &raw const pg_sys::TTSOpsMinimalTuple,
+            ),
+            has_all: false,
+        });
+        while below.filling.as_ref().is_some_and(|filling| filling.collected.len_bytes() <= READ_AHEAD_BYTES) {
+            clear(to);
+            if !pass(below, shown, node) {
+                ahead.has_all = true;
+                break;
+            }
+            pg_sys::tuplestore_puttupleslot(ahead.store, to);
+        }
+        below.ahead = Some(ahead);
+    }
+}
+
+/// Forgets what was read ahead.
+///
+/// # Safety
+///
+/// - The node still runs.
+unsafe fn end_ahead(below: &mut Below) {
+    if let Some(ahead) = below.ahead.take() {
+        // SAFETY: `read_ahead` has made both; the slot may show a row of the store.
+        unsafe {
+            clear(ahead.slot);
+            pg_sys::tuplestore_end(ahead.store);
+        }
+    }
+}
+
+/// Passes the next row of the plan below into the node's slot, which is empty, and collects it. Where there is no more, stores
+/// what was collected. Whether there was one.
+///
+/// # Safety
+///
+/// - A node that has begun, and what runs in it.
+unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys::CustomScanState) -> bool {
+    // SAFETY: as the caller says.
+    unsafe {
+        let (state, to) = (&*(*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
+        let (from, runs_others) = run_below((*node).ss.ps.lefttree);
+        if runs_others {
+            below.give_up(&plan::trace_refusal());
+        }
+        if state.es_direction != pg_sys::ScanDirection::ForwardScanDirection {
+            below.give_up("it was read backwards");
+        }
+        if from.is_null() || (*from).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
+            if let Some(filling) = below.filling.take() {
+                let outcome = with_snapshot(state.es_snapshot, || filling.finish());
+                below.outcome = outcome.unwrap_or_else(|error| Outcome::NotStored(error.to_string()));
+            }
+            return false;
+        }
+        show(to, from, shown.iter().copied());
+        collect(below, to, (*node).ss.ps.ps_ExprContext);
+        true
+    }
+}
+
+/// Fills an empty slot with columns of another one.
+///
+/// # Safety
+///
+/// - The other one has a row with these columns, one for each column of the first.
+unsafe fn show(
+    to: *mut pg_sys::TupleTableSlot,
+    from: *mut pg_sys::TupleTableSlot,
+    columns: impl Iterator<Item = usize>,
+) {
+    // SAFETY: as the caller says.
+    unsafe {
         let count = (*(*from).tts_tupleDescriptor).natts;
         if c_int::from((*from).tts_nvalid) < count {
             pg_sys::slot_getsomeattrs_int(from, count);
         }
-        let is_kept = matches!(running.source, Source::Kept(_));
-        for (index, place) in running.shown.iter().enumerate() {
-            let place = if is_kept { index } else { *place };
+        for (index, place) in columns.enumerate() {
             (*to).tts_values.add(index).write((*from).tts_values.add(place).read());
             (*to).tts_isnull.add(index).write((*from).tts_isnull.add(place).read());
         }
         pg_sys::ExecStoreVirtualTuple(to);
-        if let Source::Below(below) = &mut running.source {
-            collect(below, to, (*node).ss.ps.ps_ExprContext);
-        }
-        to
     }
 }
 
@@ -529,6 +728,9 @@ unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
 unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
     // SAFETY: a node of ours; what is below was begun if it is there.
     unsafe {
+        if let Some(Source::Below(below)) = (*node.cast::<Node>()).running.as_mut().map(|running| &mut running.source) {
+            end_ahead(below);
+        }
         let below = (*node).ss.ps.lefttree;
         if !below.is_null() {
             pg_sys::ExecEndNode(below);
@@ -543,6 +745,7 @@ unsafe extern "C-unwind" fn again(node: *mut pg_sys::CustomScanState) {
         match &mut (*(*node.cast::<Node>()).running).source {
             Source::Kept(kept) => kept.position = 0,
             Source::Below(below) => {
+                end_ahead(below);
                 if let Some(filling) = &mut below.filling {
                     filling.begin_again();
                 }
@@ -578,7 +781,7 @@ unsafe extern "C-unwind" fn explain(
     }
     if is_analyzed {
         let result = match &running.source {
-            Source::Kept(_) => "hit".to_owned(),
+            Source::Kept(kept) => kept.outcome.to_owned(),
             Source::Below(Below { outcome: Outcome::Stored, .. }) => "miss, stored".to_owned(),
             Source::Below(Below { outcome: Outcome::NotStored(why), .. }) => format!("miss, not stored: {why}"),
             Source::Below(_) => "miss, not stored: it was not read to its end".to_owned(),

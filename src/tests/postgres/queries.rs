@@ -294,6 +294,90 @@ fn a_transaction_sees_what_its_snapshot_sees() {
 }
 
 #[test]
+fn a_transaction_reads_from_the_cache_what_it_has_not_written() {
+    let world = world();
+    let (mut writer, mut other) = (world.backend(), world.backend());
+    writer.run(
+        "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE u AS SELECT 10 AS v; CREATE TABLE w AS SELECT 100 AS v;
+         CREATE TABLE parted (k int, v int) PARTITION BY LIST (k);
+         CREATE TABLE one PARTITION OF parted FOR VALUES IN (1);
+         CREATE TABLE two PARTITION OF parted FOR VALUES IN (2);
+         INSERT INTO parted VALUES (1, 7);
+         CREATE SCHEMA early; SET search_path = early, public, pg_temp; CREATE TEMPORARY TABLE own AS SELECT 1 AS v",
+    );
+    let call = |of: &str| format!("SELECT shared_lru.fetch('c', 'SELECT sum(v)::int FROM {of}', NULL::int)");
+    let value = |backend: &mut Backend, of: &str| -> i32 { backend.one(&call(of)) };
+    // What is served needs no lock on its table.
+    let mut is_served = |backend: &mut Backend, of: &str, sum: i32| {
+        other.run(&format!("BEGIN; LOCK TABLE {of}"));
+        backend.run("SET LOCAL lock_timeout = '5s'");
+        assert_eq!(value(backend, of), sum);
+        backend.run("SET LOCAL lock_timeout = 0");
+        other.run("ROLLBACK");
+    };
+    let tables = [("t", 1), ("u", 10), ("w", 100), ("one", 7), ("two", 0)];
+    writer.run("INSERT INTO two VALUES (2, 0)");
+    tables.iter().for_each(|(table, sum)| assert_eq!(value(&mut writer, table), *sum));
+
+    writer.run("BEGIN; UPDATE u SET v = 11");
+    is_served(&mut writer, "t", 1);
+    assert_eq!(value(&mut writer, "u"), 11);
+    writer.run("UPDATE t SET v = 2");
+    assert_eq!(value(&mut writer, "t"), 2);
+    is_served(&mut writer, "w", 100);
+    writer.run("ROLLBACK; BEGIN; INSERT INTO parted VALUES (2, 5); INSERT INTO own VALUES (2)");
+    assert_eq!(value(&mut writer, "two"), 5);
+    is_served(&mut writer, "one", 7);
+    writer.run("ROLLBACK");
+    // Savepoints.
+    writer.run("BEGIN; UPDATE u SET v = 11; SAVEPOINT s; UPDATE t SET v = 2");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "w")), (2, 100));
+    writer.run("ROLLBACK TO s; RELEASE s");
+    is_served(&mut writer, "t", 1);
+    writer.run("SAVEPOINT s; UPDATE t SET v = 2; ROLLBACK TO s");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (1, 11));
+    writer.run("RELEASE s; SAVEPOINT s; UPDATE t SET v = 3; RELEASE s");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (3, 11));
+    writer.run("ROLLBACK");
+    // Definitions: names, views, functions; and their end.
+    writer.run(
+        "CREATE VIEW view AS SELECT v FROM w;
+         CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'; CREATE VIEW called AS SELECT f(v) AS v FROM w",
+    );
+    for (change, changed, after) in [
+        ("CREATE TABLE early.t AS SELECT 5 AS v", "t", 5),
+        ("CREATE OR REPLACE VIEW view AS SELECT v + 1 AS v FROM w", "view", 101),
+        ("CREATE OR REPLACE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT -$1'", "called", -100),
+        ("TRUNCATE w", "coalesce(sum(v), 0) AS v FROM w) AS s", 0),
+    ] {
+        let changed = if changed.contains(' ') { format!("(SELECT {changed}") } else { changed.to_owned() };
+        let before = value(&mut writer, &changed);
+        for _ in 0..2 {
+            writer.run(&format!("BEGIN; {change}"));
+            assert_eq!(value(&mut writer, &changed), after, "{change}");
+            assert_eq!(value(&mut writer, "u"), 10, "{change}");
+            writer.run("ROLLBACK");
+            assert_eq!(value(&mut writer, &changed), before, "{change}");
+            writer.run(&format!("BEGIN; UPDATE u SET v = v; SAVEPOINT s; {change}"));
+            assert_eq!(value(&mut writer, &changed), after, "{change}");
+            writer.run("ROLLBACK TO s; RELEASE s");
+            assert_eq!(value(&mut writer, &changed), before, "{change}");
+            writer.run("ROLLBACK");
+        }
+    }
+    // It stores what it has not written, and that alone.
+    writer.run("SELECT shared_lru.clear('c')");
+    writer.run("BEGIN; UPDATE u SET v = 11");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (1, 11));
+    let mut reader = world.backend();
+    reader.run("SET search_path = early, public, pg_temp");
+    assert_eq!(reader.one::<i64>("SELECT count(*) FROM shared_lru.entries('c')"), 1);
+    assert_eq!((value(&mut reader, "t"), value(&mut reader, "u")), (1, 10));
+    writer.run("COMMIT");
+    assert_eq!((value(&mut reader, "t"), value(&mut reader, "u")), (1, 11));
+}
+
+#[test]
 fn of_those_who_miss_a_result_at_once_one_computes() {
     let world = world();
     let mut admin = world.backend();
@@ -522,10 +606,10 @@ fn a_commit_that_waits_for_its_standby_is_not_seen_and_does_not_hinder_who_reads
 const READS: u64 = 200_000;
 /// How long a writer rests between two changes, at most.
 const PAUSE_MILLIS: u64 = 60;
-const READS_VARIABLE: &str = "QUERY_CHECK_READS";
-const SEED_VARIABLE: &str = "QUERY_CHECK_SEED";
+pub const READS_VARIABLE: &str = "QUERY_CHECK_READS";
+pub const SEED_VARIABLE: &str = "QUERY_CHECK_SEED";
 
-fn from_environment(variable: &str) -> Option<u64> {
+pub fn from_environment(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|error| panic!("{variable}={value}: {error}")))
 }
 
@@ -604,6 +688,37 @@ fn one_change(backend: &mut Backend, rng: &mut SmallRng, name: &str) {
             return;
         }
     }
+}
+
+/// What a reader does in its transaction before it reads.
+fn own_changes(rng: &mut SmallRng) -> Vec<String> {
+    let one = |rng: &mut SmallRng| match rng.random_range(0..14) {
+        0 => "INSERT INTO public.logged VALUES (1)".to_owned(),
+        1 => format!("INSERT INTO t VALUES ({}, 7)", rng.random_range(20..1_000_000)),
+        2 => "INSERT INTO parted SELECT n, 100 FROM generate_series(0, 2) AS n".to_owned(),
+        3 => format!("INSERT INTO parted_{} SELECT 0, 100 WHERE false", rng.random_range(0..3)),
+        4 => "INSERT INTO parted VALUES (2, 50)".to_owned(),
+        5 => "INSERT INTO trigger_source VALUES (1)".to_owned(),
+        6 => format!("INSERT INTO owned VALUES ('{}', 99)", OWNERS[rng.random_range(0..2)]),
+        7 => "CREATE OR REPLACE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT -$1'".to_owned(),
+        8 => "CREATE OR REPLACE VIEW overview AS SELECT v + 1000 AS v FROM t".to_owned(),
+        9 => "DROP TABLE IF EXISTS early.again; CREATE TABLE early.again AS SELECT -1 AS n".to_owned(),
+        10 => "CREATE TABLE unread (n int)".to_owned(),
+        11 => "DELETE FROM unread_before; INSERT INTO unread_before VALUES (1)".to_owned(),
+        _ => "SELECT txid_current()".to_owned(),
+    };
+    let mut changes = vec!["SET LOCAL lock_timeout = '1s'".to_owned()];
+    for _ in 0..rng.random_range(1..3) {
+        let change = one(rng);
+        match rng.random_range(0..6) {
+            0 => changes.extend(["SAVEPOINT s".to_owned(), change, "ROLLBACK TO s; RELEASE s".to_owned()]),
+            1 => changes.extend(["SAVEPOINT s".to_owned(), change, "RELEASE s".to_owned()]),
+            2 => changes.extend(["SAVEPOINT s".to_owned(), change, "ROLLBACK TO s".to_owned()]),
+            3 => changes.extend(["SAVEPOINT s".to_owned(), change]),
+            _ => changes.push(change),
+        }
+    }
+    changes
 }
 
 /// Roles of readers, who see rows of their own in `owned`.
@@ -706,6 +821,7 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Optio
          CREATE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
          CREATE TABLE trigger_source (id int);
          CREATE TABLE logged (n int);
+         CREATE TABLE unread_before (n int);
          CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.logged VALUES (1); RETURN NULL; END';
          CREATE TRIGGER log AFTER INSERT ON trigger_source FOR EACH ROW EXECUTE FUNCTION log();
          CREATE VIEW overview AS SELECT v FROM t;
@@ -805,9 +921,13 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Optio
                             });
                         }
                         backend.run(&format!("SET search_path = {path}; BEGIN ISOLATION LEVEL {level}"));
-                        if level == "READ COMMITTED" && rng.random_range(0..10) == 0 {
+                        if rng.random_range(0..4) == 0 {
                             // Its own, which it alone sees.
-                            backend.run("INSERT INTO public.logged VALUES (1)");
+                            let own = own_changes(&mut rng).join("; ");
+                            if backend.client.batch_execute(&own).is_err() {
+                                backend.run("ROLLBACK");
+                                continue;
+                            }
                         }
                         backend.run(&format!("SET LOCAL ROLE {role}"));
                         let found: Result<_, postgres::Error> = backend

@@ -86,7 +86,11 @@ fn a_result_is_gone_for_those_who_see_that_its_tag_was_invalidated() {
         assert_eq!(told(&mut reader, number, &call), number, "{tag}, {end}");
         assert_eq!(told(&mut admin, 9, &call), number);
     }
-    // Calls without the tag have another result, and so has the cache's other query.
+    // And who empties all does not see what is there.
+    admin.run("BEGIN; SELECT shared_lru.invalidate_all('c')");
+    assert_eq!((told(&mut admin, 9, &call), told(&mut reader, 9, &call)), (9, 3));
+    admin.run("ROLLBACK");
+    // Calls without the tag have another result.
     let without = fetch_with("NULL", "'{b}'", "NULL", "SELECT told()");
     assert_eq!(told(&mut reader, 20, &without), 20);
     admin.run("SELECT shared_lru.invalidate_tag('c', 'a')");
@@ -183,6 +187,10 @@ fn under_grace_the_old_result_is_served_while_the_new_one_is_made() {
     let call = format!("SELECT shared_lru.fetch('c', '{SLOW}', NULL::int)");
     outdate(&world, &call);
     assert_eq!(while_it_is_made(&world, &call, &[], &call), Some(1));
+    let marked = format!("/* shared_lru: c */ {SLOW}");
+    outdate(&world, &marked);
+    assert_eq!(while_it_is_made(&world, &marked, &[], &marked), Some(1));
+    assert_eq!((admin.stat("served_stale"), admin.one::<i32>(&marked)), (4, 2));
     // What has lived as long as it was to: that is when the grace begins.
     let call = |grace| fetch_with("'0.2 s'", "NULL", grace, SLOW);
     outdate(&world, &call("NULL"));
