@@ -75,7 +75,8 @@ fn a_result_is_gone_for_those_who_see_that_its_tag_was_invalidated() {
     for (mut number, tag, end) in [(1, "a", "ROLLBACK"), (1, "z", "COMMIT"), (1, "a", "COMMIT"), (2, "b", "COMMIT")] {
         old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
         admin.run(&format!("BEGIN; SELECT shared_lru.invalidate_tag('c', '{tag}')"));
-        assert_eq!(told(&mut admin, 9, &call), 9, "who invalidates it does not see it");
+        let own = if tag == "z" { number } else { 9 };
+        assert_eq!(told(&mut admin, 9, &call), own, "who invalidates it does not see it");
         assert_eq!(told(&mut reader, 8, &call), number, "others do, for now");
         admin.run(end);
         assert_eq!(told(&mut old, 8, &call), number, "and older snapshots");
