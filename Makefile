@@ -5,8 +5,8 @@
 # not to a folder of their own (src/tests/server.sh says where); all else stays under the target folder. Runs as root or
 # as a user who may sudo.
 #
-# Which PostgreSQL: the newest that is installed with its headers; or PG=14 … PG=18, got if it is not there (14 is nowhere
-# to be got); or PG=18-cassert, built with assertions; or PG_CONFIG=/path/to/pg_config.
+# Which PostgreSQL: the newest that is installed with its headers; or PG=14 … PG=18, got if it is not there; or
+# PG=18-cassert, built with assertions; or PG_CONFIG=/path/to/pg_config.
 
 # An extension with the oldest pgrx that the library works with: it has to compile.
 PGRX_0_16 := src/tests/pgrx_0_16/Cargo.toml
@@ -21,6 +21,13 @@ PG_FEATURE = $(eval PG_FEATURE := $$(shell $(PG_CONFIG) --version | sed 's/^Post
 # one is asked for.
 PGRX_HOME = $(CARGO_TARGET_DIR)/pgrx$(subst /,-,$(PG_CONFIG))
 WITH_PG = PG_CONFIG='$(PG_CONFIG)' PG_FEATURE='$(PG_FEATURE)' PGRX_HOME='$(PGRX_HOME)'
+
+# For a server without headers, and for every version where there is no server: the bindings that pgrx brings for docs.rs.
+# In a folder of their own, for cargo does not know the difference.
+DOCS_RS_BINDINGS := DOCS_RS=1 RUSTC_BOOTSTRAP=1 RUSTC_WRAPPER=$(CURDIR)/src/tests/docsrs.sh
+DOCS_RS_FOLDER := $(CARGO_TARGET_DIR)/versions
+HEADERS = $(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h)
+BUILD_FOLDER = $(if $(HEADERS),$(CARGO_TARGET_DIR),$(DOCS_RS_FOLDER))
 
 # `sudo make` resets PATH and HOME: find the toolchain of the person who called it.
 CALLER_HOME := $(or $(and $(SUDO_USER),$(shell getent passwd "$(SUDO_USER)" | cut -d: -f6)),$(HOME))
@@ -66,11 +73,12 @@ setup: packages ## install what is missing: PostgreSQL, Debian packages
 # Without the lock file's approval nothing is built that was not tested.
 build: setup ## build the extension
 	$(call say,'Building the extension (the first time a minute or two)')
-	$(WITH_PG) cargo build --release --locked --package pg_shared_lru --lib --no-default-features --features $(PG_FEATURE),extension
+	$(WITH_PG) $(if $(HEADERS),,$(DOCS_RS_BINDINGS)) cargo build --target-dir $(BUILD_FOLDER) --release --locked \
+		--package pg_shared_lru --lib --no-default-features --features $(PG_FEATURE),extension
 
 install: build ## build the extension and copy it into PostgreSQL's folders
 	$(INSTALL) -d '$(LIBRARY_FOLDER)' '$(EXTENSION_FOLDER)'
-	$(INSTALL) -m 755 $(CARGO_TARGET_DIR)/release/libpg_shared_lru.so '$(LIBRARY_FOLDER)/pg_shared_lru.so'
+	$(INSTALL) -m 755 $(BUILD_FOLDER)/release/libpg_shared_lru.so '$(LIBRARY_FOLDER)/pg_shared_lru.so'
 	$(INSTALL) -m 644 pg_shared_lru.control $(wildcard sql/pg_shared_lru--*.sql) '$(EXTENSION_FOLDER)'
 
 deb: ## make a Debian package, for a PostgreSQL that is one
@@ -141,14 +149,11 @@ lint: setup ## formatting, and clippy with and without PostgreSQL, and with the 
 	cargo fmt --manifest-path $(PGRX_0_16) --check
 	$(WITH_PG) cargo clippy --manifest-path $(PGRX_0_16) --no-default-features --features $(PG_FEATURE) -- -D warnings
 
-# With the bindings that pgrx brings for docs.rs, so that no server is needed. In a folder of its own, for cargo does not
-# know the difference.
 VERSIONS ?= 14 15 16 17 18
 check-versions: packages ## compile for every version of PostgreSQL, or for VERSIONS
 	@for version in $(VERSIONS); do \
 		printf '\033[1m==> PostgreSQL %s\033[0m\n' $$version; \
-		DOCS_RS=1 RUSTC_BOOTSTRAP=1 RUSTC_WRAPPER=$(CURDIR)/src/tests/docsrs.sh \
-			cargo clippy --target-dir $(CARGO_TARGET_DIR)/versions \
+		$(DOCS_RS_BINDINGS) cargo clippy --target-dir $(DOCS_RS_FOLDER) \
 			--no-default-features --features pg$$version,extension -- -D warnings || exit 1; \
 	done
 
