@@ -43,13 +43,11 @@ pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
     match ttl.map(|ttl| ttl.as_micros()) {
         None => Expiry::Default,
         Some(0) => Expiry::Never,
-        Some(micros) => match u64::try_from(micros) {
-            Ok(micros) => Expiry::After(Duration::from_micros(micros)),
-            Err(_) => {
-                let seconds = micros / 1_000_000;
-                CacheError::Parameter(format!("ttl is {seconds} seconds: must not be negative")).report()
-            }
-        },
+        Some(micros) if micros < 0 => {
+            let seconds = micros / 1_000_000;
+            CacheError::Parameter(format!("ttl is {seconds} seconds: must not be negative")).report()
+        }
+        Some(micros) => Expiry::After(Duration::from_micros(micros.try_into().unwrap_or(u64::MAX))),
     }
 }
 

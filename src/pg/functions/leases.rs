@@ -77,7 +77,9 @@ fn get_or_lease(
     tags: Option<Tags<'_>>,
 ) -> TableIterator<'static, (name!(value, Option<Bytea>), name!(lease, Option<Vec<u8>>))> {
     let (Some(cache), Some(key)) = (cache, key) else { return TableIterator::once((None, None)) };
-    let wait = wait.map_or(Duration::ZERO, |wait| Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(0)));
+    // What is beyond all bounds is for ever, before nothing at once.
+    let wait = wait.map_or(0, |wait| wait.as_micros().clamp(0, u64::MAX.into()) as u64);
+    let wait = Duration::from_micros(wait);
     TableIterator::once(answer(cache, key, wait, tags.as_ref()))
 }
 

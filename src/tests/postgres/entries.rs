@@ -302,3 +302,16 @@ fn functions_for_text_and_json_are_inlined() {
         assert!(plan.contains(&format!("shared_lru.{inner}")), "{call}: {plan}");
     }
 }
+
+/// A result is for the role that has asked for it, whoever else may read the cache.
+#[test]
+fn a_drain_removes_results_and_shows_them_to_nobody() {
+    let world = crate::queries::world();
+    let mut backend = world.backend();
+    backend.run("CREATE TABLE secrets (secret text); INSERT INTO secrets VALUES ('x')");
+    backend
+        .run("SELECT shared_lru.fetch('c', 'SELECT secret FROM secrets', NULL::text), shared_lru.put('c', 'k', 'v')");
+    assert_eq!(backend.one::<i64>("SELECT entries FROM shared_lru.stats"), 2);
+    assert_eq!(backend.all::<String>("SELECT encode(key, 'escape') FROM shared_lru.drain('c')"), ["k"]);
+    assert_eq!(backend.one::<i64>("SELECT entries FROM shared_lru.stats"), 0);
+}

@@ -52,7 +52,9 @@ fn a_cached_view_gives_nobody_what_its_source_does_not() {
     let world = world();
     let mut admin = world.backend();
     admin.run(
-        "CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN;
+        // As it is from version 15 on.
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+         CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN;
          GRANT USAGE ON SCHEMA shared_lru TO alice, bob;
          GRANT EXECUTE ON FUNCTION shared_lru.cache_view(text, regclass, text), shared_lru.query(text, text) TO alice, bob;
          SELECT shared_lru.grant_cache('c', 'alice', 'read'), shared_lru.grant_cache('c', 'alice', 'write');
