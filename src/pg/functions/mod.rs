@@ -4,7 +4,9 @@
 //! ```text
 //! names   names that cross the borders of databases, whose encodings may differ
 //! text    texts as arguments and results
+//! arguments  byte strings, and arrays of them, as arguments
 //! bytea   values copied straight into what PostgreSQL gets
+//! packed  several values in one piece of memory
 //! access  one key
 //! many    the keys of an array
 //! queries results of queries
@@ -37,12 +39,14 @@ macro_rules! called_raw {
 
 mod access;
 mod admin;
+mod arguments;
 pub(super) mod bytea;
 mod changes;
 mod define;
 mod leases;
 mod many;
 mod names;
+mod packed;
 mod prefixes;
 mod queries;
 mod release;
@@ -87,7 +91,7 @@ fn find(cache: ServerText<'_>, access: Access) -> DefinedCache {
 }
 
 /// Runs an operation on the cache of this name; again, if that was made anew or moved meanwhile.
-fn with_cache<R>(cache: ServerText<'_>, access: Access, operation: impl Fn(&DefinedCache) -> R) -> R {
+fn with_cache<R>(cache: ServerText<'_>, access: Access, operation: impl FnMut(&DefinedCache) -> R) -> R {
     or_report(name_of(cache).and_then(|name| definitions::with_cache(name, access, operation)))
 }
 
