@@ -1,6 +1,7 @@
 //! One key.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use pgrx::iter::TableIterator;
@@ -10,7 +11,7 @@ use pgrx::{AnyElement, Array, FromDatum};
 use super::arguments;
 use super::bytea::{Before, Bytea, Copied};
 use super::packed::Packed;
-use super::text::ServerText;
+use super::text::{ServerText, from_utf8, to_utf8};
 use super::with_cache;
 use crate::engine::counters::Removal;
 use crate::engine::partition::{PushError, Put};
@@ -162,6 +163,19 @@ pub(super) fn append_value(cache: &DefinedCache, key: &[u8], packed: &mut Packed
     !is_hidden(cache, key) && packed.append_value(cache, key, judge)
 }
 
+/// As [`append_value`], of texts.
+pub(super) fn append_text(cache: &DefinedCache, key: &[u8], packed: &mut Packed) -> bool {
+    let start = packed.len();
+    if !append_value(cache, &to_utf8(key), packed) {
+        return false;
+    }
+    if let Cow::Owned(converted) = from_utf8(&packed.bytes()[start + pg_sys::VARHDRSZ..]) {
+        packed.truncate(start);
+        packed.append_varlena(&converted);
+    }
+    true
+}
+
 /// How many of the first bytes of what was copied are the value; `None` if the running statement must not see it.
 #[inline]
 fn shown_len(cache: &DefinedCache, bytes: &[u8], version: &Version, wanted: Wanted) -> Option<usize> {
@@ -248,6 +262,26 @@ unsafe extern "C-unwind" fn get_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sy
     // SAFETY: as above.
     unsafe { (*call).isnull = value.is_none() };
     value.map_or(pg_sys::Datum::null(), |value| value.datum())
+}
+
+called_raw!(pg_finfo_get_text_wrapper);
+
+/// `get_text(cache, key)`: as `get`, of texts, which are UTF-8 in the cache.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_text_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with a call's data, of two arguments that are not NULL.
+    let (cache, key) = unsafe { (ServerText::of_bytes(arguments::bytes(call, 0)), arguments::bytes(call, 1)) };
+    let key = to_utf8(key);
+    let Some(value) = with_cache(cache, Access::Read, |cache| value_of(cache, &key)) else {
+        // SAFETY: as above.
+        unsafe { (*call).isnull = true };
+        return pg_sys::Datum::null();
+    };
+    match from_utf8(value.bytes()) {
+        Cow::Borrowed(_) => value.datum(),
+        Cow::Owned(converted) => Bytea::copy_of(&converted).datum(),
+    }
 }
 
 /// A value of the type that the last argument has.

@@ -107,6 +107,12 @@ impl Bytea {
         Bytea(NonNull::new(varlena.cast()).expect("PostgreSQL has made it"))
     }
 
+    /// What it holds.
+    pub(in crate::pg) fn bytes(&self) -> &[u8] {
+        // SAFETY: a varlena in plain form.
+        unsafe { pgrx::varlena_to_byte_slice(self.0.as_ptr().cast()) }
+    }
+
     /// As PostgreSQL passes it.
     pub(in crate::pg) fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.0.as_ptr())

@@ -106,14 +106,18 @@ fn keep_freed_memory() {
     }
 }
 
+/// Appends the value of a key, if it has one; whether it did.
+type AppendValue = fn(&DefinedCache, &[u8], &mut Packed) -> bool;
+
 /// Appends the row of a key that has a value.
-fn append_row(cache: &DefinedCache, key: &[u8], rows: &mut Packed) -> bool {
+#[inline(always)]
+fn append_row(cache: &DefinedCache, key: &[u8], rows: &mut Packed, append: AppendValue) -> bool {
     const HEADER_BYTES: usize = size_of::<pg_sys::HeapTupleHeaderData>().next_multiple_of(ROW_ALIGNMENT_BYTES);
     let start = rows.len();
     rows.append_zeros(HEADER_BYTES);
     rows.append_varlena(key);
     rows.align(VALUE_ALIGNMENT_BYTES);
-    if !access::append_value(cache, key, rows) {
+    if !append(cache, key, rows) {
         rows.truncate(start);
         return false;
     }
@@ -139,29 +143,28 @@ fn minimal(rows: &mut Packed, start: usize) -> *mut pg_sys::MinimalTupleData {
     rows.place_of(start + MINIMAL_OFFSET_BYTES).as_ptr()
 }
 
-called_raw!(pg_finfo_get_many_wrapper);
-
-/// Keys and values as rows, of those keys that have one: `get_many(cache, keys)`.
-#[pg_guard]
-#[unsafe(no_mangle)]
-unsafe extern "C-unwind" fn get_many_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: PostgreSQL calls it with a call's data, of two arguments that are not NULL; the store takes rows of two
-    // values of `bytea`, and copies them.
+/// Keys and values as rows, of those keys that have one.
+///
+/// # Safety
+///
+/// - It is the call that is being answered, for a set of rows of keys and values of type `of`; its arguments are a text and
+///   an array of this type, neither NULL.
+#[inline(always)]
+unsafe fn rows(call: pg_sys::FunctionCallInfo, of: pg_sys::Oid, append: AppendValue) -> pg_sys::Datum {
+    // SAFETY: as the caller says; the store copies the rows that it is given.
     unsafe {
         let cache = ServerText::of_bytes(arguments::bytes(call, 0));
         let keys = Elements::of_argument(call, 1);
-        let (store, _) = rows_store(call, &[(c"key", pg_sys::BYTEAOID), (c"value", pg_sys::BYTEAOID)]);
+        let store = rows_store(call, &[(c"key", of), (c"value", of)]);
         let first_room = keys.len().min(PREFETCH_KEYS) * FIRST_ROOM_BYTES;
         let mut rows = Packed::with_room(first_room, MAX_BYTES + 2 * GROUP_BYTES);
-        look_up(cache, keys, &mut rows, append_row, |group, rows| {
+        let append = |cache: &DefinedCache, key: &[u8], rows: &mut Packed| append_row(cache, key, rows, append);
+        look_up(cache, keys, &mut rows, append, |group, rows| {
             let mut start = group.start;
             for _ in 0..group.found.count_ones() {
                 let len = (*minimal(rows, start)).t_len + MINIMAL_OFFSET_BYTES as u32;
-                let mut row = pg_sys::HeapTupleData {
-                    t_len: len,
-                    t_data: rows.place_of(start).as_ptr(),
-                    ..pg_sys::HeapTupleData::default()
-                };
+                let t_data = rows.place_of(start).as_ptr();
+                let mut row = pg_sys::HeapTupleData { t_len: len, t_data, ..Default::default() };
                 pg_sys::tuplestore_puttuple(store, &raw mut row);
                 start += (len as usize).next_multiple_of(ROW_ALIGNMENT_BYTES);
             }
@@ -172,29 +175,28 @@ unsafe extern "C-unwind" fn get_many_wrapper(call: pg_sys::FunctionCallInfo) -> 
     }
 }
 
-called_raw!(pg_finfo_get_array_wrapper);
-
-/// Values in the order of their keys: `get_array(cache, keys)`.
-#[pg_guard]
-#[unsafe(no_mangle)]
-unsafe extern "C-unwind" fn get_array_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: PostgreSQL calls it with a call's data, of two arguments that are not NULL; what is laid out is an array of
-    // one dimension, as array.h has it.
+/// The values of keys, in their order.
+///
+/// # Safety
+///
+/// - It is the call that is being answered, for an array of type `of`; its arguments are as those of [`rows`].
+#[inline(always)]
+unsafe fn array(call: pg_sys::FunctionCallInfo, of: pg_sys::Oid, append: AppendValue) -> pg_sys::Datum {
+    // SAFETY: as the caller says; what is laid out is an array of one dimension, as array.h has it.
     unsafe {
         let cache = ServerText::of_bytes(arguments::bytes(call, 0));
         let keys = Elements::of_argument(call, 1);
         let count = keys.len();
         if count == 0 {
-            return pg_sys::Datum::from(pg_sys::construct_empty_array(pg_sys::BYTEAOID));
+            return pg_sys::Datum::from(pg_sys::construct_empty_array(of));
         }
         let first_room = ARRAY_HEADER_BYTES + count.min(PREFETCH_KEYS) * FIRST_ROOM_BYTES;
         let mut array = Packed::with_room(first_room, MAX_BYTES);
         array.append_zeros(ARRAY_HEADER_BYTES);
-        let bits_bytes =
-            (ARRAY_HEADER_BYTES + count.div_ceil(8)).next_multiple_of(ARRAY_ALIGNMENT_BYTES) - ARRAY_HEADER_BYTES;
+        let start = (ARRAY_HEADER_BYTES + count.div_ceil(8)).next_multiple_of(ARRAY_ALIGNMENT_BYTES);
         let (mut done, mut has_bits) = (0, false);
         let append = |cache: &DefinedCache, key: &[u8], array: &mut Packed| {
-            let appended = access::append_value(cache, key, array);
+            let appended = append(cache, key, array);
             array.align(VALUE_ALIGNMENT_BYTES);
             appended
         };
@@ -202,7 +204,7 @@ unsafe extern "C-unwind" fn get_array_wrapper(call: pg_sys::FunctionCallInfo) ->
             let is_whole = group.found.count_ones() as usize == group.count;
             if !is_whole && !has_bits {
                 has_bits = true;
-                array.insert_zeros(ARRAY_HEADER_BYTES, bits_bytes);
+                array.insert_zeros(ARRAY_HEADER_BYTES, start - ARRAY_HEADER_BYTES);
                 (0..done).for_each(|number| set_bit(array, number));
             }
             if has_bits {
@@ -211,12 +213,13 @@ unsafe extern "C-unwind" fn get_array_wrapper(call: pg_sys::FunctionCallInfo) ->
             done += group.count;
             // As much as the others will need if they are like these.
             let average = array.len() / done;
-            array.reserve((average + average / 8) * (count - done));
+            let left = (average + average / 8).saturating_mul(count - done);
+            array.reserve(left.min(MAX_BYTES.saturating_sub(array.len())));
         });
         let header = array.place_of::<pg_sys::ArrayType>(0).as_ptr();
         (*header).ndim = 1;
-        (*header).dataoffset = if has_bits { (ARRAY_HEADER_BYTES + bits_bytes) as i32 } else { 0 };
-        (*header).elemtype = pg_sys::BYTEAOID;
+        (*header).dataoffset = if has_bits { start as i32 } else { 0 };
+        (*header).elemtype = of;
         array.place_of::<[i32; 2]>(size_of::<pg_sys::ArrayType>()).write([count as i32, 1]);
         array.into_varlena().datum()
     }
@@ -226,4 +229,41 @@ unsafe extern "C-unwind" fn get_array_wrapper(call: pg_sys::FunctionCallInfo) ->
 fn set_bit(array: &mut Packed, number: usize) {
     // SAFETY: the array has a bit for each value behind its header.
     unsafe { *array.place_of::<u8>(ARRAY_HEADER_BYTES + number / 8).as_ptr() |= 1 << (number % 8) };
+}
+
+called_raw!(pg_finfo_get_many_wrapper);
+called_raw!(pg_finfo_get_many_text_wrapper);
+called_raw!(pg_finfo_get_array_wrapper);
+called_raw!(pg_finfo_get_array_text_wrapper);
+
+/// `get_many(cache, keys)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_many_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it as it is declared, strict.
+    unsafe { rows(call, pg_sys::BYTEAOID, access::append_value) }
+}
+
+/// `get_many_text(cache, keys)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_many_text_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe { rows(call, pg_sys::TEXTOID, access::append_text) }
+}
+
+/// `get_array(cache, keys)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_array_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe { array(call, pg_sys::BYTEAOID, access::append_value) }
+}
+
+/// `get_array_text(cache, keys)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_array_text_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe { array(call, pg_sys::TEXTOID, access::append_text) }
 }

@@ -13,6 +13,7 @@
 //! leases  the right to store what was missed, and what takes it away
 //! sets    rows that a call returns at once
 //! walks   all entries: looked at, or taken out
+//! by_tag  where the bytes are, by tags
 //! prefixes  where the bytes are, by beginnings of keys
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
@@ -40,6 +41,7 @@ macro_rules! called_raw {
 mod access;
 mod admin;
 mod arguments;
+mod by_tag;
 pub(super) mod bytea;
 mod changes;
 mod define;

@@ -36,6 +36,12 @@ impl Packed {
         self.len
     }
 
+    /// All of it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: the bytes before `len` are initialised.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }
+    }
+
     /// Forgets what is behind the first `len` bytes.
     pub(super) fn truncate(&mut self, len: usize) {
         assert!(len <= self.len);
