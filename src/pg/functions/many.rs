@@ -60,10 +60,16 @@ fn look_up(
     while keys.len() > 0 {
         pgrx::check_for_interrupts!();
         let before = keys.clone();
-        let mut group_keys = [None; PREFETCH_KEYS];
-        let len = group_keys.iter_mut().zip(&mut keys).map(|(place, key)| *place = key).count();
-        let mut present = [&[][..]; PREFETCH_KEYS];
-        let count = present.iter_mut().zip(group_keys.iter().flatten()).map(|(place, key)| *place = key).count();
+        let (mut group_keys, mut len) = ([None; PREFETCH_KEYS], 0);
+        let (mut present, mut count) = ([&[][..]; PREFETCH_KEYS], 0);
+        for key in keys.by_ref().take(PREFETCH_KEYS) {
+            group_keys[len] = key;
+            len += 1;
+            if let Some(key) = key {
+                present[count] = key;
+                count += 1;
+            }
+        }
         let start = packed.len();
         let group = with_cache(cache, Access::Read, |cache| {
             packed.truncate(start);
