@@ -173,7 +173,7 @@ fn fill(admin: &mut Client, args: &Args) -> Result<()> {
     )?;
     Ok(admin.batch_execute(
         "SELECT count(shared_lru.put_text('bench', key, value)),
-                count(shared_lru.put_text('tagged', key, value, tags => ARRAY['tag ' || key::int % 100])) FROM logged",
+                count(shared_lru.put_text('tagged', key, value, NULL, ARRAY['tag ' || key::int % 100])) FROM logged",
     )?)
 }
 

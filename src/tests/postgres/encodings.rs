@@ -112,7 +112,8 @@ fn keys_and_values_of_text_are_utf8_in_the_cache_and_come_back_as_they_were() {
                         OR shared_lru.get('c', convert_to(key, 'UTF8')) IS DISTINCT FROM convert_to(value, 'UTF8')";
         assert_eq!(there.one::<i64>(wrong), 0, "{encoding}");
         assert_eq!(there.one::<Option<String>>("SELECT shared_lru.get_text('c', 'none')"), None);
-        let array = "SELECT shared_lru.get_array_text('c', array_agg(key ORDER BY key) || NULL || 'none'::text)
+        let array =
+            "SELECT shared_lru.get_array_text('c', array_append(array_agg(key ORDER BY key), NULL) || 'none'::text)
                             = array_agg(value ORDER BY key) || ARRAY[NULL, NULL] FROM texts";
         assert!(there.one::<bool>(array), "{encoding}");
         let rows = "SELECT count(*) FROM (SELECT array_agg(key) || 'none'::text AS keys FROM texts) AS a,

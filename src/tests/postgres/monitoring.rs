@@ -321,9 +321,9 @@ fn bytes_are_counted_by_tags() {
     backend.run("SELECT shared_lru.put_text('c', 'plain', 'v')");
     assert_eq!(rows(&mut backend, "'{user}'"), ["user 0 0"], "before there was any tag");
     backend.run(
-        "SELECT shared_lru.put_text('c', 'u' || n, repeat('x', 100), tags => '{user}') FROM generate_series(1, 9) AS n;
-         SELECT shared_lru.put_text('c', 'both', '', tags => '{user,cart,cart}');
-         SELECT shared_lru.create_cache('other', 1 << 20), shared_lru.put_text('other', 'k', 'v', tags => '{user}')",
+        "SELECT shared_lru.put_text('c', 'u' || n, repeat('x', 100), NULL, '{user}') FROM generate_series(1, 9) AS n;
+         SELECT shared_lru.put_text('c', 'both', '', NULL, '{user,cart,cart}');
+         SELECT shared_lru.create_cache('other', 1 << 20), shared_lru.put_text('other', 'k', 'v', NULL, '{user}')",
     );
     // Besides key and value: 20 bytes for each tag, and two.
     assert_eq!(

@@ -256,7 +256,7 @@ fn many_keys_give_what_each_gives_alone_in_rows_and_in_the_array() {
         backend.run(&format!(
             "SELECT shared_lru.create_cache('c', 64 << 20, policy => '{policy}');
              SELECT shared_lru.put('c', int4send(n), convert_to(repeat(chr(65 + n % 26), n * n % 1700), 'UTF8'),
-                                   tags => CASE n % 4 WHEN 3 THEN '{{even,odd}}'::text[] END)
+                                   NULL, CASE n % 4 WHEN 3 THEN '{{even,odd}}'::text[] END)
                FROM generate_series(1, 300) AS n WHERE n % 7 <> 6;
              SELECT shared_lru.put('c', int4send(n), convert_to(repeat('l', 3000 * n), 'UTF8'))
                FROM generate_series(100, 300, 20) AS n WHERE n % 7 <> 6"
@@ -298,7 +298,7 @@ fn many_keys_see_no_value_that_one_would_not() {
     let world = World::with_cache(8);
     let mut backend = world.backend();
     backend.run(
-        "SELECT shared_lru.put_text('c', 'tagged', 'v', tags => '{t}'), shared_lru.put_text('c', 'plain', 'v'),
+        "SELECT shared_lru.put_text('c', 'tagged', 'v', NULL, '{t}'), shared_lru.put_text('c', 'plain', 'v'),
                 shared_lru.put_text('c', 'hidden', 'v'), shared_lru.put_text('c', 'over', 'v', ttl => '100ms');
          SELECT shared_lru.put_any('c', 'typed', 1)",
     );
