@@ -258,6 +258,14 @@ CREATE FUNCTION @extschema@.get_any(cache text, key bytea, of anyelement) RETURN
 CREATE FUNCTION @extschema@.get_array(cache text, keys bytea[]) RETURNS bytea[]
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_array_wrapper';
 
+CREATE FUNCTION @extschema@.get_many_text(cache text, keys text[]) RETURNS TABLE (
+    key text,
+    value text
+) LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_many_text_wrapper';
+
+CREATE FUNCTION @extschema@.get_array_text(cache text, keys text[]) RETURNS text[]
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_array_text_wrapper';
+
 -- Versions: what was read, to be replaced only if it is still that.
 CREATE FUNCTION @extschema@.get_versioned(cache text, key bytea) RETURNS TABLE (
     value bytea,
@@ -277,6 +285,9 @@ CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb, ttl int
     RETURNS boolean
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
     RETURN @extschema@.put_any(cache, pg_catalog.convert_to(key, 'UTF8'), value, ttl, tags);
+
+CREATE OR REPLACE FUNCTION @extschema@.get_text(cache text, key text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_text_wrapper';
 
 CREATE OR REPLACE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb) RETURNS boolean
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
@@ -304,6 +315,12 @@ CREATE FUNCTION @extschema@.bytes_by_prefix(cache text, delimiter bytea DEFAULT 
     entries bigint,
     bytes bigint
 ) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_prefix_wrapper';
+
+CREATE FUNCTION @extschema@.bytes_by_tag(cache text, tags text[]) RETURNS TABLE (
+    tag text,
+    entries bigint,
+    bytes bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_tag_wrapper';
 
 -- A cache on a page: numbers only, as in the views.
 CREATE FUNCTION @extschema@.report(cache text) RETURNS text
@@ -461,6 +478,8 @@ COMMENT ON FUNCTION @extschema@.put_any(text, bytea, anyelement, interval, text[
 COMMENT ON FUNCTION @extschema@.get_any(text, bytea, anyelement) IS
     'The value of a key that was put with put_any; the last argument says of which type, as NULL::type';
 COMMENT ON FUNCTION @extschema@.get_array(text, bytea[]) IS 'The values of these keys, in their order; NULL for those without one';
+COMMENT ON FUNCTION @extschema@.get_many_text(text, text[]) IS 'As get_many, with keys and values as text';
+COMMENT ON FUNCTION @extschema@.get_array_text(text, text[]) IS 'As get_array, with keys and values as text';
 COMMENT ON FUNCTION @extschema@.get_versioned(text, bytea) IS 'The value of a key, and its version';
 COMMENT ON FUNCTION @extschema@.put_if_version(text, bytea, bytea, bytea, interval) IS
     'Stores a value if the key still has the one of this version, or none if that is NULL; whether it did';
@@ -477,6 +496,7 @@ COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 COMMENT ON FUNCTION @extschema@.changes(regclass) IS
     'How often the query cache was told of changes: of a relation''s rows, of its definition, of functions and types, of roles';
 COMMENT ON FUNCTION @extschema@.list_samples() IS 'For the view samples';
+COMMENT ON FUNCTION @extschema@.bytes_by_tag(text, text[]) IS 'Entries and bytes of the values that have these tags';
 COMMENT ON FUNCTION @extschema@.bytes_by_prefix(text, bytea, integer) IS
     'Entries and bytes by the beginnings of keys: up to a delimiter, or of a length';
 COMMENT ON FUNCTION @extschema@.report(text) IS 'A page about a cache, of at most 80 columns, with plots';

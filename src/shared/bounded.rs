@@ -12,6 +12,7 @@ use super::cache::SharedCache;
 use super::lock::Locks;
 use super::read::{Lookup, Use, ValueBuffer};
 use crate::engine::flight::version::Version;
+use crate::engine::hash::{Key, KeyHash};
 use crate::engine::memory::copy::write_words;
 use crate::engine::memory::words::Word64;
 
@@ -100,15 +101,16 @@ impl<L: Locks> SharedCache<L> {
         if !self.locks().is_mapped() {
             return;
         }
-        let mut places = [None; PREFETCH_KEYS];
+        let mut places = [(0, Key { bytes: &[], hash: KeyHash(0) }); PREFETCH_KEYS];
+        let mut count = 0;
         for (place, key) in places.iter_mut().zip(keys) {
-            let (partition, key) = self.key(key);
-            self.unlocked(partition).prefetch_bucket(key);
-            *place = Some((partition, key));
+            *place = self.key(key);
+            self.unlocked(place.0).prefetch_bucket(place.1);
+            count += 1;
         }
-        let places = || places.iter().flatten();
-        places().for_each(|&(partition, key)| self.unlocked(partition).prefetch_records(key));
-        places().for_each(|&(partition, key)| self.unlocked(partition).prefetch_slots(key));
+        let places = &places[..count];
+        places.iter().for_each(|&(partition, key)| self.unlocked(partition).prefetch_records(key));
+        places.iter().for_each(|&(partition, key)| self.unlocked(partition).prefetch_slots(key));
     }
 }
 

@@ -62,6 +62,7 @@ pub fn goals(figures: &Figures) -> Vec<Goal> {
     // A bound of 0 has no per cent to miss it by, so that half a hit stands for none.
     add("hits of exact LRU that differ from the `lru` crate's, on any trace".into(), true, 0.5, most);
     add_hit_goals(figures, &mut add);
+    add_postgres_goals(figures, &mut add);
     add_build_goals(figures, &mut add);
     goals
 }
@@ -96,6 +97,25 @@ fn add_hit_goals(figures: &Figures, add: &mut Add<'_>) {
     add("gets of two processes over those of one".into(), false, 1.8, two);
     let beside = ratio(&[("what", "beside a writer"), ("hit_percent", "95")]);
     add("gets beside a writer of the same partition over those without, 95 % hits".into(), false, 0.75, beside);
+}
+
+fn add_postgres_goals(figures: &Figures, add: &mut Add<'_>) {
+    let number = |contender: &str, keys: &str, column: &str| {
+        let cells = [("contender", contender), ("keys_per_statement", keys), ("clients", "1")];
+        figures.postgres.rows().find(|row| row.is(&cells)).and_then(|row| row.number(column))
+    };
+    for (contender, what) in [("shared_lru", ""), ("tagged", ", with a tag and a time to live")] {
+        let ratio = number(contender, "1", "processor_to_statement");
+        add(format!("PostgreSQL: processor time of one key{what} over an empty statement's"), true, 1.1, ratio);
+    }
+    for (contender, what) in [
+        ("shared_lru", "100 keys as rows"),
+        ("array", "100 keys as an array"),
+        ("tagged", "100 keys as rows, with a tag and a time to live"),
+    ] {
+        let ratio = number(contender, "100", "processor_to_logged").map(|ratio| 1.0 / ratio);
+        add(format!("PostgreSQL: processor time of a logged table over that of {what}"), false, 4.0, ratio);
+    }
 }
 
 fn add_build_goals(figures: &Figures, add: &mut Add<'_>) {

@@ -498,9 +498,21 @@ fn postgres(figures: &Figures, folder: &Path) -> Result<String> {
             row.text("contender").to_owned(),
             digits(row.number("to_logged"), 2),
             spread(row, "transactions_per_second", 0),
+            digits(row.number("processor_us"), 1),
+            digits(row.number("processor_to_statement"), 2),
+            digits(row.number("processor_to_logged"), 2),
         ]
     });
-    let head = ["keys a statement", "clients", "contender", "to `logged`", "transactions per second"];
+    let head = [
+        "keys a statement",
+        "clients",
+        "contender",
+        "to `logged`",
+        "transactions per second",
+        "processor time a statement, µs",
+        "to `statement`",
+        "to `logged`",
+    ];
     let mut text = markdown(&head, rows);
     for keys in table.distinct("keys_per_statement") {
         let series = table.distinct("contender").into_iter().map(|contender| Series {

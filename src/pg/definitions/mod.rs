@@ -18,7 +18,7 @@ pub(super) mod statements;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ops::{ControlFlow, Deref};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use hashbrown::HashMap;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
@@ -116,7 +116,7 @@ thread_local! {
 pub(super) fn with_cache<R>(
     name: &str,
     access: Access,
-    operation: impl Fn(&DefinedCache) -> R,
+    mut operation: impl FnMut(&DefinedCache) -> R,
 ) -> Result<R, CacheError> {
     loop {
         let cache = find(name, access)?;
@@ -128,8 +128,13 @@ pub(super) fn with_cache<R>(
 
 /// Runs `work`; `None` if the memory that it used was no longer the cache's.
 pub(super) fn unless_dropped<R>(work: impl FnOnce() -> R) -> Option<R> {
+    // What it takes to look at an error is made where there is one: a lookup costs less than that.
+    let raised = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => return Some(done),
+        Err(raised) => raised,
+    };
     // Raised where no lock is held, by this library; nothing of PostgreSQL's has to be cleaned up for it.
-    PgTryBuilder::new(AssertUnwindSafe(|| Some(work())))
+    PgTryBuilder::new(AssertUnwindSafe(|| resume_unwind(raised)))
         .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| None)
         .execute()
 }

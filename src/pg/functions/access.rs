@@ -1,14 +1,17 @@
 //! One key.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use pgrx::{AnyElement, Array, FromDatum};
 
+use super::arguments;
 use super::bytea::{Before, Bytea, Copied};
-use super::text::ServerText;
+use super::packed::Packed;
+use super::text::{ServerText, from_utf8, to_utf8};
 use super::with_cache;
 use crate::engine::counters::Removal;
 use crate::engine::partition::{PushError, Put};
@@ -144,24 +147,49 @@ fn copy_of(cache: &DefinedCache, key: &[u8], wanted: Wanted) -> Option<(Copied, 
     }
     let before = if wanted == Wanted::Bytes { Before::Header } else { Before::Nothing };
     let copied = Copied::fetch(cache, key, before)?;
-    if wanted == Wanted::Bytes && Stored::is_plain(copied.bytes()) {
-        let len = copied.bytes().len() - 1;
-        return Some((copied, len));
-    }
-    judged(cache, copied, wanted)
+    let Some(len) = shown_len(cache, copied.bytes(), &copied.version, wanted) else {
+        copied.free();
+        return None;
+    };
+    Some((copied, len))
 }
 
-/// As [`copy_of`], of what was copied.
-fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copied, usize)> {
-    let stored = parse(copied.bytes());
-    let (len, is_result) = (stored.value.len(), stored.is_result);
+/// Appends the value of a key, if the current transaction may see it; whether it did.
+#[inline]
+pub(super) fn append_value(cache: &DefinedCache, key: &[u8], packed: &mut Packed) -> bool {
+    let judge = |bytes: &[u8], version: &Version| shown_len(cache, bytes, version, Wanted::Bytes);
+    !is_hidden(cache, key) && packed.append_value(cache, key, judge)
+}
+
+/// As [`append_value`], of texts.
+pub(super) fn append_text(cache: &DefinedCache, key: &[u8], packed: &mut Packed) -> bool {
+    let start = packed.len();
+    if !append_value(cache, &to_utf8(key), packed) {
+        return false;
+    }
+    if let Cow::Owned(converted) = from_utf8(&packed.bytes()[start + pg_sys::VARHDRSZ..]) {
+        packed.truncate(start);
+        packed.append_varlena(&converted);
+    }
+    true
+}
+
+/// How many of the first bytes of what was copied are the value; `None` if the running statement must not see it.
+#[inline]
+fn shown_len(cache: &DefinedCache, bytes: &[u8], version: &Version, wanted: Wanted) -> Option<usize> {
+    if wanted == Wanted::Bytes && Stored::is_plain(bytes) {
+        return Some(bytes.len() - 1);
+    }
+    judged(cache, bytes, version, wanted)
+}
+
+/// As [`shown_len`], of what is more than a value.
+fn judged(cache: &DefinedCache, bytes: &[u8], version: &Version, wanted: Wanted) -> Option<usize> {
+    let stored = parse(bytes);
     let is_outdated = match freshness(&stored) {
         Freshness::Current => false,
         Freshness::Outdated => true,
-        Freshness::Unknown => {
-            copied.free();
-            return None;
-        }
+        Freshness::Unknown => return None,
     };
     let is_gone = is_outdated
         || match (stored.of_type, wanted) {
@@ -177,22 +205,21 @@ fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copie
                 }
                 is_other
             }
-            (stored, wanted) => {
+            (of_type, wanted) => {
                 let wanted = match wanted {
                     Wanted::Bytes => None,
                     Wanted::Typed(wanted) => Some(wanted),
                 };
                 let name = |of_type: Option<StoredType>| of_type.map_or_else(|| "bytea".to_owned(), type_name);
-                let stored = if is_result { "result of a query".to_owned() } else { name(stored) };
+                let stored = if stored.is_result { "result of a query".to_owned() } else { name(of_type) };
                 CacheError::WrongType { stored, wanted: name(wanted) }.report()
             }
         };
     if is_gone {
-        cache.discard_version_as(Removal::Invalidated, &copied.version);
-        copied.free();
+        cache.discard_version_as(Removal::Invalidated, version);
         return None;
     }
-    Some((copied, len))
+    Some(stored.value.len())
 }
 
 fn type_name(of_type: StoredType) -> String {
@@ -221,9 +248,38 @@ pub(super) fn value_of(cache: &DefinedCache, key: &[u8]) -> Option<Bytea> {
     Some(copied.into_bytea(len))
 }
 
-#[pg_extern(volatile, parallel_safe)]
-fn get(cache: ServerText<'_>, key: &[u8]) -> Option<Bytea> {
-    with_cache(cache, Access::Read, |cache| value_of(cache, key))
+called_raw!(pg_finfo_get_wrapper);
+
+/// `get(cache, key)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with a call's data, of two arguments that are not NULL.
+    let (cache, key) = unsafe { (ServerText::of_bytes(arguments::bytes(call, 0)), arguments::bytes(call, 1)) };
+    let value = with_cache(cache, Access::Read, |cache| value_of(cache, key));
+    // SAFETY: as above.
+    unsafe { (*call).isnull = value.is_none() };
+    value.map_or(pg_sys::Datum::null(), |value| value.datum())
+}
+
+called_raw!(pg_finfo_get_text_wrapper);
+
+/// `get_text(cache, key)`: as `get`, of texts, which are UTF-8 in the cache.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_text_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with a call's data, of two arguments that are not NULL.
+    let (cache, key) = unsafe { (ServerText::of_bytes(arguments::bytes(call, 0)), arguments::bytes(call, 1)) };
+    let key = to_utf8(key);
+    let Some(value) = with_cache(cache, Access::Read, |cache| value_of(cache, &key)) else {
+        // SAFETY: as above.
+        unsafe { (*call).isnull = true };
+        return pg_sys::Datum::null();
+    };
+    match from_utf8(value.bytes()) {
+        Cow::Borrowed(_) => value.datum(),
+        Cow::Owned(converted) => Bytea::copy_of(&converted).datum(),
+    }
 }
 
 /// A value of the type that the last argument has.

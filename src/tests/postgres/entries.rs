@@ -286,7 +286,6 @@ fn functions_for_text_and_json_are_inlined() {
     let world = World::with_cache(4);
     let mut backend = world.backend();
     for (call, inner) in [
-        ("get_text('c', k)", "get("),
         ("get_jsonb('c', k)", "get_any("),
         ("remove_text('c', k)", "remove("),
         ("put_text('c', k, k)", "put("),
