@@ -2,7 +2,8 @@
 
 use rand::prelude::*;
 
-use crate::queries::{check_with, hits, world};
+use crate::queries::checker::check_with;
+use crate::queries::{hits, world};
 use crate::world::Backend;
 
 #[test]
