@@ -39,7 +39,7 @@ fi
 # With it an error that passed through Rust has a backtrace.
 unset RUST_BACKTRACE
 # Seconds after which a step that hangs is cancelled, and fails.
-export PGISOLATIONTIMEOUT=60
+export PGISOLATIONTIMEOUT=${PGISOLATIONTIMEOUT:-60}
 names=("$@")
 [ ${#names[@]} -gt 0 ] || names=($(basename --suffix .spec isolation/specs/*.spec | grep -vx setup))
 tests=(setup "${names[@]}")
