@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests of src/tests/isolation by PostgreSQL's own pg_isolation_regress, in a server that it makes and removes;
-# `make installcheck` calls it once the extension is installed. PG_CONFIG says which PostgreSQL. One that comes without
-# isolationtester runs none, and it is said.
+# regress.sh calls it. PG_CONFIG says which PostgreSQL. Where there is no
+# isolationtester, none runs, and it is said.
 #
 #   isolation.sh          all of them
 #   isolation.sh NAME…    these
@@ -11,16 +11,29 @@
 set -uo pipefail
 cd "$(dirname "$0")"
 
-tester=$(dirname "$("$PG_CONFIG" --pgxs)")/../test/isolation
-for program in pg_isolation_regress isolationtester; do
-    [ -x "$tester/$program" ] || { echo "this PostgreSQL comes without $program: the tests of races do not run"; exit 0; }
+# Whether a folder has the two programs, and they run.
+has_tester() {
+    local program
+    for program in pg_isolation_regress isolationtester; do
+        "$1/$program" -V >/dev/null 2>&1 || return 1
+    done
+}
+
+# Another server's will do: they only talk to this one, and start its programs.
+tester=
+for folder in "$(dirname "$("$PG_CONFIG" --pgxs)")/../test/isolation" /usr/lib/postgresql/*/lib/pgxs/src/test/isolation; do
+    [ -n "$tester" ] || ! has_tester "$folder" || tester=$folder
 done
+if [ -z "$tester" ]; then
+    echo "this PostgreSQL comes without isolationtester, and no package has another: the tests of races do not run"
+    exit 0
+fi
 
 # Not where TMPDIR says: a socket's path has 107 bytes at most.
 folder=$(mktemp -d /tmp/pg_shared_lru.XXXXXX)
 trap 'rm -rf "$folder"' EXIT
 cp -r isolation/. "$folder"
-# The standby does not exist: a commit that wants one waits. Nothing but the tests changes definitions.
+# The standby does not exist: a commit that wants one waits. ANALYZE changes a definition: nobody but the tests shall.
 cat >"$folder/server.conf" <<'SETTINGS'
 shared_preload_libraries = 'pg_shared_lru'
 pg_shared_lru.query_cache = on
@@ -51,6 +64,5 @@ status=${PIPESTATUS[0]}
 failed=$(grep -cE '^not ok|FAILED$|FAILED ' "$folder/report")
 [ "$status" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
 [ ! -s regression.diffs ] || cat regression.diffs
-[ -z "${RESULTS:-}" ] || cp output_iso/results/*.out results/*.out "$RESULTS" 2>/dev/null
 echo "test result: pg_isolation_regress. $((${#tests[@]} - failed)) passed; $failed failed"
 [ "$failed" -eq 0 ]
