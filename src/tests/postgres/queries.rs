@@ -12,6 +12,8 @@ use crate::world::{Backend, World, wait_until};
 
 #[path = "queries/checker.rs"]
 pub mod checker;
+#[path = "queries/outside.rs"]
+mod outside;
 #[path = "queries/readers.rs"]
 mod readers;
 #[path = "queries/writers.rs"]
@@ -573,7 +575,7 @@ fn rows_and_results_change_in_one_moment() {
 
 #[test]
 fn whatever_writers_do_a_cached_result_is_the_querys() {
-    let world = world();
+    let world = checker::world();
     let reads = from_environment(READS_VARIABLE).unwrap_or(READS);
     let seed = from_environment(SEED_VARIABLE).unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     println!("seed {seed}");

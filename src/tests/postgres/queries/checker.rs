@@ -1,12 +1,15 @@
 //! The random checker: writers change what readers compare, cached and direct in one statement.
 //!
-//! The statement is its own oracle: both halves have one snapshot. Each run prints its seed.
+//! The statement is its own oracle: both halves have one snapshot. Each run prints its seed. A server is restarted in
+//! another test: see `queries`.
 
 use std::env;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use super::outside::{self, confirm, publish, subscribe};
 use super::readers::{COMPARE, read};
+use super::world_with;
 use super::writers::{end_what_is_prepared, idle, write};
 use crate::world::World;
 
@@ -17,6 +20,11 @@ pub const SEED_VARIABLE: &str = "QUERY_CHECK_SEED";
 
 pub fn from_environment(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|error| panic!("{variable}={value}: {error}")))
+}
+
+/// A server as the checker needs it.
+pub fn world() -> World {
+    world_with(&outside::SETTINGS)
 }
 
 /// Readers compare while writers change; returns what differed first, and how many reads there were.
@@ -58,21 +66,28 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Optio
          SELECT shared_lru.grant_cache('c', 'public', 'read'), shared_lru.grant_cache('c', 'public', 'write');
          {compare}"
     ));
-    let (done, compared) = (AtomicBool::new(false), AtomicU64::new(0));
+    subscribe(world);
+    let (done, stopped, compared) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let difference = thread::scope(|scope| {
-        let (done, compared) = (&done, &compared);
-        for number in 0..2_u64 {
-            scope.spawn(move || write(world, seed, number, done));
-        }
-        let ender = scope.spawn(move || end_what_is_prepared(world, seed, done));
-        let idler = scope.spawn(move || idle(world, seed, done));
+        let (done, stopped, compared) = (&done, &stopped, &compared);
+        let mut others: Vec<_> =
+            (0..2_u64).map(|number| scope.spawn(move || write(world, seed, number, done))).collect();
+        others.push(scope.spawn(move || end_what_is_prepared(world, seed, done)));
+        others.push(scope.spawn(move || idle(world, seed, done)));
+        others.push(scope.spawn(move || publish(world, seed, done)));
+        let standby = scope.spawn(move || confirm(world, seed, stopped));
         let readers: Vec<_> =
             (0..3_u64).map(|number| scope.spawn(move || read(world, seed, number, reads, compared))).collect();
         let differences: Vec<_> =
             readers.into_iter().filter_map(|reader| reader.join().expect("a reader ends")).collect();
         done.store(true, Ordering::Relaxed);
-        ender.join().expect("it ends");
-        idler.join().expect("it ends");
+        // Commits wait for the standby as long as there are any.
+        others.into_iter().for_each(|other| other.join().expect("it ends"));
+        stopped.store(true, Ordering::Relaxed);
+        let confirmed = standby.join().expect("it ends");
+        let applied: i64 = admin.one("SELECT writes FROM shared_lru.changes('applied')");
+        println!("{confirmed} commits have waited for the standby; {applied} were an apply worker's");
+        assert!(confirmed > 0 && applied > 1, "{confirmed}, {applied}");
         differences.into_iter().next()
     });
     (difference, compared.into_inner())

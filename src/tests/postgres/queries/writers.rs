@@ -16,6 +16,10 @@ use crate::world::{Backend, World};
 /// How long a writer rests between two changes, at most.
 const PAUSE_MILLIS: u64 = 60;
 
+/// Prepared transactions but those of the database `source`, and of its apply worker.
+const PREPARED: &str =
+    "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND gid NOT LIKE 'pg\\_gid\\_%'";
+
 /// Changes one thing after the other until it is done.
 pub fn write(world: &World, seed: u64, number: u64, done: &AtomicBool) {
     let mut rng = SmallRng::seed_from_u64(seed * 100 + number);
@@ -43,11 +47,15 @@ pub fn end_what_is_prepared(world: &World, seed: u64, done: &AtomicBool) {
     let mut backend = world.backend();
     loop {
         let was_done = done.load(Ordering::Relaxed);
-        for name in backend.all::<String>("SELECT gid FROM pg_prepared_xacts") {
+        let mut is_busy = false;
+        for name in backend.all::<String>(PREPARED) {
             let end = if rng.random_range(0..3) == 0 { "ROLLBACK" } else { "COMMIT" };
-            backend.run(&format!("{end} PREPARED '{name}'"));
+            let waits = ["local", "on"][usize::from(rng.random_range(0..8) == 0)];
+            backend.run(&format!("SET synchronous_commit = {waits}"));
+            // Its PREPARE may still wait for the standby.
+            is_busy |= backend.client.batch_execute(&format!("{end} PREPARED '{name}'")).is_err();
         }
-        if was_done {
+        if was_done && !is_busy {
             return;
         }
         if rng.random_range(0..100) == 0 {
@@ -121,7 +129,9 @@ fn one_change(backend: &mut Backend, rng: &mut SmallRng, name: &str) {
         2 | 3 if prepares => format!("PREPARE TRANSACTION '{name}'"),
         _ => "COMMIT".to_owned(),
     };
-    let script = format!("BEGIN; {statement}; {end}");
+    // Its commit waits for the standby, visible to nobody.
+    let waits = if rng.random_range(0..8) == 0 { "SET LOCAL synchronous_commit = on; " } else { "" };
+    let script = format!("BEGIN; {waits}{statement}; {end}");
     for part in script.split("; ") {
         // Writers may meet, and one of them loses.
         if backend.client.batch_execute(part).is_err() {
