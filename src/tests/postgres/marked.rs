@@ -2,7 +2,8 @@
 
 use rand::prelude::*;
 
-use crate::queries::{check_with, hits, world};
+use crate::queries::checker::{self, check_with};
+use crate::queries::{hits, world};
 use crate::world::Backend;
 
 #[test]
@@ -493,7 +494,7 @@ const COMPARE: &str = "
 
 #[test]
 fn whatever_writers_do_a_marked_statement_returns_what_it_would() {
-    let world = world();
+    let world = checker::world();
     let seed = rand::rng().random_range(0..1_000_000);
     println!("seed {seed}");
     let (difference, compared) = check_with(&world, READS, seed, COMPARE);
