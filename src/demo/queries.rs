@@ -24,9 +24,10 @@ const REPORT: &str = "SELECT bid, accounts, balance, changes
   JOIN (SELECT bid, sum(delta) AS changes FROM pgbench_history GROUP BY bid) AS h USING (bid)
  ORDER BY bid";
 
-/// The first line that EXPLAIN shows of a plan that may be served from a cache, and what it shows of one that was not run.
+/// The first line that EXPLAIN shows of a plan that may be served from a cache; and what it shows below where tables were
+/// read.
 const NODE: &str = "Custom Scan (Shared LRU)";
-const NOT_RUN: &str = "(never executed)";
+const TABLE: &str = "Scan on pgbench_";
 
 /// Rows as a client sees them, and how long it has waited.
 struct Asked {
@@ -55,17 +56,24 @@ pub fn play() -> Result<()> {
     say("the report as it is", &truth);
     let made = ask(&mut first, &marked)?;
     say("first session, behind the comment /* shared_lru: reports */", &made);
+    let first_served = ask(&mut second, &marked)?;
+    say("second session: a hit, its first statement", &first_served);
     let served = ask(&mut second, &marked)?;
-    say("second session: a hit", &served);
-    ensure!(made.rows == truth.rows && served.rows == truth.rows, "the cached report is not the report");
+    say("and once more", &served);
+    ensure!(
+        made.rows == truth.rows && first_served.rows == truth.rows && served.rows == truth.rows,
+        "the cached report is not the report"
+    );
     println!("\nWhat EXPLAIN says in the second session:");
     let before = explain(&mut second, &marked)?;
-    expect(&before, "Result: hit", true)?;
+    expect(&before, "Result: hit")?;
+    ensure!(!reads_tables(&before), "a hit has read tables");
 
     copy(&mut first)?;
     println!("\nThe first session has copied {COPIED_ROWS} rows into pgbench_history. EXPLAIN says now:");
     let after = explain(&mut second, &marked)?;
-    expect(&after, "Result: miss, stored", false)?;
+    expect(&after, "Result: miss, stored")?;
+    ensure!(reads_tables(&after), "the report was made without its tables");
     let truth_now = ask(&mut second, REPORT)?;
     println!();
     say("the report as it is now", &truth_now);
@@ -77,11 +85,11 @@ pub fn play() -> Result<()> {
 
     let stats = first.query_one("SELECT hits, misses FROM shared_lru.stats WHERE cache = 'reports'", &[])?;
     let counted: (i64, i64) = (stats.get("hits"), stats.get("misses"));
-    ensure!(counted.0 == 3, "the view counts {counted:?} hits and misses; it was asked five times and served three");
+    ensure!(counted.0 == 4, "the view counts {counted:?} hits and misses; it was asked six times and served four");
     first.execute("SELECT shared_lru.validate('reports')", &[])?;
     println!(
-        "\nVerdict: OK. Three answers came from the cache, each what the statement gave: {:.0} times as quick, {:.1} ms \
-         instead of {:.1} ms.",
+        "\nVerdict: OK. Four answers came from the cache, each what the statement gave: {:.0} times as quick, {:.2} ms \
+         instead of {:.2} ms.",
         truth.millis / served.millis,
         served.millis,
         truth.millis
@@ -141,15 +149,15 @@ fn explain(client: &mut Client, marked: &str) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The plan has to show what became of the result, and whether the tables were left alone.
-fn expect(plan: &[String], result: &str, spared: bool) -> Result<()> {
+/// The plan has to show what became of the result.
+fn expect(plan: &[String], result: &str) -> Result<()> {
     ensure!(plan.first().is_some_and(|line| line.starts_with(NODE)), "the statement is not marked");
     ensure!(plan.iter().any(|line| line.trim() == result), "EXPLAIN does not say `{result}`");
-    let scans = plan.iter().filter(|line| line.contains("Scan on pgbench_"));
-    let (not_run, run): (Vec<_>, Vec<_>) = scans.partition(|line| line.contains(NOT_RUN));
-    let expected = if spared { run.is_empty() && !not_run.is_empty() } else { !run.is_empty() && not_run.is_empty() };
-    ensure!(expected, "EXPLAIN says `{result}`, and of {} of the tables that they were read", run.len());
     Ok(())
+}
+
+fn reads_tables(plan: &[String]) -> bool {
+    plan.iter().any(|line| line.contains(TABLE))
 }
 
 fn copy(client: &mut Client) -> Result<()> {
