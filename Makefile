@@ -49,7 +49,7 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup packages build install deb test-deb crate demo test test-postgres mutants test-upgrade installcheck smoke exhaustive bench \
-	bench-postgres soak \
+	bench-postgres bench-query soak \
 	bench-build lint check-versions clean
 
 help: ## list the targets
@@ -118,6 +118,9 @@ bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; 
 
 bench-postgres: install ## look keys up in PostgreSQL: the cache, tables, memcached (FULL=1: longer)
 	$(WITH_PG) cargo bench --no-default-features --bench postgres -- $(if $(FULL),--seconds 5 --runs 5,--clients 1,2 --seconds 1 --runs 3)
+
+bench-query: install ## ask for a report while its tables are written: the query cache and other ways (FULL=1: scale 20, longer)
+	$(WITH_PG) cargo run --release -p report -- --only query $(if $(FULL),--full)
 
 MINUTES ?= 5
 soak: install ## use caches in every way at once and watch memory, hits and waits (MINUTES=5)

@@ -137,7 +137,7 @@ impl Load {
     fn write(&self, client: &mut Client, way: Way, ledger: &Ledger, done: &AtomicBool) -> Result<Duration> {
         let started = Instant::now();
         let statement = client.prepare(way.write())?;
-        let mut count = 0;
+        let mut count: u32 = 0;
         while !done.load(Ordering::Relaxed) {
             if self.writes == 0 {
                 thread::sleep(Duration::from_millis(10));

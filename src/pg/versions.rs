@@ -3,7 +3,8 @@
 //! Not here: the DSM registry, which versions before 17 have not (`area::registry`).
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use pgrx::pg_sys;
@@ -11,6 +12,29 @@ use pgrx::pg_sys;
 /// Whether PostgreSQL has a DSM registry, so that an area can be made without a preload.
 #[cfg(feature = "extension")]
 pub(super) const HAS_DSM_REGISTRY: bool = cfg!(any(feature = "pg17", feature = "pg18"));
+
+/// Where PostgreSQL keeps the text of one of its own settings: another text when the setting is changed. `None` if there is
+/// no such setting of texts.
+///
+/// # Safety
+///
+/// - Called by the process's only thread, inside of a transaction.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn text_setting(name: &CStr) -> Option<NonNull<*mut c_char>> {
+    // SAFETY: as the caller says; PostgreSQL's own settings lie where they lie as long as the process lives.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let setting = {
+            let all = std::slice::from_raw_parts(pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions() as usize);
+            all.iter().copied().find(|setting| CStr::from_ptr((**setting).name) == name)?
+        };
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let setting = pg_sys::find_option(name.as_ptr(), false, true, 0);
+        let setting = setting.as_ref()?;
+        let text = std::ptr::from_ref(setting).cast::<pg_sys::config_string>();
+        (setting.vartype == pg_sys::config_type::PGC_STRING).then(|| NonNull::new((*text).variable)).flatten()
+    }
+}
 
 type Hook = Option<unsafe extern "C-unwind" fn()>;
 

@@ -21,6 +21,7 @@ use std::ops::{ControlFlow, Deref};
 use std::panic::AssertUnwindSafe;
 
 use hashbrown::HashMap;
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -129,8 +130,18 @@ pub(super) fn with_cache<R>(
 /// Runs `work`; `None` if the memory that it used was no longer the cache's.
 pub(super) fn unless_dropped<R>(work: impl FnOnce() -> R) -> Option<R> {
     // Raised where no lock is held, by this library; nothing of PostgreSQL's has to be cleaned up for it.
+    // `catch_when` would make a map each time.
     PgTryBuilder::new(AssertUnwindSafe(|| Some(work())))
-        .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| None)
+        .catch_others(|error| match &error {
+            CaughtError::PostgresError(report)
+            | CaughtError::ErrorReport(report)
+            | CaughtError::RustPanic { ereport: report, .. }
+                if report.sql_error_code() == PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT =>
+            {
+                None
+            }
+            _ => error.rethrow(),
+        })
         .execute()
 }
 
