@@ -3,8 +3,7 @@
 //! Not here: the DSM registry, which versions before 17 have not (`area::registry`).
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char};
-use std::ptr::NonNull;
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use pgrx::pg_sys;
@@ -20,7 +19,9 @@ pub(super) const HAS_DSM_REGISTRY: bool = cfg!(any(feature = "pg17", feature = "
 ///
 /// - Called by the process's only thread, inside of a transaction.
 #[cfg(feature = "extension")]
-pub(super) unsafe fn text_setting(name: &CStr) -> Option<NonNull<*mut c_char>> {
+pub(super) unsafe fn text_setting(name: &CStr) -> Option<std::ptr::NonNull<*mut std::ffi::c_char>> {
+    use std::ptr::NonNull;
+
     // SAFETY: as the caller says; PostgreSQL's own settings lie where they lie as long as the process lives.
     unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15"))]
