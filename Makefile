@@ -85,7 +85,7 @@ test-deb: deb ## install the package in a new Debian, use it, remove it
 crate: setup ## make the crate's package, as for crates.io, and build what is in it
 	$(WITH_PG) cargo package --locked --allow-dirty --package pg_shared_lru --no-default-features --features $(PG_FEATURE),extension
 
-demo: install ## replay a recorded index build through one shared cache
+demo: install ## replay a recorded index build through one shared cache; then a report, from the query cache
 	$(call say,'Building the demo')
 	cargo build --release --no-default-features --example demo
 	@$(WITH_PG) $(CARGO_TARGET_DIR)/release/examples/demo
