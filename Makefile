@@ -56,7 +56,7 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup packages build install deb test-deb crate demo test test-postgres mutants test-upgrade installcheck smoke exhaustive bench \
-	bench-postgres soak \
+	bench-postgres bench-query soak \
 	bench-build lint check-versions clean
 
 help: ## list the targets
@@ -93,7 +93,7 @@ test-deb: deb ## install the package in a new Debian, use it, remove it
 crate: setup ## make the crate's package, as for crates.io, and build what is in it
 	$(WITH_PG) cargo package --locked --allow-dirty --package pg_shared_lru --no-default-features --features $(PG_FEATURE),extension
 
-demo: install ## replay a recorded index build through one shared cache
+demo: install ## replay a recorded index build through one shared cache; then a report, from the query cache
 	$(call say,'Building the demo')
 	cargo build --release --no-default-features --example demo
 	@$(WITH_PG) $(CARGO_TARGET_DIR)/release/examples/demo
@@ -126,6 +126,9 @@ bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; 
 
 bench-postgres: install ## look keys up in PostgreSQL: the cache, tables, memcached (FULL=1: longer)
 	$(WITH_PG) cargo bench --no-default-features --bench postgres -- $(if $(FULL),--seconds 5 --runs 5,--clients 1,2 --seconds 1 --runs 3)
+
+bench-query: install ## ask for a report while its tables are written: the query cache and other ways (FULL=1: scale 20, longer)
+	$(WITH_PG) cargo run --release -p report -- --only query $(if $(FULL),--full)
 
 MINUTES ?= 5
 soak: install ## use caches in every way at once and watch memory, hits and waits (MINUTES=5)

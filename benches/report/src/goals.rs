@@ -63,6 +63,7 @@ pub fn goals(figures: &Figures) -> Vec<Goal> {
     add("hits of exact LRU that differ from the `lru` crate's, on any trace".into(), true, 0.5, most);
     add_hit_goals(figures, &mut add);
     add_postgres_goals(figures, &mut add);
+    add_query_goals(figures, &mut add);
     add_build_goals(figures, &mut add);
     goals
 }
@@ -116,6 +117,12 @@ fn add_postgres_goals(figures: &Figures, add: &mut Add<'_>) {
         let ratio = number(contender, "100", "processor_to_logged").map(|ratio| 1.0 / ratio);
         add(format!("PostgreSQL: processor time of a logged table over that of {what}"), false, 4.0, ratio);
     }
+}
+
+fn add_query_goals(figures: &Figures, add: &mut Add<'_>) {
+    let hit = figures.query.rows().find(|row| row.text("hit") == "bigint");
+    let beyond = hit.and_then(|row| row.number("beyond_ns"));
+    add("a hit of `fetch` beyond a function that does nothing, ns of processor time".into(), true, 1000.0, beyond);
 }
 
 fn add_build_goals(figures: &Figures, add: &mut Add<'_>) {

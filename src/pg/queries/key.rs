@@ -13,14 +13,15 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};
+use std::ptr::NonNull;
 
 use pgrx::pg_sys;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Parameter;
-use super::relations::search_path;
+use super::relations::with_search_path;
 use super::statement::Fingerprint;
-use crate::pg::types;
+use crate::pg::{types, versions};
 
 // Not among pgrx's bindings.
 unsafe extern "C" {
@@ -30,6 +31,12 @@ unsafe extern "C" {
     static locale_monetary: *const c_char;
     static locale_numeric: *const c_char;
     static locale_time: *const c_char;
+}
+
+thread_local! {
+    /// Where the name of the abbreviations of time zones is: not among PostgreSQL's exported variables.
+    // SAFETY: asked for by the process's only thread, inside of a call.
+    static ABBREVIATIONS: Option<NonNull<*mut c_char>> = unsafe { versions::text_setting(c"timezone_abbreviations") };
 }
 
 /// A key, whole.
@@ -77,17 +84,19 @@ impl Key {
             ];
             words.iter().for_each(|word| key.extend_from_slice(&word.to_le_bytes()));
             let zone = pg_sys::pg_get_timezone_name(pg_sys::session_timezone);
-            // How literals of times are read. PostgreSQL 14 and 15 keep the name of it to themselves.
-            let abbreviations = pg_sys::GetConfigOption(c"timezone_abbreviations".as_ptr(), true, false);
+            // How literals of times are read.
+            let abbreviations =
+                ABBREVIATIONS.with(|place| place.map_or(std::ptr::null(), |place| place.read().cast_const()));
             let search = pg_sys::TSCurrentConfig.cast_const();
             for text in [zone, abbreviations, locale_monetary, locale_numeric, locale_time, search] {
                 let text = if text.is_null() { &[][..] } else { CStr::from_ptr(text).to_bytes() };
                 push(&mut key, text);
             }
         }
-        let path = search_path();
-        key.push(path.len() as u8);
-        path.iter().for_each(|schema| key.extend_from_slice(&schema.to_u32().to_le_bytes()));
+        with_search_path(|path| {
+            key.push(path.len() as u8);
+            path.for_each(|schema| key.extend_from_slice(&schema.to_u32().to_le_bytes()));
+        });
         push(&mut key, query);
         for parameter in parameters {
             key.extend_from_slice(&parameter.oid.to_u32().to_le_bytes());

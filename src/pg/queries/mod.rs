@@ -345,7 +345,7 @@ unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
 /// # Safety
 ///
 /// - It is a list of OIDs, or null, and outlives the iterator.
-unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sys::Oid> {
+unsafe fn oids(list: *mut pg_sys::List) -> impl ExactSizeIterator<Item = pg_sys::Oid> {
     // SAFETY: as the caller says.
     let count = unsafe { list.as_ref() }.map_or(0, |list| list.length);
     // SAFETY: as the caller says; inside of the list.

@@ -166,11 +166,16 @@ fn is_heap(relation: pg_sys::Oid) -> bool {
 
 /// The schemas in which names are looked up, in that order.
 pub(super) fn search_path() -> Vec<pg_sys::Oid> {
+    with_search_path(|path| path.collect())
+}
+
+/// Runs `take` with the schemas in which names are looked up, in that order.
+pub(super) fn with_search_path<R>(take: impl FnOnce(&mut dyn ExactSizeIterator<Item = pg_sys::Oid>) -> R) -> R {
     // SAFETY: a list of OIDs, which is ours.
     unsafe {
         let list = pg_sys::fetch_search_path(true);
-        let path = super::oids(list).collect();
+        let taken = take(&mut super::oids(list));
         pg_sys::list_free(list);
-        path
+        taken
     }
 }

@@ -123,6 +123,50 @@ fn rows_are_kept_with_their_types() {
 }
 
 #[test]
+fn a_value_from_the_cache_is_the_querys_whatever_its_type() {
+    let world = world();
+    let mut backend = world.backend();
+    let columns = [
+        ("boolean", "true"),
+        ("\"char\"", "'x'"),
+        ("smallint", "-5"),
+        ("int", "-70000"),
+        ("bigint", "-5000000000"),
+        ("real", "-1.5"),
+        ("double precision", "2.25"),
+        ("date", "'1999-12-31'"),
+        ("timestamptz", "'2024-01-01 00:00:01.5Z'"),
+        ("oid", "4000000000"),
+        ("uuid", "'00112233-4455-6677-8899-aabbccddeeff'"),
+        ("name", "'a name'"),
+        ("text", "''"),
+        ("text", "'short'"),
+        ("text", "repeat('long', 5000)"),
+        ("numeric", "-1.50"),
+        ("int[]", "'{1,NULL,3}'"),
+        ("interval", "'1 day 2 hours'"),
+        ("pair", "'(1,x)'"),
+        ("small", "7"),
+    ];
+    backend.run("CREATE TYPE pair AS (a int, b text); CREATE DOMAIN small AS smallint CHECK (VALUE < 100)");
+    for (at, (of, value)) in columns.iter().enumerate() {
+        backend.run(&format!("CREATE TABLE t{at} (v {of}); INSERT INTO t{at} VALUES ({value})"));
+        let call = format!(
+            "SELECT count(*) FROM generate_series(1, 3) AS n
+              WHERE (SELECT v FROM t{at})::text = shared_lru.fetch('c', 'SELECT v FROM t{at} WHERE $1 > 0', NULL::{of}, n)::text"
+        );
+        let before = hits(&mut backend);
+        for _ in 0..2 {
+            assert_eq!(backend.one::<i64>(&call), 3, "{of}: {value}");
+        }
+        assert_eq!(hits(&mut backend), before + 3, "{of}: {value}");
+        backend.run(&format!("UPDATE t{at} SET v = NULL"));
+        let is_null = format!("SELECT shared_lru.fetch('c', 'SELECT v FROM t{at}', NULL::{of}) IS NULL");
+        assert!(backend.one::<bool>(&is_null) && backend.one::<bool>(&is_null), "{of}");
+    }
+}
+
+#[test]
 fn what_does_not_follow_from_rows_and_key_is_not_kept_and_says_why() {
     let world = world();
     let mut backend = world.backend();
