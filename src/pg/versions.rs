@@ -116,6 +116,24 @@ pub(super) unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -
     }
 }
 
+/// Whether a transaction's invalidation messages can be asked for as often as one likes: in version 14 each call adds to what
+/// the commit record gets.
+#[cfg(feature = "extension")]
+pub(super) const CAN_ASK_FOR_MESSAGES_AGAIN: bool = cfg!(not(feature = "pg14"));
+
+/// Gives back what `xactGetCommittedInvalidationMessages` has copied. In version 14 it is PostgreSQL's.
+///
+/// # Safety
+///
+/// - It has given these, or null, and nobody uses them any more.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn free_messages(messages: *mut pg_sys::SharedInvalidationMessage) {
+    if CAN_ASK_FOR_MESSAGES_AGAIN && !messages.is_null() {
+        // SAFETY: as the caller says.
+        unsafe { pg_sys::pfree(messages.cast()) };
+    }
+}
+
 /// A link of PostgreSQL's lists.
 #[cfg(all(feature = "extension", any(feature = "pg14", feature = "pg15")))]
 pub(super) type ListNode = pg_sys::SHM_QUEUE;

@@ -6,7 +6,8 @@
 #   mutants.sh NAME…      these
 #
 # A fault is a patch. Its first line says what is wrong; the second, which test of src/tests/postgres/queries.rs has to find
-# it, each time. The random checker is tried as well, and has to find those that name no test. A patch that does not apply
+# it, each time, or of marked.rs, with "marked::" before its name. The random checker of that file is tried as well, and has
+# to find those that name no test. A patch that does not apply
 # any more ends the run: what it changes has to be looked at anew. The first build has no fault, and has to pass.
 #
 # What else finds it is printed, too: specifications of races (src/tests/isolation).
@@ -26,7 +27,8 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 work=$target/mutants
 reads=${READS:-100000}
 read -ra cargo <<<"${CARGO:-cargo}"
-checker=queries::whatever_writers_do_a_cached_result_is_the_querys
+queries=queries::whatever_writers_do_a_cached_result_is_the_querys
+marked=marked::whatever_writers_do_a_marked_statement_returns_what_it_would
 
 server=$(mktemp -d /tmp/pg_shared_lru-mutants.XXXXXX)
 trap 'rm -rf "$server"' EXIT
@@ -91,20 +93,25 @@ for name in "${names[@]}"; do
     build "$name"
     change "$name" --reverse
 done
-run none none queries:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
+run none none queries:: marked:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
 
 row fault "random checker, of $reads reads" 'directed test' 'specifications of races'
 row --- --- --- ---
 missed=0
 for name in "${names[@]}"; do
     by_random=no by_test=-
+    test=$(sed -n 's/^Test: //p' "src/tests/mutants/$name.patch")
+    checker=$queries
+    case $test in
+    marked::*) checker=$marked ;;
+    ?*) test=queries::$test ;;
+    esac
     if ! run "$name" "$name.random" --exact "$checker"; then
         # What it has found, not that it found the cache unused.
-        grep -q 'cached .*, direct ' "$work/logs/$name.random" && \
+        grep -q '\(cached\|marked\) .*, direct ' "$work/logs/$name.random" && \
             by_random=$(grep -o '[0-9]* results compared in [0-9.]* s' "$work/logs/$name.random" | awk '{ print $5 " s, " $1 " reads" }')
     fi
-    test=$(sed -n 's/^Test: //p' "src/tests/mutants/$name.patch")
-    [ -z "$test" ] || run "$name" "$name.test" --exact "queries::$test" \
+    [ -z "$test" ] || run "$name" "$name.test" --exact "$test" \
         || by_test="$(sed -n 's/^test result: .* finished in \([0-9.]*\)s$/\1 s, /p' "$work/logs/$name.test")$test"
     row "$name" "$by_random" "$by_test" "$(failed_races "$name")"
     [ -z "$test" ] || [ "$by_test" != - ] || { echo "$name: $test has not found it" >&2; missed=$((missed + 1)); }

@@ -127,7 +127,6 @@ pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Res
 
 /// The lines, if they tell the running statement what it needs to know; else why not.
 fn usable_rings() -> Result<Rings, &'static str> {
-    let has_written = has_written();
     // SAFETY: looks at what the current transaction is.
     let is_serializable = unsafe {
         let is_safe = pg_sys::XactReadOnly && pg_sys::XactDeferrable;
@@ -136,7 +135,6 @@ fn usable_rings() -> Result<Rings, &'static str> {
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     match rings.filter(|rings| rings.relations_state() == State::On) {
         None => Err("the query cache is off"),
-        Some(_) if has_written => Err("the transaction has written"),
         Some(_) if is_serializable => Err("the transaction is SERIALIZABLE"),
         Some(rings) => Ok(rings),
     }
@@ -152,17 +150,23 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key) -> Fo
         _ => Freshness::Unknown,
     };
     match freshness {
-        Freshness::Current => Found::Right(copied),
+        Freshness::Current if !touches_own_writes(&copied) => Found::Right(copied),
         Freshness::Outdated => {
             let version = copied.version;
             copied.free();
             Found::Outdated(version)
         }
-        Freshness::Unknown => {
+        Freshness::Current | Freshness::Unknown => {
             copied.free();
             Found::Other
         }
     }
+}
+
+/// Whether the transaction itself has written what a result depends on.
+fn touches_own_writes(copied: &Copied) -> bool {
+    let Some(stored) = Stored::parse(copied.bytes()) else { return true };
+    writers::touches_one_of(stored.dependencies().map(|dependency| dependency.line))
 }
 
 /// A result that is being made, and stored if it can be.
@@ -241,9 +245,12 @@ fn learn(rings: &Rings, key: KeyHash) -> Option<Dependency> {
     Some(Dependency { line, definitions: rings.definitions(line)?, publications: 0 })
 }
 
-/// What the lines say to the running statement; `None` if one does not tell.
+/// What the lines say to the running statement; `None` if one does not tell, or has something of its own transaction.
 fn seen(rings: &Rings, learned: &[Dependency]) -> Option<Vec<Dependency>> {
     let snapshot = ActiveSnapshot::get()?;
+    if writers::touches_one_of(learned.iter().map(|dependency| dependency.line)) {
+        return None;
+    }
     let mut seen: Vec<Dependency> = Vec::with_capacity(learned.len());
     for Dependency { line, definitions, .. } in learned.iter().copied() {
         if seen.iter().all(|dependency| dependency.line != line) {
@@ -312,8 +319,8 @@ impl Flight {
         if lock.try_take() {
             return Flight::Begun(lock);
         }
-        // Others may wait for who holds such a lock; and that could be who computes.
-        if writers::holds_locks_of_writers() {
+        // Others may wait for who has an id or holds such a lock; and that could be who computes.
+        if has_written() || writers::holds_locks_of_writers() {
             return Flight::Not;
         }
         lock.take();

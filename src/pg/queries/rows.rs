@@ -77,6 +77,11 @@ impl Collected {
         }
     }
 
+    /// How large it is so far.
+    pub(in crate::pg) fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether it is not too large so far.
     pub(in crate::pg) fn is_whole(&self) -> bool {
         self.is_whole

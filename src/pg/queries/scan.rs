@@ -11,7 +11,11 @@
 //!
 //! Memory: everything that is Rust's is dropped with the query's memory context, also after an ERROR.
 //!
-//! Not here: single flight. A cursor may stay where it is for hours; nobody is to wait for it.
+//! Single flight: nobody ever waits for a client, which may stay anywhere in a cursor for hours, or not read its socket. So the
+//! lock is taken when the first row is asked for, and given back before that row is out: it never outlives one call of the
+//! node. That is of use where the planner puts most of the cost before the first row (sorts, aggregates). There all rows are
+//! read ahead in that call, up to [`READ_AHEAD_BYTES`], and stored; whoever has waited looks again, and runs the plan
+//! without the lock if there is nothing. Not where the reader may go back, for the plan below is then where nobody expects it.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_int};
@@ -23,12 +27,13 @@ use super::key::{Key, StoredUnder};
 use super::rows::{Collected, Column};
 use super::run::{Whole, columns_of, row_bytes};
 use super::statement::{Marked, PlannedWith};
-use super::{Answer, Found, Parameter, emptied, look, plan, pointers, seen, store_result, trace, usable_rings};
+use super::{Answer, Flight, Found, Parameter, emptied, look, plan, pointers, seen, store_result, trace, usable_rings};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access};
 use crate::pg::encoding;
 use crate::pg::error::CacheError;
 use crate::pg::functions::bytea::Copied;
+use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Dependency, Stored};
 use crate::pg::types;
 
@@ -56,6 +61,9 @@ static EXEC: Methods<pg_sys::CustomExecMethods> = Methods(pg_sys::CustomExecMeth
     ShutdownCustomScan: None,
     ExplainCustomScan: Some(explain),
 });
+
+/// So many bytes of a result are read ahead, while others wait.
+const READ_AHEAD_BYTES: usize = 1 << 20;
 
 /// Makes the node known by its name. Once per process.
 pub(super) fn register() {
@@ -134,6 +142,8 @@ struct Running {
     source: Source,
     /// Which columns of the plan below are ours, from 0 on.
     shown: Vec<usize>,
+    /// Whether others may wait for the first row; not once it was asked for.
+    may_fly: bool,
 }
 
 /// Where rows come from.
@@ -166,6 +176,7 @@ impl Kept {
 /// A result that passes through.
 struct Below {
     filling: Option<Box<Filling>>,
+    ahead: Option<Ahead>,
     /// What EXPLAIN says.
     outcome: Outcome,
 }
@@ -180,7 +191,7 @@ enum Outcome {
 
 impl Below {
     fn passing(why: impl Into<String>) -> Source {
-        Source::Below(Below { filling: None, outcome: Outcome::NotStored(why.into()) })
+        Source::Below(Below { filling: None, ahead: None, outcome: Outcome::NotStored(why.into()) })
     }
 
     fn give_up(&mut self, why: &str) {
@@ -188,6 +199,14 @@ impl Below {
             self.outcome = Outcome::NotStored(why.to_owned());
         }
     }
+}
+
+/// Rows of the plan below that were read before they were asked for. Only where the reader goes forward.
+struct Ahead {
+    store: *mut pg_sys::Tuplestorestate,
+    slot: *mut pg_sys::TupleTableSlot,
+    /// Whether there are no more below.
+    has_all: bool,
 }
 
 /// A result that is being made to be stored.
@@ -215,7 +234,10 @@ impl Filling {
     /// Stores what was collected.
     fn finish(self) -> Result<Outcome, CacheError> {
         let not = |why: &str| Ok(Outcome::NotStored(why.to_owned()));
-        // A cursor's transaction may have written since it was opened.
+        // A cursor's transaction may have defined something between two rows, and taken it back.
+        if has_written() {
+            return not("the transaction has written");
+        }
         let rings = match usable_rings() {
             Ok(rings) => rings,
             Err(why) => return not(why),
@@ -262,8 +284,10 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
         if matches!(source, Source::Below(_)) {
             (*node).ss.ps.lefttree = pg_sys::ExecInitNode(below, estate, flags);
         }
+        let goes_back = flags & (pg_sys::EXEC_FLAG_REWIND | pg_sys::EXEC_FLAG_BACKWARD) as c_int != 0;
+        let may_fly = !goes_back && (*below).startup_cost * 2.0 >= (*below).total_cost;
         let mut context = PgMemoryContexts::For((*estate).es_query_cxt);
-        (*node.cast::<Node>()).running = context.leak_and_drop_on_delete(Running { marked, source, shown });
+        (*node.cast::<Node>()).running = context.leak_and_drop_on_delete(Running { marked, source, shown, may_fly });
     }
 }
 
@@ -312,6 +336,9 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             },
             other => other,
         };
+        if has_written() {
+            return Below::passing("the transaction has written");
+        }
         let is_as_planned = |learned: &&Vec<Dependency>| {
             learned.iter().all(|dependency| rings.definitions(dependency.line) == Some(dependency.definitions))
         };
@@ -347,7 +374,7 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             emptied_before: emptied(catalog, number),
             started: Instant::now(),
         };
-        Source::Below(Below { filling: Some(Box::new(filling)), outcome: Outcome::Unfinished })
+        Source::Below(Below { filling: Some(Box::new(filling)), ahead: None, outcome: Outcome::Unfinished })
     }
 }
 
@@ -418,47 +445,181 @@ unsafe extern "C-unwind" fn next(node: *mut pg_sys::CustomScanState) -> *mut pg_
     // SAFETY: a node of ours that has begun; its slot has the columns that are shown.
     unsafe {
         let running = &mut *(*node.cast::<Node>()).running;
-        let (state, to) = (&mut *(*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
+        let to = (*node).ss.ss_ScanTupleSlot;
+        if std::mem::take(&mut running.may_fly) {
+            fly(running, node);
+        }
         clear(to);
         let from = match &mut running.source {
             Source::Kept(kept) => {
                 pgrx::check_for_interrupts!();
-                let Some(row) = kept.go(state.es_direction) else { return to };
+                let Some(row) = kept.go((*(*node).ss.ps.state).es_direction) else { return to };
                 pg_sys::ExecStoreMinimalTuple(row, kept.slot, false)
             }
             Source::Below(below) => {
-                let (from, runs_others) = run_below((*node).ss.ps.lefttree);
-                if runs_others {
-                    below.give_up(&plan::trace_refusal());
-                }
-                if state.es_direction != pg_sys::ScanDirection::ForwardScanDirection {
-                    below.give_up("it was read backwards");
-                }
-                if from.is_null() || (*from).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
-                    if let Some(filling) = below.filling.take() {
-                        let outcome = with_snapshot(state.es_snapshot, || filling.finish());
-                        below.outcome = outcome.unwrap_or_else(|error| Outcome::NotStored(error.to_string()));
-                    }
+                let Some(ahead) = &below.ahead else {
+                    pass(below, &running.shown, node);
+                    return to;
+                };
+                if pg_sys::tuplestore_gettupleslot(ahead.store, true, false, ahead.slot) {
+                    ahead.slot
+                } else if ahead.has_all {
+                    return to;
+                } else {
+                    end_ahead(below);
+                    pass(below, &running.shown, node);
                     return to;
                 }
-                from
             }
         };
+        show(to, from, 0..running.shown.len());
+        to
+    }
+}
+
+/// Does what comes before the first row where others may wait for it: looks again after somebody else has made the result,
+/// or makes it.
+///
+/// # Safety
+///
+/// - A node that has begun, and what runs in it.
+unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanState) {
+    let Source::Below(below) = &mut running.source else { return };
+    let Some(filling) = &mut below.filling else { return };
+    // SAFETY: as the caller says.
+    unsafe {
+        // A mark makes no error: a statement that fails if it waits for long does not.
+        if has_written() || pg_sys::LockTimeout > 0 {
+            return;
+        }
+        let state = (*node).ss.ps.state;
+        let mut flight = Flight::begin(filling.number, &filling.under);
+        match flight {
+            Flight::Not => {}
+            Flight::Begun(_) => {
+                read_ahead(below, &running.shown, node);
+                flight.end();
+            }
+            Flight::Waited(_) => {
+                flight.end();
+                let look = || {
+                    definitions::with_cache(&filling.cache, Access::Read, |cache| {
+                        look(cache, &filling.under, &filling.key)
+                    })
+                };
+                let found = PgMemoryContexts::For((*state).es_query_cxt)
+                    .switch_to(|_| with_snapshot((*state).es_snapshot, look));
+                let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
+                match found {
+                    Ok(Found::Right(copied)) => match kept(copied, &filling.columns, description, state) {
+                        Some(kept) => running.source = Source::Kept(kept),
+                        None => below.give_up("something else is kept in its place"),
+                    },
+                    Ok(Found::Other) => below.give_up("a result is kept that this snapshot may not see"),
+                    Ok(found) => filling.found = found,
+                    Err(error) => below.give_up(&error.to_string()),
+                }
+            }
+        }
+    }
+}
+
+/// Reads rows of the plan below before they are asked for, while they are collected and few enough.
+///
+/// # Safety
+///
+/// - A node that has begun, whose reader goes forward; this is what runs in it, and no row was read.
+unsafe fn read_ahead(below: &mut Below, shown: &[usize], node: *mut pg_sys::CustomScanState) {
+    // SAFETY: as the caller says; what is made here is the query's.
+    unsafe {
+        let (state, to) = ((*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
+        let mut ahead = PgMemoryContexts::For((*state).es_query_cxt).switch_to(|_| Ahead {
+            store: pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem),
+            slot: pg_sys::ExecInitExtraTupleSlot(
+                state,
+                (*to).tts_tupleDescriptor,
+                &raw const pg_sys::TTSOpsMinimalTuple,
+            ),
+            has_all: false,
+        });
+        while below.filling.as_ref().is_some_and(|filling| filling.collected.len_bytes() <= READ_AHEAD_BYTES) {
+            clear(to);
+            if !pass(below, shown, node) {
+                ahead.has_all = true;
+                break;
+            }
+            pg_sys::tuplestore_puttupleslot(ahead.store, to);
+        }
+        below.ahead = Some(ahead);
+    }
+}
+
+/// Forgets what was read ahead.
+///
+/// # Safety
+///
+/// - The node still runs.
+unsafe fn end_ahead(below: &mut Below) {
+    if let Some(ahead) = below.ahead.take() {
+        // SAFETY: `read_ahead` has made both; the slot may show a row of the store.
+        unsafe {
+            clear(ahead.slot);
+            pg_sys::tuplestore_end(ahead.store);
+        }
+    }
+}
+
+/// Passes the next row of the plan below into the node's slot, which is empty, and collects it. Where there is no more, stores
+/// what was collected. Whether there was one.
+///
+/// # Safety
+///
+/// - A node that has begun, and what runs in it.
+unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys::CustomScanState) -> bool {
+    // SAFETY: as the caller says.
+    unsafe {
+        let (state, to) = (&*(*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
+        let (from, runs_others) = run_below((*node).ss.ps.lefttree);
+        if runs_others {
+            below.give_up(&plan::trace_refusal());
+        }
+        if state.es_direction != pg_sys::ScanDirection::ForwardScanDirection {
+            below.give_up("it was read backwards");
+        }
+        if from.is_null() || (*from).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
+            if let Some(filling) = below.filling.take() {
+                let outcome = with_snapshot(state.es_snapshot, || filling.finish());
+                below.outcome = outcome.unwrap_or_else(|error| Outcome::NotStored(error.to_string()));
+            }
+            return false;
+        }
+        show(to, from, shown.iter().copied());
+        collect(below, to, (*node).ss.ps.ps_ExprContext);
+        true
+    }
+}
+
+/// Fills an empty slot with columns of another one.
+///
+/// # Safety
+///
+/// - The other one has a row with these columns, one for each column of the first.
+unsafe fn show(
+    to: *mut pg_sys::TupleTableSlot,
+    from: *mut pg_sys::TupleTableSlot,
+    columns: impl Iterator<Item = usize>,
+) {
+    // SAFETY: as the caller says.
+    unsafe {
         let count = (*(*from).tts_tupleDescriptor).natts;
         if c_int::from((*from).tts_nvalid) < count {
             pg_sys::slot_getsomeattrs_int(from, count);
         }
-        let is_kept = matches!(running.source, Source::Kept(_));
-        for (index, place) in running.shown.iter().enumerate() {
-            let place = if is_kept { index } else { *place };
+        for (index, place) in columns.enumerate() {
             (*to).tts_values.add(index).write((*from).tts_values.add(place).read());
             (*to).tts_isnull.add(index).write((*from).tts_isnull.add(place).read());
         }
         pg_sys::ExecStoreVirtualTuple(to);
-        if let Source::Below(below) = &mut running.source {
-            collect(below, to, (*node).ss.ps.ps_ExprContext);
-        }
-        to
     }
 }
 
@@ -514,6 +675,9 @@ unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
 unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
     // SAFETY: a node of ours; what is below was begun if it is there.
     unsafe {
+        if let Some(Source::Below(below)) = (*node.cast::<Node>()).running.as_mut().map(|running| &mut running.source) {
+            end_ahead(below);
+        }
         let below = (*node).ss.ps.lefttree;
         if !below.is_null() {
             pg_sys::ExecEndNode(below);
@@ -528,6 +692,7 @@ unsafe extern "C-unwind" fn again(node: *mut pg_sys::CustomScanState) {
         match &mut (*(*node.cast::<Node>()).running).source {
             Source::Kept(kept) => kept.position = 0,
             Source::Below(below) => {
+                end_ahead(below);
                 if let Some(filling) = &mut below.filling {
                     filling.begin_again();
                 }

@@ -43,6 +43,11 @@ impl LineSet {
         }
     }
 
+    pub(super) fn contains(&self, line: LineIndex) -> bool {
+        let (word, bit) = place(line);
+        self.bits[word] & bit != 0
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -115,6 +120,8 @@ mod tests {
             expected.dedup();
             assert_eq!(visited(&set), expected);
             set.for_each(|line, hash| assert_eq!(rings.line_of(hash), line));
+            let contained = (0..256).map(LineIndex::new).filter(|line| set.contains(*line));
+            assert!(contained.eq(expected));
             assert_eq!(set.is_empty(), count == 0);
             set.clear();
             assert!(set.is_empty() && visited(&set).is_empty());

@@ -22,17 +22,20 @@
 
 use pgrx::pg_sys::{self, SharedInvalidationMessage, SysCacheIdentifier};
 
+use crate::pg::versions;
 use crate::rings::key::DependencyKey;
 
-/// Calls `found` with the key of each. Inside of a transaction at its end, at its outermost level. May raise an error.
+/// Calls `found` with the key of each. Inside of a transaction, at its outermost level. May raise an error.
 pub(super) fn walk(mut found: impl FnMut(DependencyKey<'static>)) {
     let (mut messages, mut is_of_init_file) = (std::ptr::null_mut(), false);
     // SAFETY: both are written to; what they point to lives as long as the transaction.
-    let messages: &[SharedInvalidationMessage] = unsafe {
+    let all: &[SharedInvalidationMessage] = unsafe {
         let count = pg_sys::xactGetCommittedInvalidationMessages(&mut messages, &mut is_of_init_file);
         if count <= 0 { &[] } else { std::slice::from_raw_parts(messages, count as usize) }
     };
-    messages.iter().filter_map(key).for_each(&mut found);
+    all.iter().filter_map(key).for_each(&mut found);
+    // SAFETY: what the call above has given, of which nothing is used any more.
+    unsafe { versions::free_messages(messages) };
 }
 
 fn key(message: &SharedInvalidationMessage) -> Option<DependencyKey<'static>> {

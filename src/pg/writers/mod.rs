@@ -5,6 +5,7 @@
 //! locks     the relations on which this process holds a lock that a writer holds
 //! kinds     which of them have rows that a query can see
 //! messages  what the transaction's invalidation messages say that it changes
+//! own       whether what it has not committed is something that a result depends on
 //! opening   on and off
 //! ```
 //!
@@ -29,6 +30,7 @@ mod lines;
 mod locks;
 mod messages;
 mod opening;
+mod own;
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -38,6 +40,7 @@ use pgrx::{pg_guard, pg_sys};
 use self::kinds::Kind;
 use self::lines::LineSet;
 pub(super) use self::opening::{Opening, Tended};
+pub(super) use self::own::touches_one_of;
 use super::area::Area;
 use super::handles;
 use crate::rings::key::DependencyKey;
@@ -166,8 +169,8 @@ impl Publications {
         self.forget();
         self.xid = xid;
         // Either may raise an error.
-        self.collect_changed();
-        self.collect_written();
+        collect_changed(self.rings, &mut self.written, &mut self.changed);
+        collect_written(self.rings, &mut self.written);
         // From here on nothing can fail.
         self.stage = Stage::Published;
         let rings = self.rings;
@@ -184,44 +187,45 @@ impl Publications {
         self.written.for_each(|_, key| _ = rings.publish(key, xid));
     }
 
-    fn collect_changed(&mut self) {
-        let Publications { rings, written, changed, .. } = self;
-        messages::walk(|key| {
-            if let DependencyKey::Relation { relation, .. } = key {
-                if kinds::of(relation) == Kind::Temporary {
-                    return;
-                }
-                // Old snapshots see other rows from now on, or other partitions.
-                written.add(*rings, key.hash());
-            }
-            changed.add(*rings, key.hash());
-        });
-    }
-
-    fn collect_written(&mut self) {
-        let Publications { rings, written, .. } = self;
-        let database = handles::my_database();
-        let mut write = |relation| written.add(*rings, DependencyKey::Relation { database, relation }.hash());
-        let (mut unknown, mut count) = ([0; LOOKED_UP], 0);
-        locks::walk(|relation| match kinds::known(relation) {
-            Some(Kind::NoRows | Kind::Temporary) => {}
-            None if count < LOOKED_UP => {
-                unknown[count] = relation;
-                count += 1;
-            }
-            Some(Kind::Rows) | None => write(relation),
-        });
-        for &relation in &unknown[..count] {
-            if kinds::of(relation) == Kind::Rows {
-                write(relation);
-            }
-        }
-    }
-
     /// Nothing is published any more, or not yet.
     fn forget(&mut self) {
         self.stage = Stage::Collecting;
         self.written.clear();
         self.changed.clear();
+    }
+}
+
+/// Adds what the transaction defines to `changed`, and what old snapshots see in another way for that to `written`. At the
+/// outermost level of savepoints.
+fn collect_changed(rings: Rings, written: &mut LineSet, changed: &mut LineSet) {
+    messages::walk(|key| {
+        if let DependencyKey::Relation { relation, .. } = key {
+            if kinds::of(relation) == Kind::Temporary {
+                return;
+            }
+            // Old snapshots see other rows from now on, or other partitions.
+            written.add(rings, key.hash());
+        }
+        changed.add(rings, key.hash());
+    });
+}
+
+/// Adds the tables that the transaction has written to `written`.
+fn collect_written(rings: Rings, written: &mut LineSet) {
+    let database = handles::my_database();
+    let mut write = |relation| written.add(rings, DependencyKey::Relation { database, relation }.hash());
+    let (mut unknown, mut count) = ([0; LOOKED_UP], 0);
+    locks::walk(|relation| match kinds::known(relation) {
+        Some(Kind::NoRows | Kind::Temporary) => {}
+        None if count < LOOKED_UP => {
+            unknown[count] = relation;
+            count += 1;
+        }
+        Some(Kind::Rows) | None => write(relation),
+    });
+    for &relation in &unknown[..count] {
+        if kinds::of(relation) == Kind::Rows {
+            write(relation);
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! Statements that are served from a cache without a call in them: views of `cache_view`, and statements that are marked.
 
+use std::thread;
+use std::time::Instant;
+
 use rand::prelude::*;
 
-use crate::queries::checker::{self, check_with};
-use crate::queries::{hits, world};
-use crate::world::Backend;
+use crate::queries::checker::{self, READS_VARIABLE, SEED_VARIABLE, check_with, from_environment};
+use crate::queries::{GATE, WAITS, hits, world};
+use crate::world::{Backend, wait_until};
 
 #[test]
 fn a_cached_view_has_the_columns_and_rows_of_its_source() {
@@ -376,6 +379,17 @@ fn cursors_go_where_they_are_told() {
             backend.run(&format!("/* shared_lru: c */ {query}"));
         }
     }
+    // One that goes back to the start, or is read anew to be held, stores each row once.
+    backend.run("UPDATE t SET id = id");
+    for (number, back) in [(1, "MOVE ABSOLUTE 0 IN h; FETCH ALL FROM h; COMMIT"), (2, "COMMIT")] {
+        let query = format!("SELECT id FROM t ORDER BY id + {number}");
+        backend.run("BEGIN");
+        backend.run(&format!("/* shared_lru: c */ DECLARE h SCROLL CURSOR WITH HOLD FOR {query}"));
+        backend.run(&format!("FETCH 3 FROM h; {back}; CLOSE h"));
+        let before = hits(&mut backend);
+        assert_eq!(backend.all::<i32>(&format!("/* shared_lru: c */ {query}")), (1..=10).collect::<Vec<_>>());
+        assert_eq!(hits(&mut backend), before + 1, "{back}");
+    }
     // One that stops before the end stores nothing; LIMIT is part of the statement.
     backend.run("UPDATE t SET id = id");
     let inserts = backend.stat("inserts");
@@ -449,6 +463,137 @@ fn a_marked_statement_sees_what_its_snapshot_sees() {
     assert_eq!(new.stat("inserts"), inserts);
 }
 
+#[test]
+fn a_marked_statement_is_served_what_its_transaction_has_not_written() {
+    let world = world();
+    let mut backend = world.backend();
+    backend.run(
+        "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE u AS SELECT 10 AS v;
+         CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'",
+    );
+    let sum = "SELECT sum(f(v)) FROM t";
+    assert_eq!(result(&mut backend, sum), "miss, stored");
+    for (change, said, value) in [
+        ("UPDATE u SET v = 11", "hit", 1),
+        ("UPDATE t SET v = 2", "miss, not stored: the transaction has written", 2),
+        ("CREATE TABLE unrelated ()", "hit", 1),
+        (
+            "CREATE OR REPLACE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT -$1'",
+            "miss, not stored: the transaction has written",
+            -1,
+        ),
+        ("SAVEPOINT s; UPDATE t SET v = 2; ROLLBACK TO s; RELEASE s", "hit", 1),
+        ("SAVEPOINT s; UPDATE t SET v = 2; RELEASE s", "miss, not stored: the transaction has written", 2),
+    ] {
+        backend.run("BEGIN");
+        backend.run(change);
+        assert_eq!(result(&mut backend, sum), said, "{change}");
+        assert_eq!(backend.one::<i64>(&format!("/* shared_lru: c */ {sum}")), value, "{change}");
+        backend.run("ROLLBACK");
+        assert_eq!(result(&mut backend, sum), "hit", "{change}");
+    }
+    // Redefined between two rows, and taken back before the last one: what was read in between is not stored.
+    backend.run(
+        "CREATE TABLE many AS SELECT n AS id FROM generate_series(1, 10) AS n;
+         CREATE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END'",
+    );
+    let called = "/* shared_lru: c */ SELECT g(id) FROM many";
+    backend.run("BEGIN");
+    backend.run(&called.replace("SELECT", "DECLARE cur CURSOR FOR SELECT"));
+    backend.run("FETCH 2 FROM cur; SAVEPOINT s");
+    backend.run("CREATE OR REPLACE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN -$1; END'");
+    backend.run("FETCH 5 FROM cur; ROLLBACK TO s; RELEASE s; FETCH ALL FROM cur; COMMIT");
+    assert_eq!(backend.all::<i32>(called), (1..=10).collect::<Vec<_>>());
+}
+
+/// What is waited for, or held, by those who make a result: locks of the class of results.
+const FLIGHTS: &str = "FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 19539";
+
+#[test]
+fn of_those_who_run_a_marked_statement_at_once_one_computes() {
+    let world = world();
+    let (mut keeper, mut admin) = (world.backend(), world.backend());
+    admin.run(&format!("CREATE TABLE t AS SELECT n AS v FROM generate_series(1, 3) AS n; {WAITS}"));
+    // Some rows, whose cost comes before the first one.
+    let sum = "SELECT v, sum(waits(v)) FROM t GROUP BY v ORDER BY v";
+    let is_one = |backend: &mut Backend, what: &str| -> bool { backend.one(&format!("SELECT EXISTS (SELECT {what})")) };
+    let waits_for_gate = format!("FROM pg_locks WHERE objid = {GATE} AND NOT granted");
+    for is_cancelled in [false, true] {
+        admin.run("UPDATE t SET v = v");
+        keeper.run(&format!("SELECT pg_advisory_lock({GATE})"));
+        let (mut first, mut second) = (world.backend(), world.backend());
+        let pid = first.pid();
+        thread::scope(|scope| {
+            let marked = format!("/* shared_lru: c */ {sum}");
+            let first = scope.spawn(move || first.client.simple_query(&marked).is_ok());
+            wait_until("the first is in its middle", || is_one(&mut admin, &waits_for_gate));
+            let second = scope.spawn(move || result(&mut second, sum));
+            wait_until("the second waits", || is_one(&mut admin, &format!("{FLIGHTS} AND NOT granted")));
+            if is_cancelled {
+                admin.run(&format!("SELECT pg_cancel_backend({pid})"));
+            }
+            wait_until("the second goes on, if the first does not", || {
+                !is_cancelled || !is_one(&mut admin, &format!("{FLIGHTS} AND NOT granted"))
+            });
+            keeper.run(&format!("SELECT pg_advisory_unlock({GATE})"));
+            assert_eq!(first.join().expect("it ends"), !is_cancelled);
+            let said = if is_cancelled { "miss, stored" } else { "hit" };
+            assert_eq!(second.join().expect("it ends"), said);
+        });
+        assert!(!is_one(&mut admin, FLIGHTS));
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_client() {
+    let world = world();
+    let (mut idle, mut other) = (world.backend(), world.backend());
+    idle.run(
+        "CREATE TABLE t AS SELECT n AS id, repeat(md5(n::text), 20) AS v FROM generate_series(1, 5000) AS n; SELECT shared_lru.create_cache('large', 32 << 20)",
+    );
+    for (query, rows) in [
+        // All before the first row; few rows, and too many to be read ahead.
+        ("SELECT count(*)::text || v FROM t WHERE id < 10 GROUP BY v", 9),
+        ("SELECT count(*)::text || v FROM t GROUP BY v ORDER BY 1", 5000),
+        ("SELECT v FROM t ORDER BY v", 5000),
+        // Row by row.
+        ("SELECT v FROM t", 5000),
+    ] {
+        let marked = format!("/* shared_lru: large */ {query}");
+        let direct: Vec<String> = idle.all(query);
+        for scrolls in ["", "NO SCROLL", "SCROLL"] {
+            // Two calls: as one they would be one transaction, which has written.
+            idle.run("UPDATE t SET id = id");
+            idle.run("BEGIN");
+            idle.run(&format!("/* shared_lru: large */ DECLARE cur {scrolls} CURSOR FOR {query}"));
+            assert!(!other.one::<bool>(&format!("SELECT EXISTS (SELECT {FLIGHTS})")));
+            let mut read = idle.all::<String>("FETCH 2 FROM cur");
+            assert!(!other.one::<bool>(&format!("SELECT EXISTS (SELECT {FLIGHTS})")));
+            let found = other.all::<String>(&marked);
+            assert_eq!(found.len(), rows);
+            read.extend(idle.all::<String>("FETCH 3000 FROM cur"));
+            read.extend(idle.all::<String>("FETCH ALL FROM cur"));
+            assert!(idle.all::<String>("FETCH ALL FROM cur").is_empty());
+            idle.run("COMMIT");
+            let sorted = |mut rows: Vec<String>| {
+                rows.sort();
+                rows
+            };
+            assert_eq!(sorted(read), sorted(direct.clone()), "{query}");
+            assert_eq!(sorted(found), sorted(direct.clone()), "{query}");
+            assert_eq!(sorted(other.all::<String>(&marked)), sorted(direct.clone()), "{query}");
+        }
+    }
+    // One that is held after its transaction.
+    idle.run("UPDATE t SET id = id");
+    idle.run("BEGIN");
+    idle.run("/* shared_lru: large */ DECLARE cur NO SCROLL CURSOR WITH HOLD FOR SELECT count(*) FROM t GROUP BY v");
+    assert_eq!(idle.all::<i64>("FETCH 2 FROM cur").len(), 2);
+    idle.run("COMMIT");
+    assert_eq!(idle.all::<i64>("FETCH ALL FROM cur").len(), 4998);
+    idle.validate();
+}
+
 const READS: u64 = 60_000;
 
 /// Runs each query marked and as it is, in one snapshot: of a STABLE function, which has that of the statement that calls it;
@@ -495,12 +640,15 @@ const COMPARE: &str = "
 #[test]
 fn whatever_writers_do_a_marked_statement_returns_what_it_would() {
     let world = checker::world();
-    let seed = rand::rng().random_range(0..1_000_000);
+    let reads = from_environment(READS_VARIABLE).unwrap_or(READS);
+    let seed = from_environment(SEED_VARIABLE).unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     println!("seed {seed}");
-    let (difference, compared) = check_with(&world, READS, seed, COMPARE);
+    let started = Instant::now();
+    let (difference, compared) = check_with(&world, reads, seed, COMPARE);
+    let seconds = started.elapsed().as_secs_f64();
     let mut backend = world.backend();
     let (hits, inserts) = (backend.stat("hits"), backend.stat("inserts"));
-    println!("{compared} results compared; {hits} hits, {inserts} results stored");
+    println!("{compared} results compared in {seconds:.1} s; {hits} hits, {inserts} results stored");
     assert_eq!(difference, None);
     assert!(hits as u64 > compared / 10, "hardly anything came from the cache: {hits} of {compared}");
     backend.validate();

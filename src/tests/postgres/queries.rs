@@ -347,6 +347,90 @@ fn a_transaction_sees_what_its_snapshot_sees() {
 }
 
 #[test]
+fn a_transaction_reads_from_the_cache_what_it_has_not_written() {
+    let world = world();
+    let (mut writer, mut other) = (world.backend(), world.backend());
+    writer.run(
+        "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE u AS SELECT 10 AS v; CREATE TABLE w AS SELECT 100 AS v;
+         CREATE TABLE parted (k int, v int) PARTITION BY LIST (k);
+         CREATE TABLE one PARTITION OF parted FOR VALUES IN (1);
+         CREATE TABLE two PARTITION OF parted FOR VALUES IN (2);
+         INSERT INTO parted VALUES (1, 7);
+         CREATE SCHEMA early; SET search_path = early, public, pg_temp; CREATE TEMPORARY TABLE own AS SELECT 1 AS v",
+    );
+    let call = |of: &str| format!("SELECT shared_lru.fetch('c', 'SELECT sum(v)::int FROM {of}', NULL::int)");
+    let value = |backend: &mut Backend, of: &str| -> i32 { backend.one(&call(of)) };
+    // What is served needs no lock on its table.
+    let mut is_served = |backend: &mut Backend, of: &str, sum: i32| {
+        other.run(&format!("BEGIN; LOCK TABLE {of}"));
+        backend.run("SET LOCAL lock_timeout = '5s'");
+        assert_eq!(value(backend, of), sum);
+        backend.run("SET LOCAL lock_timeout = 0");
+        other.run("ROLLBACK");
+    };
+    let tables = [("t", 1), ("u", 10), ("w", 100), ("one", 7), ("two", 0)];
+    writer.run("INSERT INTO two VALUES (2, 0)");
+    tables.iter().for_each(|(table, sum)| assert_eq!(value(&mut writer, table), *sum));
+
+    writer.run("BEGIN; UPDATE u SET v = 11");
+    is_served(&mut writer, "t", 1);
+    assert_eq!(value(&mut writer, "u"), 11);
+    writer.run("UPDATE t SET v = 2");
+    assert_eq!(value(&mut writer, "t"), 2);
+    is_served(&mut writer, "w", 100);
+    writer.run("ROLLBACK; BEGIN; INSERT INTO parted VALUES (2, 5); INSERT INTO own VALUES (2)");
+    assert_eq!(value(&mut writer, "two"), 5);
+    is_served(&mut writer, "one", 7);
+    writer.run("ROLLBACK");
+    // Savepoints.
+    writer.run("BEGIN; UPDATE u SET v = 11; SAVEPOINT s; UPDATE t SET v = 2");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "w")), (2, 100));
+    writer.run("ROLLBACK TO s; RELEASE s");
+    is_served(&mut writer, "t", 1);
+    writer.run("SAVEPOINT s; UPDATE t SET v = 2; ROLLBACK TO s");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (1, 11));
+    writer.run("RELEASE s; SAVEPOINT s; UPDATE t SET v = 3; RELEASE s");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (3, 11));
+    writer.run("ROLLBACK");
+    // Definitions: names, views, functions; and their end.
+    writer.run(
+        "CREATE VIEW view AS SELECT v FROM w;
+         CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'; CREATE VIEW called AS SELECT f(v) AS v FROM w",
+    );
+    for (change, changed, after) in [
+        ("CREATE TABLE early.t AS SELECT 5 AS v", "t", 5),
+        ("CREATE OR REPLACE VIEW view AS SELECT v + 1 AS v FROM w", "view", 101),
+        ("CREATE OR REPLACE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT -$1'", "called", -100),
+        ("TRUNCATE w", "coalesce(sum(v), 0) AS v FROM w) AS s", 0),
+    ] {
+        let changed = if changed.contains(' ') { format!("(SELECT {changed}") } else { changed.to_owned() };
+        let before = value(&mut writer, &changed);
+        for _ in 0..2 {
+            writer.run(&format!("BEGIN; {change}"));
+            assert_eq!(value(&mut writer, &changed), after, "{change}");
+            assert_eq!(value(&mut writer, "u"), 10, "{change}");
+            writer.run("ROLLBACK");
+            assert_eq!(value(&mut writer, &changed), before, "{change}");
+            writer.run(&format!("BEGIN; UPDATE u SET v = v; SAVEPOINT s; {change}"));
+            assert_eq!(value(&mut writer, &changed), after, "{change}");
+            writer.run("ROLLBACK TO s; RELEASE s");
+            assert_eq!(value(&mut writer, &changed), before, "{change}");
+            writer.run("ROLLBACK");
+        }
+    }
+    // It stores what it has not written, and that alone.
+    writer.run("SELECT shared_lru.clear('c')");
+    writer.run("BEGIN; UPDATE u SET v = 11");
+    assert_eq!((value(&mut writer, "t"), value(&mut writer, "u")), (1, 11));
+    let mut reader = world.backend();
+    reader.run("SET search_path = early, public, pg_temp");
+    assert_eq!(reader.one::<i64>("SELECT count(*) FROM shared_lru.entries('c')"), 1);
+    assert_eq!((value(&mut reader, "t"), value(&mut reader, "u")), (1, 10));
+    writer.run("COMMIT");
+    assert_eq!((value(&mut reader, "t"), value(&mut reader, "u")), (1, 11));
+}
+
+#[test]
 fn of_those_who_miss_a_result_at_once_one_computes() {
     let world = world();
     let mut admin = world.backend();
@@ -380,8 +464,8 @@ fn of_those_who_miss_a_result_at_once_one_computes() {
 }
 
 /// An advisory lock's number, and a function that waits for it where a row is read, without a query of its own.
-const GATE: i32 = 7;
-const WAITS: &str = "CREATE FUNCTION waits(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+pub const GATE: i32 = 7;
+pub const WAITS: &str = "CREATE FUNCTION waits(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
      'BEGIN IF pg_advisory_xact_lock_shared(7) IS NULL THEN RETURN 0; END IF; RETURN $1; END'";
 
 /// Does `meanwhile` while a session runs a query that has its snapshot, and waits in the middle. What that session gets.

@@ -48,6 +48,7 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Optio
          CREATE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
          CREATE TABLE trigger_source (id int);
          CREATE TABLE logged (n int);
+         CREATE TABLE unread_before (n int);
          CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.logged VALUES (1); RETURN NULL; END';
          CREATE TRIGGER log AFTER INSERT ON trigger_source FOR EACH ROW EXECUTE FUNCTION log();
          CREATE VIEW overview AS SELECT v FROM t;

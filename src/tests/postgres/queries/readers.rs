@@ -56,6 +56,37 @@ pub const COMPARE: &str =
         RETURN NULL;
     END $$";
 
+/// What a reader does in its transaction before it reads.
+fn own_changes(rng: &mut SmallRng) -> Vec<String> {
+    let one = |rng: &mut SmallRng| match rng.random_range(0..14) {
+        0 => "INSERT INTO public.logged VALUES (1)".to_owned(),
+        1 => format!("INSERT INTO t VALUES ({}, 7)", rng.random_range(20..1_000_000)),
+        2 => "INSERT INTO parted SELECT n, 100 FROM generate_series(0, 2) AS n".to_owned(),
+        3 => format!("INSERT INTO parted_{} SELECT 0, 100 WHERE false", rng.random_range(0..3)),
+        4 => "INSERT INTO parted VALUES (2, 50)".to_owned(),
+        5 => "INSERT INTO trigger_source VALUES (1)".to_owned(),
+        6 => format!("INSERT INTO owned VALUES ('{}', 99)", OWNERS[rng.random_range(0..2)]),
+        7 => "CREATE OR REPLACE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT -$1'".to_owned(),
+        8 => "CREATE OR REPLACE VIEW overview AS SELECT v + 1000 AS v FROM t".to_owned(),
+        9 => "DROP TABLE IF EXISTS early.again; CREATE TABLE early.again AS SELECT -1 AS n".to_owned(),
+        10 => "CREATE TABLE unread (n int)".to_owned(),
+        11 => "DELETE FROM unread_before; INSERT INTO unread_before VALUES (1)".to_owned(),
+        _ => "SELECT txid_current()".to_owned(),
+    };
+    let mut changes = vec!["SET LOCAL lock_timeout = '1s'".to_owned()];
+    for _ in 0..rng.random_range(1..3) {
+        let change = one(rng);
+        match rng.random_range(0..6) {
+            0 => changes.extend(["SAVEPOINT s".to_owned(), change, "ROLLBACK TO s; RELEASE s".to_owned()]),
+            1 => changes.extend(["SAVEPOINT s".to_owned(), change, "RELEASE s".to_owned()]),
+            2 => changes.extend(["SAVEPOINT s".to_owned(), change, "ROLLBACK TO s".to_owned()]),
+            3 => changes.extend(["SAVEPOINT s".to_owned(), change]),
+            _ => changes.push(change),
+        }
+    }
+    changes
+}
+
 /// Compares until `compared` has come to so many reads, or something differs: what.
 pub fn read(world: &World, seed: u64, number: u64, reads: u64, compared: &AtomicU64) -> Option<String> {
     let mut rng = SmallRng::seed_from_u64(seed * 100 + 60 + number);
@@ -77,9 +108,13 @@ pub fn read(world: &World, seed: u64, number: u64, reads: u64, compared: &Atomic
             });
         }
         backend.run(&format!("SET search_path = {path}; BEGIN ISOLATION LEVEL {level}"));
-        if level == "READ COMMITTED" && rng.random_range(0..10) == 0 {
+        if rng.random_range(0..4) == 0 {
             // Its own, which it alone sees.
-            backend.run("INSERT INTO public.logged VALUES (1)");
+            let own = own_changes(&mut rng).join("; ");
+            if backend.client.batch_execute(&own).is_err() {
+                backend.run("ROLLBACK");
+                continue;
+            }
         }
         backend.run(&format!("SET LOCAL ROLE {role}"));
         let found: Result<_, postgres::Error> = backend
