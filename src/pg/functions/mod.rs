@@ -8,6 +8,7 @@
 //! access  one key
 //! many    the keys of an array
 //! queries results of queries
+//! kept    what the views show of these
 //! leases  the right to store what was missed, and what takes it away
 //! sets    rows that a call returns at once
 //! walks   all entries: looked at, or taken out
@@ -40,6 +41,7 @@ mod admin;
 pub(super) mod bytea;
 mod changes;
 mod define;
+mod kept;
 mod leases;
 mod many;
 mod names;
