@@ -151,7 +151,7 @@ pub(super) fn relation_name(relation: pg_sys::Oid) -> String {
 }
 
 /// A relation's name with its schema, for people.
-pub(super) fn qualified_name(relation: pg_sys::Oid) -> String {
+pub(in crate::pg) fn qualified_name(relation: pg_sys::Oid) -> String {
     // SAFETY: lookups in the catalogs; null if there is none.
     unsafe {
         let (name, schema) = (pg_sys::get_rel_name(relation), pg_sys::get_rel_namespace(relation));

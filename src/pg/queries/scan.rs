@@ -365,7 +365,7 @@ unsafe fn about(estate: *mut pg_sys::EState) -> About {
     unsafe {
         let (statement, source) = (&*(*estate).es_plannedstmt, (*estate).es_sourceText);
         let mut relations: Vec<pg_sys::Oid> = super::oids(statement.relationOids).collect();
-        relations.sort_unstable();
+        relations.sort_unstable_by_key(|oid| oid.to_u32());
         relations.dedup();
         let source = if source.is_null() { &[][..] } else { std::ffi::CStr::from_ptr(source).to_bytes() };
         let from = usize::try_from(statement.stmt_location).unwrap_or(0).min(source.len());
