@@ -370,10 +370,16 @@ unsafe fn about(estate: *mut pg_sys::EState) -> About {
         let source = if source.is_null() { &[][..] } else { std::ffi::CStr::from_ptr(source).to_bytes() };
         let from = usize::try_from(statement.stmt_location).unwrap_or(0).min(source.len());
         let len = usize::try_from(statement.stmt_len).ok().filter(|len| *len > 0).unwrap_or(source.len());
-        let text = source[from..][..len.min(source.len() - from)].trim_ascii();
+        let text = without_comment(source[from..][..len.min(source.len() - from)].trim_ascii());
         let whole = pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as c_int, MAX_BYTES as c_int) as usize;
         About { text: text[..whole].to_vec(), relations }
     }
+}
+
+/// A statement without the comment before it, which PostgreSQL counts as a part of it or not, by its version.
+fn without_comment(statement: &[u8]) -> &[u8] {
+    let end = statement.starts_with(b"/*").then(|| statement.windows(2).position(|pair| pair == b"*/")).flatten();
+    end.map_or(statement, |end| statement[end + 2..].trim_ascii_start())
 }
 
 /// A result that was found, if it has these columns.
