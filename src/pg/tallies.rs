@@ -161,7 +161,9 @@ impl<'a> Tallies<'a> {
         let score = |place: usize| set.hits[place].get().saturating_sub(set.ages[place].get());
         // One that is nobody's before all others.
         let rank = |place: &usize| (set.names[*place].get() != 0, score(*place));
-        let place = (0..PLACES).min_by_key(rank).expect("a set has places");
+        // Of equal ones any, and not the same each time.
+        let places = (0..PLACES).map(|place| (query.name as usize).wrapping_add(place) % PLACES);
+        let place = places.min_by_key(rank).expect("a set has places");
         let before = set.names[place].get();
         if before != 0 {
             let others = (0..PLACES).filter(|&other| other != place);
