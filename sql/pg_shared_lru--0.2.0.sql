@@ -545,6 +545,60 @@ COMMENT ON VIEW @extschema@.samples IS 'What the background worker has seen of e
 COMMENT ON VIEW @extschema@.slab_classes IS 'Slabs and slots by class; class 0 is the directory of entries';
 COMMENT ON VIEW @extschema@.memory IS 'Where the memory of each cache of the current database is';
 
+CREATE FUNCTION @extschema@.list_query_entries() RETURNS TABLE (
+    cache text,
+    query text,
+    role text,
+    hits bigint,
+    fills bigint,
+    made timestamptz,
+    result_rows bigint,
+    bytes bigint,
+    fill_us bigint,
+    is_current boolean,
+    depends_on text[],
+    outdated timestamptz,
+    outdated_by text
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_query_entries_wrapper';
+
+CREATE FUNCTION @extschema@.list_query_refusals() RETURNS TABLE (
+    cache text,
+    reason text,
+    count bigint,
+    last_object text
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_query_refusals_wrapper';
+
+CREATE VIEW @extschema@.query_entries AS
+SELECT cache,
+       query,
+       role,
+       hits,
+       fills,
+       made,
+       pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) made AS age,
+       result_rows AS rows,
+       bytes,
+       fill_us::pg_catalog.float8 OPERATOR(pg_catalog./) 1000 AS fill_ms,
+       hits::pg_catalog.float8 OPERATOR(pg_catalog.*) fill_us OPERATOR(pg_catalog./) 1000 AS saved_ms,
+       is_current,
+       depends_on,
+       outdated,
+       outdated_by
+  FROM @extschema@.list_query_entries();
+
+CREATE VIEW @extschema@.query_refusals AS
+SELECT cache,
+       reason,
+       count,
+       last_object
+  FROM @extschema@.list_query_refusals();
+
+COMMENT ON VIEW @extschema@.query_entries IS
+    'Results of queries that are kept in caches that the current role may read: how often each was served, and what it saves';
+COMMENT ON VIEW @extschema@.query_refusals IS 'Why results of queries were not kept, how often, and what was named last';
+COMMENT ON FUNCTION @extschema@.list_query_entries() IS 'For the view query_entries';
+COMMENT ON FUNCTION @extschema@.list_query_refusals() IS 'For the view query_refusals';
+
 CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
     line integer,
     writes bigint,
@@ -651,5 +705,7 @@ GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.samples, @ext
 GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_configurations(), @extschema@.list_stats(),
     @extschema@.list_samples(), @extschema@.list_slab_classes(), @extschema@.list_memory(), @extschema@.changes(regclass)
     TO pg_monitor;
+GRANT SELECT ON @extschema@.query_entries, @extschema@.query_refusals TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_query_entries(), @extschema@.list_query_refusals() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.report(text), @extschema@.report_svg(text), @extschema@.report_json(text),
     @extschema@.report_json_text(text) TO pg_monitor;

@@ -5,6 +5,7 @@
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
 //! - `entries`     Values of every type come back as they were put; old versions and invalidated tags find nothing.
 //! - `queries`     Results of queries are what the queries would return.
+//! - `query_entries` Kept results say what they save and what made them outdated; others are counted by the reason why not.
 //! - `leases`      No reader that comes late stores what is no longer true.
 //! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
 //! - `late_readers` So it is beside writers of every kind, a thousand times; without the guard it is not.
@@ -83,6 +84,8 @@ mod persistence;
 mod privileges;
 #[path = "postgres/queries.rs"]
 mod queries;
+#[path = "postgres/query_entries.rs"]
+mod query_entries;
 #[path = "postgres/registry.rs"]
 mod registry;
 #[path = "postgres/releases.rs"]

@@ -455,6 +455,15 @@ pub(super) fn says_persist(definition: u64) -> Option<bool> {
     drops::is_defined(definition).then(options)?.ok().map(|options| options.persist)
 }
 
+/// Whether the current role may read the cache of this number; not if there is none.
+pub(super) fn may_read(number: u64) -> bool {
+    let relation = pg_sys::Oid::from((number >> 32) as u32);
+    let mode = Access::Read.mask() as pg_sys::AclMode;
+    // SAFETY: a lookup in the catalogs; the relation is there by the one before.
+    drops::is_defined(number)
+        && unsafe { pg_sys::pg_class_aclcheck(relation, current_role(), mode) == pg_sys::AclResult::ACLCHECK_OK }
+}
+
 /// The role that owns a foreign table; `None` if there is none.
 pub(super) fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: a lookup in the catalogs; the tuple is released.

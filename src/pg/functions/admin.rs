@@ -10,6 +10,7 @@ use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::invalidations::Target;
+use crate::pg::queries::entries;
 use crate::pg::{images, invalidations};
 
 /// Bytes that compaction moves in one step.
@@ -80,7 +81,10 @@ fn save(cache: ServerText<'_>) -> i64 {
 #[pg_extern(volatile, parallel_restricted)]
 fn reset_stats(cache: ServerText<'_>) {
     // One that is being made anew meanwhile is waited for in the next attempt.
-    with_cache(cache, Access::Own, |cache| or_report(or_report(Catalog::open()).reset_stats(cache.tenant, cache)));
+    with_cache(cache, Access::Own, |cache| {
+        or_report(or_report(Catalog::open()).reset_stats(cache.tenant, cache));
+        entries::reset(cache.number);
+    });
 }
 
 #[pg_extern(volatile, parallel_restricted)]

@@ -10,6 +10,7 @@
 //! access  one key
 //! many    the keys of an array
 //! queries results of queries
+//! kept    what the views show of these
 //! leases  the right to store what was missed, and what takes it away
 //! sets    rows that a call returns at once
 //! walks   all entries: looked at, or taken out
@@ -45,6 +46,7 @@ mod by_tag;
 pub(super) mod bytea;
 mod changes;
 mod define;
+mod kept;
 mod leases;
 mod many;
 mod names;

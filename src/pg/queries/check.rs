@@ -20,6 +20,9 @@ use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::{PgTupleDesc, pg_guard, pg_sys};
 
+use super::refusal::Refusal;
+use super::relations::relation_name;
+use crate::pg::refusals::Reason;
 use crate::pg::types;
 use crate::pg::versions;
 
@@ -27,7 +30,7 @@ use crate::pg::versions;
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     /// Why the result is not to be kept; the first reason.
-    pub(super) refusal: Option<String>,
+    pub(super) refusal: Option<Refusal>,
     /// Types of users and extensions.
     pub(super) types: Vec<pg_sys::Oid>,
 }
@@ -45,13 +48,15 @@ pub(super) unsafe fn look(query: *mut pg_sys::Query) -> Findings {
 }
 
 impl Findings {
-    fn refuse(&mut self, why: impl FnOnce() -> String) {
-        self.refusal.get_or_insert_with(why);
+    fn refuse(&mut self, reason: Reason, why: impl FnOnce() -> String) {
+        self.refusal.get_or_insert_with(|| Refusal::new(reason, why()));
     }
 
     fn add_type(&mut self, oid: pg_sys::Oid) {
         if is_of_names(oid, 0) {
-            self.refuse(|| format!("type {} depends on names", types::name(oid)));
+            let refusal =
+                || Refusal::of_type(Reason::Names, oid, format!("type {} depends on names", types::name(oid)));
+            self.refusal.get_or_insert_with(refusal);
         }
         if oid.to_u32() >= pg_sys::FirstNormalObjectId && !self.types.contains(&oid) {
             self.types.push(oid);
@@ -59,14 +64,12 @@ impl Findings {
     }
 
     fn look_at_function(&mut self, function: pg_sys::Oid) {
-        if let Some(why) = refusal_of(function) {
-            self.refuse(|| why);
-        }
+        self.refusal = self.refusal.take().or_else(|| refusal_of(function));
     }
 }
 
 /// Why a query with this function has no result to keep.
-fn refusal_of(function: pg_sys::Oid) -> Option<String> {
+fn refusal_of(function: pg_sys::Oid) -> Option<Refusal> {
     // SAFETY: lookups in the catalogs; a function of a query exists.
     let (volatility, name) = unsafe {
         let name = pg_sys::get_func_name(function);
@@ -75,15 +78,16 @@ fn refusal_of(function: pg_sys::Oid) -> Option<String> {
         (pg_sys::func_volatile(function) as u8, name)
     };
     let is_own = function.to_u32() < pg_sys::FirstNormalObjectId;
-    match volatility {
-        pg_sys::PROVOLATILE_IMMUTABLE => None,
-        pg_sys::PROVOLATILE_STABLE if is_own && STABLE.contains(&name.as_str()) => None,
-        pg_sys::PROVOLATILE_STABLE if is_own => Some(format!("function {name} is STABLE")),
+    let (reason, text) = match volatility {
+        pg_sys::PROVOLATILE_IMMUTABLE => return None,
+        pg_sys::PROVOLATILE_STABLE if is_own && STABLE.contains(&name.as_str()) => return None,
+        pg_sys::PROVOLATILE_STABLE if is_own => (Reason::Stable, format!("function {name} is STABLE")),
         pg_sys::PROVOLATILE_STABLE => {
-            Some(format!("function {name} is STABLE: only IMMUTABLE ones of users are taken"))
+            (Reason::Stable, format!("function {name} is STABLE: only IMMUTABLE ones of users are taken"))
         }
-        _ => Some(format!("function {name} is VOLATILE")),
-    }
+        _ => (Reason::Volatile, format!("function {name} is VOLATILE")),
+    };
+    Some(Refusal::of_function(reason, function, text))
 }
 
 /// PostgreSQL's STABLE functions whose results follow from their arguments and from settings that are in the key: the time
@@ -176,7 +180,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
             pg_sys::NodeTag::T_Var => {
                 let var = &*node.cast::<pg_sys::Var>();
                 if var.varattno < 0 && c_int::from(var.varattno) != pg_sys::TableOidAttributeNumber {
-                    findings.refuse(|| "it reads a system column".to_owned());
+                    findings.refuse(Reason::SystemColumn, || {
+                        let column = pg_sys::SystemAttributeDefinition(var.varattno);
+                        let name = CStr::from_ptr((*column).attname.data.as_ptr()).to_string_lossy();
+                        format!("it reads the system column {name}")
+                    });
                 }
                 findings.add_type(var.vartype);
             }
@@ -186,19 +194,24 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 use pg_sys::SQLValueFunctionOp::{
                     SVFOP_CURRENT_CATALOG, SVFOP_CURRENT_ROLE, SVFOP_CURRENT_SCHEMA, SVFOP_CURRENT_USER, SVFOP_USER,
                 };
-                match (*node.cast::<pg_sys::SQLValueFunction>()).op {
+                let function = &*node.cast::<pg_sys::SQLValueFunction>();
+                match function.op {
                     SVFOP_CURRENT_CATALOG
                     | SVFOP_CURRENT_ROLE
                     | SVFOP_CURRENT_SCHEMA
                     | SVFOP_CURRENT_USER
                     | SVFOP_USER => {}
                     pg_sys::SQLValueFunctionOp::SVFOP_SESSION_USER => {
-                        findings.refuse(|| "it depends on SESSION_USER".to_owned());
+                        findings.refuse(Reason::SessionUser, || "it depends on SESSION_USER".to_owned());
                     }
-                    _ => findings.refuse(|| "it depends on the clock".to_owned()),
+                    _ => findings.refuse(Reason::Clock, || {
+                        format!("it depends on the clock: {}", word_of_clock(function.type_))
+                    }),
                 }
             }
-            pg_sys::NodeTag::T_NextValueExpr => findings.refuse(|| "it takes values of a sequence".to_owned()),
+            pg_sys::NodeTag::T_NextValueExpr => {
+                findings.refuse(Reason::Sequence, || "it takes values of a sequence".to_owned());
+            }
             pg_sys::NodeTag::T_Const
             | pg_sys::NodeTag::T_Param
             | pg_sys::NodeTag::T_FuncExpr
@@ -218,17 +231,47 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
 /// - It is a query as PostgreSQL made it.
 unsafe fn look_at_query(query: &pg_sys::Query, findings: &mut Findings) {
     if query.commandType != pg_sys::CmdType::CMD_SELECT || query.hasModifyingCTE {
-        findings.refuse(|| "it changes rows".to_owned());
+        findings.refuse(Reason::ChangesRows, || "it changes rows".to_owned());
     }
-    if !query.rowMarks.is_null() {
-        findings.refuse(|| "it locks rows".to_owned());
-    }
-    // SAFETY: a list of range table entries.
-    for entry in unsafe { super::pointers::<pg_sys::RangeTblEntry>(query.rtable) } {
-        // SAFETY: as above.
-        if unsafe { !(*entry).tablesample.is_null() } {
-            findings.refuse(|| "it reads a sample".to_owned());
+    // SAFETY: a list of range table entries, to which row marks point by number, from 1 on.
+    unsafe {
+        let name_of = |entry: *mut pg_sys::RangeTblEntry| match (*entry).relid {
+            pg_sys::InvalidOid => "a subquery".to_owned(),
+            relation => format!("table {}", relation_name(relation)),
+        };
+        if let Some(mark) = super::pointers::<pg_sys::RowMarkClause>(query.rowMarks).next() {
+            findings.refuse(Reason::LocksRows, || {
+                let entry = super::pointers((*query).rtable).nth((*mark).rti as usize - 1);
+                let of = entry.map_or_else(String::new, |entry| format!(" of {}", name_of(entry)));
+                format!("it locks rows{of}: {}", clause_of((*mark).strength))
+            });
         }
+        for entry in super::pointers::<pg_sys::RangeTblEntry>(query.rtable) {
+            if !(*entry).tablesample.is_null() {
+                findings.refuse(Reason::Sample, || format!("it reads a sample of {}", name_of(entry)));
+            }
+        }
+    }
+}
+
+/// What is written for a lock of rows.
+fn clause_of(strength: pg_sys::LockClauseStrength::Type) -> &'static str {
+    match strength {
+        pg_sys::LockClauseStrength::LCS_FORKEYSHARE => "FOR KEY SHARE",
+        pg_sys::LockClauseStrength::LCS_FORSHARE => "FOR SHARE",
+        pg_sys::LockClauseStrength::LCS_FORNOKEYUPDATE => "FOR NO KEY UPDATE",
+        _ => "FOR UPDATE",
+    }
+}
+
+/// What is written for the time as a value of this type.
+fn word_of_clock(oid: pg_sys::Oid) -> &'static str {
+    match oid {
+        pg_sys::DATEOID => "CURRENT_DATE",
+        pg_sys::TIMEOID => "LOCALTIME",
+        pg_sys::TIMETZOID => "CURRENT_TIME",
+        pg_sys::TIMESTAMPOID => "LOCALTIMESTAMP",
+        _ => "CURRENT_TIMESTAMP",
     }
 }
 

@@ -39,6 +39,10 @@ thread_local! {
     static ABBREVIATIONS: Option<NonNull<*mut c_char>> = unsafe { versions::text_setting(c"timezone_abbreviations") };
 }
 
+/// Words of the session, and texts of the session, of which the role is the first.
+const WORDS: usize = 10;
+const TEXTS: usize = 6;
+
 /// A key, whole.
 #[derive(Debug)]
 pub(super) struct Key(pub(super) Vec<u8>);
@@ -47,6 +51,9 @@ pub(super) struct Key(pub(super) Vec<u8>);
 pub(super) type StoredUnder = [u8; 18];
 
 impl Key {
+    /// How what a result is stored under begins.
+    pub(super) const PREFIX: [u8; 2] = *b"\0Q";
+
     /// The key of a query with these parameters, for the current role and session.
     pub(super) fn compose(query: &CStr, parameters: &[Parameter]) -> Key {
         Key::of(query.to_bytes(), parameters)
@@ -70,7 +77,7 @@ impl Key {
                 pg_sys::standard_conforming_strings,
                 pg_sys::quote_all_identifiers,
             ];
-            let words = [
+            let words: [u32; WORDS] = [
                 role.to_u32(),
                 context as u32,
                 flags.iter().fold(0, |bits, flag| bits << 1 | u32::from(*flag)),
@@ -88,7 +95,9 @@ impl Key {
             let abbreviations =
                 ABBREVIATIONS.with(|place| place.map_or(std::ptr::null(), |place| place.read().cast_const()));
             let search = pg_sys::TSCurrentConfig.cast_const();
-            for text in [zone, abbreviations, locale_monetary, locale_numeric, locale_time, search] {
+            let texts: [*const c_char; TEXTS] =
+                [zone, abbreviations, locale_monetary, locale_numeric, locale_time, search];
+            for text in texts {
                 let text = if text.is_null() { &[][..] } else { CStr::from_ptr(text).to_bytes() };
                 push(&mut key, text);
             }
@@ -109,9 +118,29 @@ impl Key {
         Key(key)
     }
 
+    /// The role that a key is of, and the text of its query; `None` for the text of a marked statement, and if it is no key.
+    pub(super) fn parts(key: &[u8]) -> Option<(pg_sys::Oid, Option<&[u8]>)> {
+        fn text<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
+            let (len, rest) = left.split_first_chunk::<4>()?;
+            let (text, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+            *left = rest;
+            Some(text)
+        }
+        let (role, _) = key.split_first_chunk::<4>()?;
+        let mut left = key.get(WORDS * 4..)?;
+        for _ in 0..TEXTS {
+            text(&mut left)?;
+        }
+        let (schemas, rest) = left.split_first()?;
+        left = rest.get(usize::from(*schemas) * 4..)?;
+        let query = text(&mut left)?;
+        let is_text = query.first() != Some(&0);
+        Some((pg_sys::Oid::from(u32::from_le_bytes(*role)), is_text.then_some(query)))
+    }
+
     pub(super) fn stored_under(&self) -> StoredUnder {
         let mut under = [0; 18];
-        under[..2].copy_from_slice(b"\0Q");
+        under[..2].copy_from_slice(&Key::PREFIX);
         under[2..].copy_from_slice(&xxh3_128(&self.0).to_le_bytes());
         under
     }

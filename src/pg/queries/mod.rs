@@ -10,6 +10,8 @@
 //! plan       a query, analysed and planned, with what its result depends on
 //! rows       rows as bytes
 //! run        a planned query, run
+//! refusal    why a result is not kept
+//! entries    results that are kept, for who looks at them
 //!
 //! marks      statements as they are: which are marked, and how they are planned
 //! statement  which statement a marked one is, and what its plan knows about it
@@ -25,10 +27,12 @@
 #![allow(unsafe_code)]
 
 mod check;
+pub(super) mod entries;
 mod key;
 mod literals;
 pub(super) mod marks;
 mod plan;
+mod refusal;
 mod relations;
 mod rows;
 mod run;
@@ -43,7 +47,10 @@ use pgrx::pg_sys;
 
 use self::key::{Key, StoredUnder};
 use self::plan::{Planned, plan};
-use self::rows::Collected;
+use self::refusal::Refusal;
+pub(super) use self::refusal::name_of_object;
+pub(super) use self::relations::qualified_name;
+use self::rows::{About, Collected};
 pub(super) use self::rows::{Column, Rows};
 pub(super) use self::run::columns_of;
 use super::advisory::{AdvisoryLock, Class};
@@ -52,6 +59,8 @@ use super::definitions::{self, Access};
 use super::error::CacheError;
 use super::functions::bytea::{Before, Copied};
 use super::invalidations::{self, Target};
+use super::ledger::now_us;
+use super::refusals::Reason;
 use super::snapshot::{ActiveSnapshot, has_written};
 use super::stored::{Dependency, MAX_DEPENDENCIES, Stored};
 use super::tags::{self, Freshness, Of};
@@ -101,9 +110,12 @@ enum Found {
 ///
 /// There is no such cache, or the current role may not read it; the query is not one SELECT; or PostgreSQL's own ERROR.
 pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
-    let Ok(rings) = usable_rings() else {
-        definitions::find(cache, Access::Read)?;
-        return made(&plan(query, parameters)?, query);
+    let rings = match usable_rings() {
+        Ok(rings) => rings,
+        Err(refusal) => {
+            refusal.count_in(&definitions::find(cache, Access::Read)?);
+            return made(&plan(query, parameters)?, query);
+        }
     };
     let key = Key::compose(query, parameters);
     let under = key.stored_under();
@@ -126,7 +138,7 @@ pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Res
 }
 
 /// The lines, if they tell the running statement what it needs to know; else why not.
-fn usable_rings() -> Result<Rings, &'static str> {
+fn usable_rings() -> Result<Rings, Refusal> {
     // SAFETY: looks at what the current transaction is.
     let is_serializable = unsafe {
         let is_safe = pg_sys::XactReadOnly && pg_sys::XactDeferrable;
@@ -134,8 +146,8 @@ fn usable_rings() -> Result<Rings, &'static str> {
     };
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     match rings.filter(|rings| rings.relations_state() == State::On) {
-        None => Err("the query cache is off"),
-        Some(_) if is_serializable => Err("the transaction is SERIALIZABLE"),
+        None => Err(Refusal::new(Reason::Off, "the query cache is off")),
+        Some(_) if is_serializable => Err(Refusal::new(Reason::Serializable, "the transaction is SERIALIZABLE")),
         Some(rings) => Ok(rings),
     }
 }
@@ -150,8 +162,12 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key) -> Fo
         _ => Freshness::Unknown,
     };
     match freshness {
-        Freshness::Current if !touches_own_writes(&copied) => Found::Right(copied),
+        Freshness::Current if !touches_own_writes(&copied) => {
+            entries::count_hit(cache.number, under);
+            Found::Right(copied)
+        }
         Freshness::Outdated => {
+            entries::note_outdated(cache.number, under, copied.bytes());
             let version = copied.version;
             copied.free();
             Found::Outdated(version)
@@ -186,31 +202,52 @@ impl Fill<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, self.number);
         let (planned, learned) = self.plan(query, parameters)?;
-        let Some(learned) = learned.filter(|_| definitions::find(self.cache, Access::Write).is_ok()) else {
-            return made(&planned, query);
+        let may_write = || definitions::find(self.cache, Access::Write).map_err(Refusal::from);
+        let learned = match learned.and_then(|learned| may_write().map(|_| learned)) {
+            Ok(learned) => learned,
+            Err(refusal) => {
+                refusal.count(self.cache);
+                return made(&planned, query);
+            }
         };
+        let about = About { text: Vec::new(), relations: planned.dependencies.relations.clone() };
         let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
         let starts = trace::starts();
         let store = new_store();
         let output = run::run(&planned, query, store, |columns| {
-            plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, columns, max_bytes))
+            plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, &about, columns, max_bytes))
         });
         // SAFETY: it was planned, in memory that is still there.
         let own = u64::from(unsafe { trace::is_counted(planned.statement) });
         let runs_others = trace::starts() != starts + own;
         let micros = started.elapsed().as_micros() as u64;
-        let rows = output.collected.filter(|_| !runs_others).and_then(|collected| collected.finish(micros));
-        if let (Some(rows), Some(dependencies)) = (rows, seen(&self.rings, &learned)) {
-            let stored = Stored::compose_result(&rows, &dependencies)?;
-            let still = || emptied(catalog, self.number) == emptied_before;
-            store_result(self.cache, self.under, &self.found, &stored, still)?;
+        let still = || emptied(catalog, self.number) == emptied_before;
+        let refusal = match output.collected {
+            None => plan::refusal_of_columns(&output.columns),
+            Some(_) if runs_others => Some(plan::trace_refusal()),
+            Some(collected) => match (collected.finish(micros, now_us()), seen(&self.rings, &learned)) {
+                (None, _) => Some(Refusal::too_large()),
+                (_, None) => Some(Refusal::being_changed()),
+                (Some(rows), Some(dependencies)) => {
+                    let stored = Stored::compose_result(&rows, &dependencies)?;
+                    store_result(self.cache, self.under, &self.found, &stored, still)?
+                }
+            },
+        };
+        if let Some(refusal) = refusal {
+            refusal.count(self.cache);
         }
         Ok(Answer::Made(store, output.columns))
     }
 
     /// Plans a query, and says how often the definitions of all that it depends on have changed, so that the plan has all
-    /// these changes. `None` if they are changing, or if the result is not to be kept.
-    fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<(Planned, Option<Vec<Dependency>>), CacheError> {
+    /// these changes. Or why the result is not to be kept.
+    #[allow(clippy::type_complexity)] // a plan is there in any case
+    fn plan(
+        &self,
+        query: &CStr,
+        parameters: &[Parameter],
+    ) -> Result<(Planned, Result<Vec<Dependency>, Refusal>), CacheError> {
         const TRIES: usize = 3;
         let mut known = plan(query, parameters)?;
         for _ in 0..TRIES {
@@ -225,11 +262,12 @@ impl Fill<'_> {
             let planned = plan(query, parameters)?;
             let is_known = planned.dependencies.keys.iter().all(|key| known.dependencies.keys.contains(key));
             if is_known && planned.dependencies.refusal.is_none() {
-                return Ok((planned, Some(learned)));
+                return Ok((planned, Ok(learned)));
             }
             known = planned;
         }
-        Ok((known, None))
+        let refusal = known.dependencies.refusal.clone().unwrap_or_else(Refusal::being_changed);
+        Ok((known, Err(refusal)))
     }
 }
 
@@ -261,22 +299,26 @@ fn seen(rings: &Rings, learned: &[Dependency]) -> Option<Vec<Dependency>> {
     (seen.len() <= MAX_DEPENDENCIES).then_some(seen)
 }
 
-/// Stores a result in the place of what was found, if that is still there; whether it did. What cannot be stored is not.
+/// Stores a result in the place of what was found, if that is still there; else why not.
 fn store_result(
     cache: &str,
     under: &StoredUnder,
     found: &Found,
     stored: &[u8],
     still: impl Fn() -> bool,
-) -> Result<bool, CacheError> {
+) -> Result<Option<Refusal>, CacheError> {
     if matches!(found, Found::Other) {
-        return Ok(false);
+        return Ok(Some(Refusal::not_for_this_snapshot()));
     }
     definitions::with_cache(cache, Access::Write, |cache| {
         if let Found::Outdated(version) = found {
             cache.discard_version_as(Removal::Invalidated, version);
         }
-        cache.put_if_absent(under, stored, Expiry::Default, &still).unwrap_or(false)
+        if cache.put_if_absent(under, stored, Expiry::Default, &still).unwrap_or(false) {
+            entries::count_fill(cache.number, under);
+            return None;
+        }
+        Some(Refusal::new(Reason::NotStored, "there is no room for it, or something newer"))
     })
 }
 
@@ -300,7 +342,7 @@ fn new_store() -> *mut pg_sys::Tuplestorestate {
 pub(super) fn explain(query: &CStr, parameters: &[Parameter]) -> Result<(Option<String>, Vec<String>), CacheError> {
     let planned = plan(query, parameters)?;
     let names = planned.dependencies.relations.iter().map(|relation| relations::qualified_name(*relation));
-    Ok((planned.dependencies.refusal, names.collect()))
+    Ok((planned.dependencies.refusal.map(|refusal| refusal.to_string()), names.collect()))
 }
 
 /// The right to compute a result, while others wait for it.

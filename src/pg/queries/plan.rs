@@ -10,10 +10,12 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::check::{self, Findings};
-use super::relations::{Dependencies, search_path};
+use super::refusal::Refusal;
+use super::relations::{Dependencies, relation_name, search_path};
 use super::{Parameter, oids, pointers, trace};
 use super::{literals, marks};
 use crate::pg::error::CacheError;
+use crate::pg::refusals::Reason;
 use crate::pg::types;
 use crate::pg::versions;
 
@@ -47,7 +49,8 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
         }
         let path = search_path();
         if !is_catalog_first(&path) {
-            dependencies.refusal = Some("pg_catalog is not first in search_path".to_owned());
+            let text = "pg_catalog is not first in search_path";
+            dependencies.refusal = Some(Refusal::new(Reason::SearchPath, text));
         }
         let findings = add_dependencies(analysed, &mut dependencies);
         for relation in dependencies.relations.clone() {
@@ -97,14 +100,21 @@ pub(super) unsafe fn add_planned(statement: *mut pg_sys::PlannedStmt, dependenci
     unsafe {
         oids((*statement).relationOids).for_each(|relation| dependencies.add_relation(relation));
         if (*statement).hasModifyingCTE || !(*statement).rowMarks.is_null() {
-            dependencies.refusal.get_or_insert_with(|| "it changes or locks rows".to_owned());
+            let refusal = || Refusal::new(Reason::ChangesRows, "it changes or locks rows");
+            dependencies.refusal.get_or_insert_with(refusal);
         }
     }
 }
 
-/// Why the result of a query is not kept that runs others.
-pub(super) fn trace_refusal() -> String {
-    "a function in it runs queries".to_owned()
+/// Why the result of a query is not kept that runs others, as the last of these says.
+pub(super) fn trace_refusal() -> Refusal {
+    let text = "a function in it runs queries";
+    match trace::last_relation() {
+        Some(relation) => {
+            Refusal::of_relation(Reason::RunsQueries, relation, format!("{text}, over {}", relation_name(relation)))
+        }
+        None => Refusal::new(Reason::RunsQueries, text),
+    }
 }
 
 /// Implicitly or not; a schema of temporary tables may come before.
@@ -134,11 +144,13 @@ fn bound(parameters: &[Parameter]) -> pg_sys::ParamListInfo {
 }
 
 /// The first reason why the columns of a result mean nothing to other sessions.
-pub(super) fn refusal_of_columns(columns: &[super::rows::Column]) -> Option<String> {
-    let refused = columns.iter().find(|column| {
+pub(super) fn refusal_of_columns(columns: &[super::rows::Column]) -> Option<Refusal> {
+    let place = columns.iter().position(|column| {
         // SAFETY: a lookup in the catalogs.
         column.oid == pg_sys::RECORDARRAYOID
             || unsafe { pg_sys::get_typtype(column.oid) } as u8 == pg_sys::TYPTYPE_PSEUDO
     })?;
-    Some(format!("a column is of type {}", types::name(refused.oid)))
+    let of_type = columns[place].oid;
+    let text = format!("column {} is of type {}", place + 1, types::name(of_type));
+    Some(Refusal::of_type(Reason::Untyped, of_type, text))
 }

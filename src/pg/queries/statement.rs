@@ -14,6 +14,7 @@ use std::ffi::{CStr, CString};
 use pgrx::{direct_function_call, pg_sys};
 
 use super::pointers;
+use super::refusal::Refusal;
 use crate::pg::encoding;
 use crate::pg::stored::Dependency;
 use crate::pg::versions;
@@ -76,7 +77,7 @@ pub(super) struct Marked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlannedWith {
     /// Its result is not to be kept, and why.
-    Refused(String),
+    Refused(Refusal),
     /// How often the definitions of what it depends on had changed before it was planned.
     Learned(Vec<Dependency>),
     /// That could not be told.
@@ -88,7 +89,7 @@ impl Marked {
     pub(super) fn to_list(&self) -> *mut pg_sys::List {
         let parameters: Vec<String> = self.parameters.iter().map(i32::to_string).collect();
         let (kind, rest) = match &self.planned {
-            PlannedWith::Refused(why) => ("refused", encoding::message(why.clone())),
+            PlannedWith::Refused(why) => ("refused", encoding::message(why.to_plan())),
             PlannedWith::Learned(dependencies) => {
                 let mut bytes = Vec::new();
                 Dependency::append_all(dependencies, &mut bytes);
@@ -122,7 +123,7 @@ impl Marked {
         };
         let [cache, statement, parameters, kind, rest] = <[String; 5]>::try_from(texts).ok()?;
         let planned = match kind.as_str() {
-            "refused" => PlannedWith::Refused(rest),
+            "refused" => PlannedWith::Refused(Refusal::from_plan(&rest)?),
             "learned" => PlannedWith::Learned(Dependency::list(&from_hex(&rest)?)?.collect()),
             _ => PlannedWith::Unknown,
         };

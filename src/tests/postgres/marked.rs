@@ -171,8 +171,11 @@ fn rows_pass_where_nothing_may_be_kept_and_explain_says_why() {
         let plain: String = backend.all::<String>(&format!("EXPLAIN (COSTS OFF) {statement}")).join("\n");
         assert!(!plain.contains("Shared LRU"));
     }
-    assert_eq!(result(&mut backend, "SELECT sum(reads(id)) FROM t"), "miss, not stored: a function in it runs queries");
-    assert_eq!(result(&mut backend, "SELECT row(id, 1) FROM t"), "miss, not stored: a column is of type record");
+    assert_eq!(
+        result(&mut backend, "SELECT sum(reads(id)) FROM t"),
+        "miss, not stored: a function in it runs queries, over t"
+    );
+    assert_eq!(result(&mut backend, "SELECT row(id, 1) FROM t"), "miss, not stored: column 1 is of type record");
     backend.run("CREATE TABLE big AS SELECT (SELECT string_agg(md5(n::text || i), '') FROM generate_series(1, 50) AS i) AS v FROM generate_series(1, 20000) AS n");
     assert_eq!(result(&mut backend, "SELECT v FROM big"), "miss, not stored: it is too large for the cache");
     assert_eq!(backend.all::<String>("/* shared_lru: c */ SELECT v FROM big").len(), 20_000);
