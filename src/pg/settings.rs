@@ -94,7 +94,7 @@ fn define_for_area() {
     GucRegistry::define_int_guc(
         c"pg_shared_lru.max_caches",
         c"The most caches that can exist at one time.",
-        c"Each takes about 13 kB of shared memory for its locks and counters, used or not.",
+        c"Each takes about 14 kB of shared memory for its locks and counters, used or not.",
         &MAX_CACHES,
         1,
         1024,

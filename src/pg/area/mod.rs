@@ -126,6 +126,7 @@ struct Offsets {
     locks: usize,
     stripes: usize,
     ledgers: usize,
+    #[cfg(feature = "extension")]
     tallies: usize,
     rings: usize,
     heap: usize,
@@ -143,7 +144,17 @@ impl Offsets {
         let sets = if lines > 0 { tallies::SETS } else { 0 };
         let rings = (tallies + sets * size_of::<TallySet>()).next_multiple_of(128);
         let ring_bytes = LineCount::new(lines).map_or(0, Rings::region_bytes);
-        Offsets { slots, locks, stripes, ledgers, tallies, rings, heap: (rings + ring_bytes).next_multiple_of(4096) }
+        let heap = (rings + ring_bytes).next_multiple_of(4096);
+        Offsets {
+            slots,
+            locks,
+            stripes,
+            ledgers,
+            #[cfg(feature = "extension")]
+            tallies,
+            rings,
+            heap,
+        }
     }
 
     /// Of the whole area. PostgreSQL aligns what it gives to 128 bytes (a cache line) at least.

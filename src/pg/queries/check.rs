@@ -241,7 +241,7 @@ unsafe fn look_at_query(query: &pg_sys::Query, findings: &mut Findings) {
         };
         if let Some(mark) = super::pointers::<pg_sys::RowMarkClause>(query.rowMarks).next() {
             findings.refuse(Reason::LocksRows, || {
-                let entry = super::pointers((*query).rtable).nth((*mark).rti as usize - 1);
+                let entry = super::pointers(query.rtable).nth((*mark).rti as usize - 1);
                 let of = entry.map_or_else(String::new, |entry| format!(" of {}", name_of(entry)));
                 format!("it locks rows{of}: {}", clause_of((*mark).strength))
             });
