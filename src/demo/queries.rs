@@ -143,7 +143,7 @@ fn say(what: &str, asked: &Asked) {
 /// Shows the plan of a statement, which runs for it.
 fn explain(client: &mut Client, marked: &str) -> Result<Vec<String>> {
     let (mark, statement) = marked.split_once("*/").context("a mark")?;
-    let statement = format!("{mark}*/ EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {statement}");
+    let statement = format!("{mark}*/ EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, BUFFERS OFF) {statement}");
     let lines: Vec<String> = ask(client, &statement)?.rows.into_iter().flatten().collect();
     lines.iter().for_each(|line| println!("    {line}"));
     Ok(lines)
