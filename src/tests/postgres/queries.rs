@@ -610,6 +610,9 @@ fn restart_while_prepared(world: &World, mode: StopMode, end: &str, change: &str
     }
     world.cluster.restart(mode).expect("the server restarts");
     let mut backend = world.backend();
+    // The worker has come by, and has had the time to turn the query cache on; which it must not.
+    backend.run("SELECT shared_lru.put('c', 'short', 'v', ttl => '1 ms')");
+    wait_until("it is swept", || backend.stat("swept") > 0);
     // What it has locked cannot be read.
     if !["TRUNCATE", "ALTER"].iter().any(|verb| change.starts_with(verb)) {
         for _ in 0..3 {
