@@ -40,6 +40,7 @@ pg_shared_lru.query_cache = on
 max_prepared_transactions = 16
 synchronous_standby_names = 'nobody'
 synchronous_commit = local
+pg_shared_lru.naptime = 1s
 autovacuum = off
 SETTINGS
 as=()

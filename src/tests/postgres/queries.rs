@@ -8,6 +8,7 @@ use rand::prelude::*;
 
 use checker::{READS, READS_VARIABLE, SEED_VARIABLE, check, from_environment};
 
+use crate::cluster::StopMode;
 use crate::world::{Backend, World, wait_until};
 
 #[path = "queries/checker.rs"]
@@ -699,6 +700,74 @@ fn rows_and_results_change_in_one_moment() {
         reading.join().expect("it ends")
     });
     assert_eq!(difference, None);
+}
+
+/// What is prepared before a restart, and what the queries give after its commit.
+const PENDING: [(&str, &str); 5] = [
+    ("UPDATE t SET v = 2", "2 10 old"),
+    ("SAVEPOINT s; UPDATE t SET v = 2; ROLLBACK TO s; INSERT INTO parted VALUES (1, 5)", "1 15 old"),
+    ("TRUNCATE parted", "1 0 old"),
+    ("ALTER TABLE t ALTER v TYPE text USING v || '!'", "1! 10 old"),
+    ("CREATE OR REPLACE FUNCTION f() RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT ''new'''", "1 10 new"),
+];
+
+/// Prepares a change, restarts the server, and ends the change.
+fn restart_while_prepared(world: &World, mode: StopMode, end: &str, change: &str, after: &str) {
+    const BEFORE: &str = "1 10 old";
+    let found = |backend: &mut Backend| {
+        ["SELECT v::text FROM t", "SELECT coalesce(sum(v), 0)::text FROM parted", "SELECT f()"]
+            .map(|query| backend.one::<String>(&format!("SELECT shared_lru.fetch('c', $${query}$$, NULL::text)")))
+            .join(" ")
+    };
+    let publishes = |backend: &mut Backend| {
+        wait_until("writers publish", || backend.one("SELECT EXISTS (SELECT FROM shared_lru.changes('pg_class'))"));
+    };
+    let mut backend = world.backend();
+    backend.run(
+        "DROP TABLE IF EXISTS t, parted;
+         CREATE TABLE t AS SELECT 1 AS v;
+         CREATE TABLE parted (k int, v int) PARTITION BY LIST (k);
+         CREATE TABLE one PARTITION OF parted FOR VALUES IN (1);
+         INSERT INTO parted VALUES (1, 10);
+         CREATE OR REPLACE FUNCTION f() RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT ''old'''",
+    );
+    publishes(&mut backend);
+    assert_eq!([found(&mut backend), found(&mut backend)], [BEFORE, BEFORE]);
+    for statement in format!("BEGIN; {change}; PREPARE TRANSACTION 'p'").split("; ") {
+        backend.run(statement);
+    }
+    world.cluster.restart(mode).expect("the server restarts");
+    let mut backend = world.backend();
+    // The worker has come by, and has had the time to turn the query cache on; which it must not.
+    backend.run("SELECT shared_lru.put('c', 'short', 'v', ttl => '1 ms')");
+    wait_until("it is swept", || backend.stat("swept") > 0);
+    // What it has locked cannot be read.
+    if !["TRUNCATE", "ALTER"].iter().any(|verb| change.starts_with(verb)) {
+        for _ in 0..3 {
+            assert_eq!(found(&mut backend), BEFORE, "{mode:?}, {change}");
+            backend.run("CREATE TABLE other (v int); INSERT INTO other VALUES (1); DROP TABLE other");
+        }
+    }
+    backend.run(&format!("{end} PREPARED 'p'"));
+    let expected = if end == "COMMIT" { after } else { BEFORE };
+    for _ in 0..2 {
+        assert_eq!(found(&mut backend), expected, "{mode:?}, {end}, {change}");
+    }
+    publishes(&mut backend);
+    for _ in 0..2 {
+        assert_eq!(found(&mut backend), expected, "{mode:?}, {end}, {change}");
+    }
+}
+
+#[test]
+fn what_was_prepared_before_a_restart_is_seen_when_it_ends_and_not_before() {
+    let world = world();
+    for (change, after) in PENDING {
+        restart_while_prepared(&world, StopMode::Fast, "COMMIT", change, after);
+    }
+    let (change, after) = PENDING[0];
+    restart_while_prepared(&world, StopMode::Immediate, "COMMIT", change, after);
+    restart_while_prepared(&world, StopMode::Fast, "ROLLBACK", change, after);
 }
 
 #[test]
