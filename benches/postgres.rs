@@ -12,15 +12,18 @@
 //! |------------|-----------------------------------------------------------------------------------|
 //! | statement  | nothing: what any statement costs                                                 |
 //! | shared_lru | `shared_lru.get_text`, or `get_many_text`                                         |
-//! | array      | `shared_lru.get_array_text`: the values as one array, in the order of the keys    |
 //! | tagged     | as `shared_lru`, of values with a tag and a time to live                          |
+//! | array      | `shared_lru.get_array_text`: the values as one array, in the order of the keys    |
+//! | unnest     | the keys themselves as rows: what rows cost of which nothing is looked up         |
 //! | logged     | looks the primary key up in an ordinary table, wholly in shared buffers           |
+//! | aggregated | the same, with the values as one array                                            |
 //! | unlogged   | the same in an unlogged table                                                     |
 //! | temporary  | the same in a temporary table of the session, which each session fills for itself  |
 //! | pgmemcache | `memcache_get`, or `memcache_get_multi`, of memcached on this machine, over TCP    |
 //!
-//! Statements are prepared and have one key, or 100 in an array that the statement makes, for all alike. A transaction
-//! is one statement. What is not installed is left out with a line that says so.
+//! Statements are prepared and have one key, or 100 in an array that the statement makes, for all alike. Of rows they sum
+//! up the values' bytes (`octet_length`: `length` of a text would count its characters, which takes longer than all else);
+//! of an array they tell the size. A transaction is one statement. What is not installed is left out with a line that says so.
 //!
 //! The figures are transactions per second of all clients, and its ratio to `logged` with as many clients; and the processor
 //! time that the backends took for each transaction (of Linux's schedstat), with its ratios to that of `statement` and of
@@ -189,14 +192,14 @@ fn contenders() -> Vec<Contender> {
     let cached = |name, cache: &str| Contender {
         name,
         one: format!("SELECT shared_lru.get_text('{cache}', :k)"),
-        many: format!("SELECT sum(length(value)) FROM shared_lru.get_many_text('{cache}', {texts})"),
+        many: format!("SELECT sum(octet_length(value)) FROM shared_lru.get_many_text('{cache}', {texts})"),
         per_session: "",
         value: Some(format!("shared_lru.get_text('{cache}', key)")),
     };
     let table = |name, value: Option<&str>, per_session| Contender {
         name,
         one: format!("SELECT value FROM {name} WHERE key = :k"),
-        many: format!("SELECT sum(length(value)) FROM {name} WHERE key = ANY ({texts})"),
+        many: format!("SELECT sum(octet_length(value)) FROM {name} WHERE key = ANY ({texts})"),
         per_session,
         value: value.map(str::to_owned),
     };
@@ -212,6 +215,7 @@ fn contenders() -> Vec<Contender> {
             value: None,
         },
         cached("shared_lru", "bench"),
+        cached("tagged", "tagged"),
         Contender {
             name: "array",
             one: "SELECT shared_lru.get_array_text('bench', ARRAY[:k])".into(),
@@ -219,14 +223,27 @@ fn contenders() -> Vec<Contender> {
             per_session: "",
             value: Some("(shared_lru.get_array_text('bench', ARRAY[key]))[1]".into()),
         },
-        cached("tagged", "tagged"),
+        Contender {
+            name: "unnest",
+            one: "SELECT value FROM unnest(ARRAY[:k]) AS value".into(),
+            many: format!("SELECT sum(octet_length(value)) FROM unnest({texts}) AS value"),
+            per_session: "",
+            value: None,
+        },
+        Contender {
+            name: "aggregated",
+            one: "SELECT array_agg(value) FROM logged WHERE key = :k".into(),
+            many: format!("SELECT cardinality(array_agg(value)) FROM logged WHERE key = ANY ({texts})"),
+            per_session: "",
+            value: None,
+        },
         table("logged", None, ""),
         table("unlogged", Some("(SELECT other.value FROM unlogged other WHERE other.key = logged.key)"), ""),
         table("temporary", None, fill_temporary),
         Contender {
             name: "pgmemcache",
             one: "SELECT memcache_get(:k)".into(),
-            many: format!("SELECT sum(length(value)) FROM memcache_get_multi({texts})"),
+            many: format!("SELECT sum(octet_length(value)) FROM memcache_get_multi({texts})"),
             per_session: "",
             value: Some("memcache_get(key)".into()),
         },

@@ -109,7 +109,7 @@ pub(super) fn to_utf8(text: &[u8]) -> Cow<'_, [u8]> {
 /// UTF-8 as a text of the database's. Raises PostgreSQL's ERROR where it is none, or cannot be one there.
 pub(super) fn from_utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
     // Nearly always, and quicker found out so: no NUL, and nothing beyond ASCII.
-    if bytes.iter().fold(true, |is_plain, &byte| is_plain & (byte.cast_signed() > 0)) {
+    if bytes.iter().fold(true, |is_plain, &byte| is_plain & (1..0x80).contains(&byte)) {
         return Cow::Borrowed(bytes);
     }
     // SAFETY: reads the bytes given.

@@ -271,8 +271,8 @@ fn many_keys_give_what_each_gives_alone_in_rows_and_in_the_array() {
         ] {
             // To the byte: also what lies between the values.
             let array = format!(
-                "SELECT ROW(shared_lru.get_array('c', coalesce(array_agg(key ORDER BY n), '{{}}')))
-                        *= ROW(coalesce(array_agg(shared_lru.get('c', key) ORDER BY n), '{{}}')) FROM ({keys}) AS k"
+                "SELECT record_image_eq(ROW(shared_lru.get_array('c', coalesce(array_agg(key ORDER BY n), '{{}}'))),
+                                        ROW(coalesce(array_agg(shared_lru.get('c', key) ORDER BY n), '{{}}'))) FROM ({keys}) AS k"
             );
             assert!(backend.one::<bool>(&array), "{policy}, {keys}");
             let rows = format!(
