@@ -268,7 +268,11 @@ impl Catalog {
                 self.begin(identity, bytes, exists)
             }
             begun => begun,
-        }?;
+        }
+        // Filled in without the lock.
+        .map_err(|error| {
+            if matches!(error, CacheError::Exists(_)) { CacheError::Exists(new.name.to_owned()) } else { error }
+        })?;
         let cache = self.format(index, &marked, config)?;
         let filled = fill(&cache, &marked.slot.image);
         if filled.is_continue() {

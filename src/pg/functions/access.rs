@@ -1,6 +1,7 @@
 //! One key.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use pgrx::iter::TableIterator;
@@ -19,6 +20,7 @@ use crate::pg::invalidations::{self, Target};
 use crate::pg::stored::{Dependency, Stored, StoredType};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
+use crate::shared::bounded::Fetched;
 use crate::{Expiry, Version};
 
 /// Tags, as SQL gives them.
@@ -247,13 +249,37 @@ fn get_any(
 
 #[pg_extern(volatile, parallel_safe)]
 fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
-    with_cache(cache, Access::Read, |cache| {
-        let mut bytes = Vec::new();
-        !is_hidden(cache, key)
-            && cache.contains(key)
-            && cache.peek(key, &mut bytes)
-            && (Stored::is_plain(&bytes) || freshness(&parse(&bytes)) == Freshness::Current)
-    })
+    with_cache(cache, Access::Read, |cache| !is_hidden(cache, key) && has_current(cache, key))
+}
+
+/// Whether a key has a value that the running statement may see. No use of it.
+fn has_current(cache: &DefinedCache, key: &[u8]) -> bool {
+    /// Room for a value before its size is known.
+    const FIRST_ROOM_BYTES: usize = 1024;
+    let is_current = |bytes: &[u8]| Stored::is_plain(bytes) || freshness(&parse(bytes)) == Freshness::Current;
+    let mut first = [MaybeUninit::uninit(); FIRST_ROOM_BYTES];
+    let mut needed = match cache.peek_within(key, &mut first) {
+        Fetched::Absent => return false,
+        // SAFETY: the cache has written as many bytes.
+        Fetched::Copied(len) => return is_current(unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), len) }),
+        Fetched::Needs(bytes) => bytes,
+    };
+    let mut room = Vec::<u8>::new();
+    loop {
+        if room.try_reserve_exact(needed).is_err() {
+            CacheError::OutOfMemory(needed).report();
+        }
+        match cache.peek_within(key, room.spare_capacity_mut()) {
+            Fetched::Absent => return false,
+            Fetched::Copied(len) => {
+                // SAFETY: as above.
+                unsafe { room.set_len(len) };
+                return is_current(&room);
+            }
+            // Somebody has stored a larger one meanwhile.
+            Fetched::Needs(bytes) => needed = bytes,
+        }
+    }
 }
 
 #[pg_extern(volatile, parallel_restricted)]
