@@ -1,6 +1,6 @@
 //! The named caches of an area.
 //!
-//! A cache belongs to the database it was created in: its identity is database and name, so two databases never share
+//! A cache belongs to the database it was created in: its identity is the database and a [`CacheId`], so two databases never share
 //! a key. Its memory is one piece of the area, found first-fit between the others.
 //!
 //! Locking: who looks a cache up, and who changes which caches there are, holds the catalog's lock for the moment that

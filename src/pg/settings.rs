@@ -1,8 +1,9 @@
 //! The settings `pg_shared_lru.*`.
 //!
 //! Memory and the number of caches are fixed at server start, or, where the library is not preloaded, when the first cache
-//! is created. The others are defaults for `create_cache`, which a superuser may change at any time; 0 means "chosen from
-//! the cache's size".
+//! is created. `policy`, `slab_size`, `partitions` and `buckets` are defaults for `create_cache`, which a superuser may change at
+//! any time; 0 means "chosen from the cache's size". Those of the background worker (`naptime`, `sample_interval`) and of the query
+//! cache (`query_cache`, `cache_queries`) may be changed at any time, too.
 
 use std::ffi::CString;
 use std::time::Duration;
