@@ -225,6 +225,14 @@ pub(super) fn value_of(cache: &DefinedCache, key: &[u8]) -> Option<Bytea> {
     Some(copied.into_bytea(len))
 }
 
+/// A value of a type of varying length, for the current transaction; as PostgreSQL passes it.
+pub(super) fn varlena_of(cache: &DefinedCache, key: &[u8], of_type: StoredType) -> Option<Bytea> {
+    let (copied, _) = copy_of(cache, key, Wanted::Typed(of_type))?;
+    let oid = pg_sys::Oid::from(of_type.oid);
+    // SAFETY: stored by `put_any`, for a type of this number and fingerprint, which is a varlena.
+    unsafe { Some(Bytea::from_varlena(types::to_datum(copied.into_memory(), oid).cast_mut_ptr())) }
+}
+
 #[pg_extern(volatile, parallel_safe)]
 fn get(cache: ServerText<'_>, key: &[u8]) -> Option<Bytea> {
     with_cache(cache, Access::Read, |cache| value_of(cache, key))
