@@ -26,7 +26,7 @@ use crate::{Expiry, Version};
 /// Tags, as SQL gives them.
 pub(super) type Tags<'a> = Array<'a, &'a [u8]>;
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
     let stored = or_report(Stored::compose(value, None, &[]));
     put_or_report(with_cache(cache, Access::Write, |cache| cache.put(key, &stored))) == Put::Inserted
@@ -98,7 +98,7 @@ fn store(
 }
 
 /// With a time to live, and tags.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_with(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -110,7 +110,7 @@ fn put_with(
 }
 
 /// A value of any type.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_any(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -233,13 +233,13 @@ pub(super) fn varlena_of(cache: &DefinedCache, key: &[u8], of_type: StoredType) 
     unsafe { Some(Bytea::from_varlena(types::to_datum(copied.into_memory(), oid).cast_mut_ptr())) }
 }
 
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 fn get(cache: ServerText<'_>, key: &[u8]) -> Option<Bytea> {
     with_cache(cache, Access::Read, |cache| value_of(cache, key))
 }
 
 /// A value of the type that the last argument has.
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 fn get_any(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -255,7 +255,7 @@ fn get_any(
     unsafe { AnyElement::from_polymorphic_datum(types::to_datum(copied.into_memory(), oid), false, oid) }
 }
 
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
     with_cache(cache, Access::Read, |cache| !is_hidden(cache, key) && has_current(cache, key))
 }
@@ -290,7 +290,7 @@ fn has_current(cache: &DefinedCache, key: &[u8]) -> bool {
     }
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn remove(cache: ServerText<'_>, key: &[u8]) -> bool {
     with_cache(cache, Access::Write, |cache| {
         invalidations::void_leases(or_report(Catalog::open()), cache.number, Target::Key(key));
@@ -310,7 +310,7 @@ fn version_bytes(cache: &DefinedCache, key: &[u8], version: Version) -> [u8; VER
 }
 
 /// The value of a key and its version; or neither.
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn get_versioned(
     cache: ServerText<'_>,
@@ -325,7 +325,7 @@ fn get_versioned(
 }
 
 /// Stores a value if the key's is still of this version; `None`: if it has none.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_if_version(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,

@@ -70,7 +70,7 @@ impl Lease {
 /// What a caller gets: a value, or a lease, or neither.
 type Answer = (Option<Bytea>, Option<Vec<u8>>);
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn get_or_lease(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -153,7 +153,7 @@ fn count(tenant: Tenant, counter: SqlCounter) {
     }
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn put_leased(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -223,23 +223,23 @@ fn put_under(
     stored
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn invalidate(cache: ServerText<'_>, key: &[u8]) {
     invalidate_target(cache, Target::Key(key));
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn invalidate_all(cache: ServerText<'_>) {
     invalidate_target(cache, Target::All);
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn invalidate_prefix(cache: ServerText<'_>, prefix: &[u8]) {
     invalidate_target(cache, Target::Prefix(prefix));
 }
 
 /// Its argument is a text, as those of the tags that values are put with.
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn invalidate_tag(cache: ServerText<'_>, tag: &[u8]) {
     invalidate_target(cache, Target::Tag(tag));
 }

@@ -70,7 +70,7 @@ fn gather(catalog: Catalog, tenant: Tenant, cache: &SharedCache<LwLocks>, name: 
 }
 
 /// A page for psql.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn report(cache: ServerText<'_>) -> ShownText {
     let glyphs = if Encoding::of_database() == Encoding::Utf8 { Glyphs::Blocks } else { Glyphs::Ascii };
     ShownText(match figures(cache) {
@@ -96,7 +96,7 @@ fn report_json(cache: ServerText<'_>) -> Bytea {
     }
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn report_svg(cache: ServerText<'_>) -> ShownText {
     ShownText(match figures(cache) {
         Some(figures) => report::svg(&figures).into_bytes(),

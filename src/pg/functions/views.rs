@@ -56,7 +56,7 @@ fn listings(catalog: Option<Catalog>) -> impl Iterator<Item = Listing> {
     catalog.map(Catalog::list).unwrap_or_default().into_iter()
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_caches() -> TableIterator<
     'static,
@@ -88,7 +88,7 @@ fn list_caches() -> TableIterator<
             role_name(owner),
             relation,
             catalog.is_some_and(|catalog| catalog.persists(&cache)),
-            timestamp(saved_ms * 1000).filter(|_| saved_ms > 0),
+            timestamp(saved_ms * 1000),
         )
     }))
 }
@@ -116,7 +116,7 @@ fn role_name(role: pg_sys::Oid) -> ShownText {
     ShownText(name.map_or_else(gone, |name| names::shared_catalog_name(name.to_bytes())))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_configurations() -> TableIterator<
     'static,
@@ -148,7 +148,7 @@ fn list_configurations() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_stats() -> TableIterator<
     'static,
@@ -229,7 +229,7 @@ fn list_stats() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_samples() -> TableIterator<
     'static,
@@ -257,7 +257,7 @@ fn list_samples() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_slab_classes() -> TableIterator<
     'static,
@@ -290,7 +290,7 @@ fn list_slab_classes() -> TableIterator<
     )
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_memory() -> TableIterator<
     'static,
