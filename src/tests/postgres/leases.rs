@@ -31,6 +31,8 @@ fn json_is_kept_by_leases_as_get_jsonb_finds_it() {
     let (mut reader, mut writer) = (world.backend(), world.backend());
     let missed = "CREATE TEMPORARY TABLE missed AS SELECT * FROM shared_lru.get_jsonb_or_lease('c', 'k')";
     let put = "SELECT shared_lru.put_jsonb_leased('c', 'k', '{\"a\": [1, 2]}', lease) FROM missed";
+    // The first lease since the server was started is not given to a transaction that has written.
+    lease(&mut reader, b"first");
     reader.run(missed);
     assert!(reader.one::<bool>("SELECT value IS NULL AND lease IS NOT NULL FROM missed"));
     writer.run("SELECT shared_lru.invalidate_text('c', 'k')");
