@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use pgrx::iter::TableIterator;
@@ -22,12 +23,13 @@ use crate::pg::invalidations::{self, Target};
 use crate::pg::stored::{Dependency, Stored, StoredType};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
+use crate::shared::bounded::Fetched;
 use crate::{Expiry, Version};
 
 /// Tags, as SQL gives them.
 pub(super) type Tags<'a> = Array<'a, &'a [u8]>;
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
     let stored = or_report(Stored::compose(value, None, &[]));
     put_or_report(with_cache(cache, Access::Write, |cache| cache.put(key, &stored))) == Put::Inserted
@@ -97,7 +99,7 @@ fn store(
 }
 
 /// With a time to live, and tags.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_with(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -109,7 +111,7 @@ fn put_with(
 }
 
 /// A value of any type.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_any(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -282,8 +284,16 @@ unsafe extern "C-unwind" fn get_text_wrapper(call: pg_sys::FunctionCallInfo) -> 
     }
 }
 
+/// A value of a type of varying length, for the current transaction; as PostgreSQL passes it.
+pub(super) fn varlena_of(cache: &DefinedCache, key: &[u8], of_type: StoredType) -> Option<Bytea> {
+    let (copied, _) = copy_of(cache, key, Wanted::Typed(of_type))?;
+    let oid = pg_sys::Oid::from(of_type.oid);
+    // SAFETY: stored by `put_any`, for a type of this number and fingerprint, which is a varlena.
+    unsafe { Some(Bytea::from_varlena(types::to_datum(copied.into_memory(), oid).cast_mut_ptr())) }
+}
+
 /// A value of the type that the last argument has.
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 fn get_any(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -299,18 +309,42 @@ fn get_any(
     unsafe { AnyElement::from_polymorphic_datum(types::to_datum(copied.into_memory(), oid), false, oid) }
 }
 
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
-    with_cache(cache, Access::Read, |cache| {
-        let mut bytes = Vec::new();
-        !is_hidden(cache, key)
-            && cache.contains(key)
-            && cache.peek(key, &mut bytes)
-            && (Stored::is_plain(&bytes) || freshness(&parse(&bytes)) == Freshness::Current)
-    })
+    with_cache(cache, Access::Read, |cache| !is_hidden(cache, key) && has_current(cache, key))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+/// Whether a key has a value that the running statement may see. No use of it.
+fn has_current(cache: &DefinedCache, key: &[u8]) -> bool {
+    /// Room for a value before its size is known.
+    const FIRST_ROOM_BYTES: usize = 1024;
+    let is_current = |bytes: &[u8]| Stored::is_plain(bytes) || freshness(&parse(bytes)) == Freshness::Current;
+    let mut first = [MaybeUninit::uninit(); FIRST_ROOM_BYTES];
+    let mut needed = match cache.peek_within(key, &mut first) {
+        Fetched::Absent => return false,
+        // SAFETY: the cache has written as many bytes.
+        Fetched::Copied(len) => return is_current(unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), len) }),
+        Fetched::Needs(bytes) => bytes,
+    };
+    let mut room = Vec::<u8>::new();
+    loop {
+        if room.try_reserve_exact(needed).is_err() {
+            CacheError::OutOfMemory(needed).report();
+        }
+        match cache.peek_within(key, room.spare_capacity_mut()) {
+            Fetched::Absent => return false,
+            Fetched::Copied(len) => {
+                // SAFETY: as above.
+                unsafe { room.set_len(len) };
+                return is_current(&room);
+            }
+            // Somebody has stored a larger one meanwhile.
+            Fetched::Needs(bytes) => needed = bytes,
+        }
+    }
+}
+
+#[pg_extern]
 fn remove(cache: ServerText<'_>, key: &[u8]) -> bool {
     with_cache(cache, Access::Write, |cache| {
         invalidations::void_leases(or_report(Catalog::open()), cache.number, Target::Key(key));
@@ -330,7 +364,7 @@ fn version_bytes(cache: &DefinedCache, key: &[u8], version: Version) -> [u8; VER
 }
 
 /// The value of a key and its version; or neither.
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn get_versioned(
     cache: ServerText<'_>,
@@ -345,7 +379,7 @@ fn get_versioned(
 }
 
 /// Stores a value if the key's is still of this version; `None`: if it has none.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_if_version(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,

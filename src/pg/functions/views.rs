@@ -63,7 +63,7 @@ fn listings(catalog: Option<Catalog>) -> impl Iterator<Item = Listing> {
     catalog.map(Catalog::list).unwrap_or_default().into_iter()
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_caches() -> TableIterator<
     'static,
@@ -95,7 +95,7 @@ fn list_caches() -> TableIterator<
             role_name(owner),
             relation,
             catalog.is_some_and(|catalog| catalog.persists(&cache)),
-            timestamp(saved_ms * 1000).filter(|_| saved_ms > 0),
+            timestamp(saved_ms * 1000),
         )
     }))
 }
@@ -123,7 +123,7 @@ pub(super) fn role_name(role: pg_sys::Oid) -> ShownText {
     ShownText(name.map_or_else(gone, |name| names::shared_catalog_name(name.to_bytes())))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_configurations() -> TableIterator<
     'static,
@@ -155,7 +155,7 @@ fn list_configurations() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_stats() -> TableIterator<
     'static,
@@ -236,7 +236,7 @@ fn list_stats() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_samples() -> TableIterator<
     'static,
@@ -264,7 +264,7 @@ fn list_samples() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_slab_classes() -> TableIterator<
     'static,
@@ -297,7 +297,7 @@ fn list_slab_classes() -> TableIterator<
     )
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_memory() -> TableIterator<
     'static,

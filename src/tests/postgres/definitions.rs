@@ -77,12 +77,14 @@ fn prepared_transactions_create_and_drop_whoever_ends_them() {
 #[test]
 fn after_a_restart_and_a_crash_the_cache_is_there_and_empty() {
     let world = World::with(&[("fsync", "on")]);
-    world.backend().run("SELECT shared_lru.create_cache('c', 4194304, policy => 'lru')");
+    world.backend().run("SELECT shared_lru.create_cache('c', 4194304, policy => 'lru', buckets => 4096)");
     for mode in [StopMode::Fast, StopMode::Immediate] {
         world.backend().put(b"k", b"v");
         world.cluster.restart(mode).expect("the server restarts");
         let mut backend = world.backend();
         assert!(exists(&mut backend, "c") && in_memory(&mut backend) == 0, "{mode:?}");
+        let buckets: Option<i64> = backend.one("SELECT buckets FROM shared_lru.caches");
+        assert_eq!(buckets, Some(4096), "{mode:?}: the definition says so");
         assert_eq!(backend.get(b"k"), None, "{mode:?}");
         assert!(backend.put(b"k", b"v"));
         let (bytes, policy) = ("SELECT bytes FROM shared_lru.caches", "SELECT policy FROM shared_lru.caches");
