@@ -4,6 +4,7 @@
 //!
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
 //! - `entries`     Values of every type come back as they were put; old versions and invalidated tags find nothing.
+//! - `answers`     What a result follows from is in its key or among what it depends on.
 //! - `queries`     Results of queries are what the queries would return.
 //! - `leases`      No reader that comes late stores what is no longer true.
 //! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
@@ -39,6 +40,8 @@ use testkit::cluster;
 #[path = "postgres/world.rs"]
 mod world;
 
+#[path = "postgres/answers.rs"]
+mod answers;
 #[path = "postgres/databases.rs"]
 mod databases;
 #[path = "postgres/definitions.rs"]

@@ -30,7 +30,7 @@ unsafe extern "C-unwind" fn fetch_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
         let Some((cache, query)) = cache_and_query(call) else { return null(call) };
         let wanted = pg_getarg_type(call, 2);
         let parameters = parameters(call, 3);
-        let answer = or_report(queries::answer(&cache, &query, &parameters));
+        let answer = or_report(queries::answer(&cache, &query, &parameters, pg_sys::CurrentMemoryContext));
         match first_value(answer, wanted) {
             Some(value) => value,
             None => null(call),
@@ -58,18 +58,20 @@ unsafe extern "C-unwind" fn query_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
         (*call).isnull = true;
         let Some((cache, query)) = cache_and_query(call) else { return pg_sys::Datum::null() };
         let parameters = parameters(call, 2);
-        // What is returned lives as long as the query.
-        let before = pg_sys::MemoryContextSwitchTo((*(*result).econtext).ecxt_per_query_memory);
+        // What is returned lives as long as the query, and nothing else: there may be a call for each row of another table.
+        let home = (*(*result).econtext).ecxt_per_query_memory;
+        let before = pg_sys::MemoryContextSwitchTo(home);
         let description = pg_sys::CreateTupleDescCopy((*result).expectedDesc);
+        pg_sys::MemoryContextSwitchTo(before);
         let wanted = queries::columns_of(description);
-        let answer = or_report(queries::answer(&cache, &query, &parameters));
+        let answer = or_report(queries::answer(&cache, &query, &parameters, home));
         let store = match answer {
             Answer::Made(store, columns) => {
                 check_columns(&columns, &wanted);
                 store
             }
             Answer::Kept(copied) => {
-                let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+                let store = queries::new_store(home);
                 let slot = pg_sys::MakeSingleTupleTableSlot(description, &raw const pg_sys::TTSOpsMinimalTuple);
                 let rows = kept_rows(&copied);
                 check_columns(&rows.columns().collect::<Vec<_>>(), &wanted);
@@ -82,7 +84,6 @@ unsafe extern "C-unwind" fn query_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
                 store
             }
         };
-        pg_sys::MemoryContextSwitchTo(before);
         (*result).setResult = store;
         (*result).setDesc = description;
         pg_sys::Datum::null()
@@ -167,8 +168,9 @@ fn check_columns(columns: &[Column], wanted: &[Column]) {
         CacheError::Parameter(format!("the query returns {given} columns, the call names {wanted}")).report();
     }
     for (index, (column, wanted)) in columns.iter().zip(wanted).enumerate() {
-        if column.oid != wanted.oid {
-            let (given, wanted) = (types::name(column.oid), types::name(wanted.oid));
+        // Without a modifier, a call takes any.
+        if column.oid != wanted.oid || (wanted.modifier != -1 && column.modifier != wanted.modifier) {
+            let (given, wanted) = (column.type_name(), wanted.type_name());
             let place = index + 1;
             CacheError::Parameter(format!("column {place} of the query is of type {given}, the call says {wanted}"))
                 .report();
@@ -180,7 +182,7 @@ fn check_columns(columns: &[Column], wanted: &[Column]) {
 ///
 /// # Safety
 ///
-/// - The answer is one of the current call's.
+/// - The answer is one of the current call's, which nothing else has.
 unsafe fn first_value(answer: Answer, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
     let wanted = [Column { oid: wanted, modifier: -1, collation: pg_sys::InvalidOid }];
     let too_many =
@@ -207,11 +209,15 @@ unsafe fn first_value(answer: Answer, wanted: pg_sys::Oid) -> Option<pg_sys::Dat
                 pg_sys::tuplestore_gettupleslot(*store, true, true, slot)
             }
         };
+        if let Answer::Made(store, _) = answer {
+            // It may have files.
+            pg_sys::tuplestore_end(store);
+        }
         if !has_row {
             return None;
         }
         pg_sys::slot_getsomeattrs_int(slot, 1);
-        // What it points to is in the current memory context, with the slot or with the copy.
+        // What it points to is in the current memory context: the slot's row, which is a copy, or the copied result's.
         (!(*slot).tts_isnull.read()).then(|| (*slot).tts_values.read())
     }
 }

@@ -4,6 +4,9 @@
 //! cannot see it. But the value knows where in the query its literal stands, and what is written there tells. Bodies of
 //! views have such values since they were made: those have no place, and stay what they are.
 //!
+//! A time with a zone and without a date has the offset that the zone has on the day on which it is read. So a literal of such
+//! a type is refused unless it has a number for its offset.
+//!
 //! A literal is refused if one of the words is anywhere in it, but for types of which no text means a time. That takes too many, and
 //! none too few: in literals with escapes (`E''`, `U&''`), and between dollars, the words may be hidden, or the end be
 //! somewhere else.
@@ -13,6 +16,7 @@ use std::ffi::{CStr, c_void};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::check::parts;
 use crate::pg::versions;
 
 /// What date and time types read as a moment that depends on when it is.
@@ -49,7 +53,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 let (value, search) = (&*node.cast::<pg_sys::Const>(), &mut *context.cast::<Search>());
                 let place = usize::try_from(value.location).ok();
                 let literal = place.and_then(|place| search.text.get(place..));
-                search.found |= !is_timeless(value.consttype) && literal.is_some_and(may_be_a_moment);
+                search.found |= !is_timeless(value.consttype)
+                    && literal.is_some_and(|literal| {
+                        may_be_a_moment(literal)
+                            || (!value.constisnull && may_be_of_today(value.consttype) && !is_time_with_offset(literal))
+                    });
                 search.found
             }
             _ => versions::walk_expression(node, walk, context),
@@ -78,6 +86,20 @@ fn is_timeless(oid: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether values of this type are times of day with a zone, or have such in them.
+fn may_be_of_today(oid: pg_sys::Oid) -> bool {
+    oid == pg_sys::TIMETZOID || parts(oid).into_iter().any(may_be_of_today)
+}
+
+/// Whether what is written here is a literal in quotes of one time, with a number for its offset; or with a date.
+fn is_time_with_offset(written: &[u8]) -> bool {
+    let Some(literal) = written.strip_prefix(b"'").and_then(|rest| rest.split(|byte| *byte == b'\'').next()) else {
+        return false;
+    };
+    let is_one = !literal.iter().any(|byte| b"{[(,".contains(byte));
+    is_one && literal.windows(2).any(|pair| matches!(pair, [b'+' | b'-', b'0'..=b'9']))
+}
+
 /// Whether what is written here is a literal in quotes that may have one of the words in it.
 fn may_be_a_moment(written: &[u8]) -> bool {
     let literal = match written {
@@ -102,6 +124,17 @@ fn may_be_a_moment(written: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_has_an_offset_only_where_a_number_is_written() {
+        for with in ["'12:00+02' FROM t", "'12:00 -3:30'", "'2024-01-01 12:00'"] {
+            assert!(is_time_with_offset(with.as_bytes()), "{with}");
+        }
+        for without in ["'12:00'", "'12:00 MSK'", "'12:00' + '5'", "E'12:00+02'", "$$12:00+02$$", "'{12:00+02,13:00}'"]
+        {
+            assert!(!is_time_with_offset(without.as_bytes()), "{without}");
+        }
+    }
 
     #[test]
     fn words_are_found_in_literals_however_these_are_quoted() {

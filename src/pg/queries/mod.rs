@@ -95,16 +95,24 @@ enum Found {
     Other,
 }
 
-/// The result of a query, kept by a cache.
+/// The result of a query, kept by a cache. Rows of a run are in `home`; all else is in the current memory context.
 ///
 /// # Errors
 ///
 /// There is no such cache, or the current role may not read it; the query is not one SELECT; or PostgreSQL's own ERROR.
-pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
+pub(super) fn answer(
+    cache: &str,
+    query: &CStr,
+    parameters: &[Parameter],
+    home: pg_sys::MemoryContext,
+) -> Result<Answer, CacheError> {
     let Ok(rings) = usable_rings() else {
         definitions::find(cache, Access::Read)?;
-        return made(&plan(query, parameters)?, query);
+        return made(&plan(query, parameters)?, query, home);
     };
+    // Names mean in the key what they mean to PostgreSQL: somebody may have created a schema that is in the search path.
+    // SAFETY: inside of a transaction, holding no lock.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
     let key = Key::compose(query, parameters);
     let under = key.stored_under();
     let look = || definitions::with_cache(cache, Access::Read, |cache| (cache.number, look(cache, &under, &key)));
@@ -120,7 +128,7 @@ pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Res
             return Ok(Answer::Kept(copied));
         }
     }
-    let filled = Fill { cache, number, rings, key: &key, under: &under, found }.fill(query, parameters)?;
+    let filled = Fill { cache, number, rings, key: &key, under: &under, found, home }.fill(query, parameters)?;
     flight.end();
     Ok(filled)
 }
@@ -135,6 +143,10 @@ fn usable_rings() -> Result<Rings, &'static str> {
     };
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     match rings.filter(|rings| rings.relations_state() == State::On) {
+        // SAFETY: a look at a variable of this process's only thread.
+        Some(_) if unsafe { pg_sys::GinFuzzySearchLimit } != 0 => {
+            Err("gin_fuzzy_search_limit leaves rows out at random")
+        }
         None => Err("the query cache is off"),
         Some(_) if has_written => Err("the transaction has written"),
         Some(_) if is_serializable => Err("the transaction is SERIALIZABLE"),
@@ -173,6 +185,7 @@ struct Fill<'a> {
     key: &'a Key,
     under: &'a StoredUnder,
     found: Found,
+    home: pg_sys::MemoryContext,
 }
 
 impl Fill<'_> {
@@ -182,12 +195,15 @@ impl Fill<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, self.number);
         let (planned, learned) = self.plan(query, parameters)?;
-        let Some(learned) = learned.filter(|_| definitions::find(self.cache, Access::Write).is_ok()) else {
-            return made(&planned, query);
+        // A schema of the search path may have come or gone, which the plan knows and the key does not.
+        let is_as_keyed = || Key::compose(query, parameters).0 == self.key.0;
+        let may_store = || definitions::find(self.cache, Access::Write).is_ok();
+        let Some(learned) = learned.filter(|_| is_as_keyed() && may_store()) else {
+            return made(&planned, query, self.home);
         };
         let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
         let starts = trace::starts();
-        let store = new_store();
+        let store = new_store(self.home);
         let output = run::run(&planned, query, store, |columns| {
             plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, columns, max_bytes))
         });
@@ -274,15 +290,20 @@ fn store_result(
 }
 
 /// Runs a query as if there were no cache.
-fn made(planned: &Planned, query: &CStr) -> Result<Answer, CacheError> {
-    let store = new_store();
+fn made(planned: &Planned, query: &CStr, home: pg_sys::MemoryContext) -> Result<Answer, CacheError> {
+    let store = new_store(home);
     let output = run::run(planned, query, store, |_| None);
     Ok(Answer::Made(store, output.columns))
 }
 
-fn new_store() -> *mut pg_sys::Tuplestorestate {
-    // SAFETY: in the current memory context; freed with it.
-    unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) }
+pub(super) fn new_store(home: pg_sys::MemoryContext) -> *mut pg_sys::Tuplestorestate {
+    // SAFETY: a memory context; the store is freed with it.
+    unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(home);
+        let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+        pg_sys::MemoryContextSwitchTo(before);
+        store
+    }
 }
 
 /// Why the result of a query would not be kept, if so, and the names of relations that it depends on.

@@ -89,8 +89,11 @@ impl Dependencies {
         }
     }
 
-    /// A type of users or extensions.
+    /// A type, if it is one of users or extensions: nobody changes PostgreSQL's own.
     pub(super) fn add_type(&mut self, oid: pg_sys::Oid) {
+        if oid.to_u32() < pg_sys::FirstNormalObjectId {
+            return;
+        }
         self.add_catalog_entry(SysCacheIdentifier::TYPEOID, pg_sys::Datum::from(oid), pg_sys::Datum::null());
         // SAFETY: a lookup in the catalogs; 0 if it is no row.
         let row = unsafe { pg_sys::get_typ_typrelid(oid) };
@@ -172,5 +175,16 @@ pub(super) fn search_path() -> Vec<pg_sys::Oid> {
         let path = super::oids(list).collect();
         pg_sys::list_free(list);
         path
+    }
+}
+
+/// The schema in which things are created that name none; 0 if there is none.
+pub(super) fn creation_schema() -> pg_sys::Oid {
+    // SAFETY: a list of OIDs, which is ours.
+    unsafe {
+        let list = pg_sys::fetch_search_path(false);
+        let schema = super::oids(list).next().unwrap_or(pg_sys::InvalidOid);
+        pg_sys::list_free(list);
+        schema
     }
 }

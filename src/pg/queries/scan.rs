@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 
-use super::key::{Key, StoredUnder};
+use super::key::{self, Key, StoredUnder};
 use super::rows::{Collected, Column};
 use super::run::{Whole, columns_of, row_bytes};
 use super::statement::{Marked, PlannedWith};
@@ -195,6 +195,8 @@ struct Filling {
     cache: String,
     number: u64,
     key: Key,
+    /// The part of the key that the session has, which may change while a cursor is open.
+    session: u128,
     under: StoredUnder,
     found: Found,
     learned: Vec<Dependency>,
@@ -291,6 +293,11 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             Ok(parameters) => parameters,
             Err(why) => return Below::passing(why),
         };
+        if key::settings() != marked.settings {
+            // The planner has run functions that follow them, as IMMUTABLE ones may.
+            pg_sys::ResetPlanCache();
+            return Below::passing("settings have changed since it was planned");
+        }
         let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
         let columns = columns_of(description);
         let key = Key::of_statement(&marked.statement, &parameters);
@@ -339,6 +346,7 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
             collected: Collected::new(&key.0, &columns, max_bytes),
             whole: Whole::new(description, &columns),
             key,
+            session: key::session(),
             under,
             found,
             learned: learned.clone(),
@@ -430,6 +438,9 @@ unsafe extern "C-unwind" fn next(node: *mut pg_sys::CustomScanState) -> *mut pg_
                 let (from, runs_others) = run_below((*node).ss.ps.lefttree);
                 if runs_others {
                     below.give_up(&plan::trace_refusal());
+                }
+                if below.filling.as_ref().is_some_and(|filling| filling.session != key::session()) {
+                    below.give_up("role or settings have changed while it was read");
                 }
                 if state.es_direction != pg_sys::ScanDirection::ForwardScanDirection {
                     below.give_up("it was read backwards");
