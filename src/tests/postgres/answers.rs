@@ -112,9 +112,7 @@ fn names_of_postgresqls_types_may_be_those_of_temporary_ones() {
     let mut backend = world.backend();
     backend.run("CREATE TEMPORARY TABLE makes_the_schema (id int)");
     let call = "SELECT shared_lru.fetch('c', $$SELECT '2024-01-01 x'::text || (SELECT d::text FROM (VALUES ('2024-01-02'::date)) AS v (d))$$, NULL::text)";
-    let set = "SELECT shared_lru.fetch('c', $$SELECT d::text FROM json_to_recordset(NULL) AS v (d date)$$, NULL::text)";
     assert_eq!(backend.one::<String>(call), "2024-01-01 x2024-01-02");
-    assert_eq!(backend.one::<Option<String>>(set), None);
     backend.run("CREATE DOMAIN pg_temp.date AS text CHECK (false)");
     backend.refused(call).is("23514", &["date"]);
 }
@@ -262,14 +260,17 @@ fn a_hit_is_refused_what_the_query_would_be() {
     backend.refused(call).is("55000", &["non-system view"]);
 }
 
-/// What the calls that a query makes leave in memory, until it ends. The query has a column `used`.
-fn left_behind(backend: &mut Backend, query: &str) -> i64 {
-    backend.one(&format!("SELECT (max(used) - min(used))::bigint FROM ({query}) AS s"))
+/// A function `used(int)`, which says what memory the process uses when it is called.
+fn create_used(backend: &mut Backend) {
+    backend.run(
+        "CREATE FUNCTION used(int) RETURNS bigint VOLATILE LANGUAGE plpgsql AS
+             'BEGIN RETURN (SELECT sum(used_bytes) FROM pg_backend_memory_contexts); END'",
+    );
 }
 
-/// The memory that the process uses, asked for each row anew that has this column.
-fn used(column: &str) -> String {
-    format!("(SELECT sum(used_bytes) FROM pg_backend_memory_contexts WHERE {column} IS NOT NULL) AS used")
+/// What is left in memory while a query runs, which has a column `used` in each row.
+fn left_behind(backend: &mut Backend, query: &str) -> i64 {
+    backend.one(&format!("SELECT max(used) - min(used) FROM ({query}) AS s"))
 }
 
 #[test]
@@ -277,10 +278,8 @@ fn calls_for_each_row_of_a_table_leave_nothing_in_memory() {
     let world = world();
     let mut backend = world.backend();
     backend.run("CREATE TABLE t AS SELECT n AS a FROM generate_series(1, 400) AS n; SET jit = off");
-    let query = format!(
-        "SELECT {} FROM generate_series(1, 400) AS g, LATERAL shared_lru.query('c', 'SELECT a FROM t WHERE a = $1', g) AS q (a int)",
-        used("q.a")
-    );
+    create_used(&mut backend);
+    let query = "SELECT used(q.a) FROM generate_series(1, 400) AS g, LATERAL shared_lru.query('c', 'SELECT a FROM t WHERE a = $1', g) AS q (a int)";
     // All are misses, then hits; then the cache is off.
     for state in ["missed", "found", "off"] {
         if state == "off" {
@@ -290,7 +289,7 @@ fn calls_for_each_row_of_a_table_leave_nothing_in_memory() {
                 backend.one("SELECT NOT EXISTS (SELECT FROM shared_lru.changes('t'))")
             });
         }
-        let left = left_behind(&mut backend, &query);
+        let left = left_behind(&mut backend, query);
         assert!(left < 1_000_000, "{state}: {left}");
     }
 }
@@ -303,9 +302,9 @@ fn large_values_leave_nothing_in_memory() {
         "CREATE TABLE t (id int, v text); ALTER TABLE t ALTER v SET STORAGE EXTERNAL;
          INSERT INTO t SELECT n, repeat('x', 100000) FROM generate_series(1, 200) AS n; SET work_mem = '1MB'; SET jit = off",
     );
-    let query = format!("SELECT id, v, {} FROM t", used("t.id")).replace('\'', "''");
-    let call = format!("SELECT used FROM shared_lru.query('c', '{query}') AS q (id int, v text, used numeric)");
-    let left = left_behind(&mut backend, &call);
+    create_used(&mut backend);
+    let call = "SELECT used FROM shared_lru.query('c', 'SELECT v, used(id) FROM t') AS q (v text, used bigint)";
+    let left = left_behind(&mut backend, call);
     assert!(left < 5_000_000, "{left}");
 }
 
@@ -318,7 +317,9 @@ fn a_value_that_was_on_disk_leaves_no_file() {
     for _ in 0..2 {
         assert_eq!(backend.one::<i32>(call), 1_000_000);
     }
-    assert!(!world.cluster.log().contains("temporary file leak"), "{}", world.cluster.log());
+    let log = world.cluster.log();
+    // As versions before 17 say it, and later ones.
+    assert!(!log.contains("temporary file leak") && !log.contains("resource was not closed"), "{log}");
 }
 
 #[test]
