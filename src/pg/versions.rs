@@ -351,3 +351,17 @@ pub(super) unsafe fn walk_expression(node: *mut pg_sys::Node, walker: Walker, co
         return pg_sys::expression_tree_walker_impl(node, Some(walker), context);
     }
 }
+
+/// Whether a node makes a value of a type's text while the query runs: JSON_VALUE and its like.
+#[cfg(feature = "extension")]
+pub(super) fn is_json_query(tag: pg_sys::NodeTag) -> bool {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    {
+        tag == pg_sys::NodeTag::T_JsonExpr
+    }
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    {
+        _ = tag;
+        false
+    }
+}

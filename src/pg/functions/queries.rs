@@ -32,7 +32,7 @@ unsafe extern "C-unwind" fn fetch_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
         let Some((cache, query)) = cache_and_query(call) else { return null(call) };
         let place = Place::of(call, 3);
         let parameters = parameters(call, place, 3);
-        let answer = or_report(queries::answer(cache, &query, &parameters));
+        let answer = or_report(queries::answer(cache, &query, &parameters, pg_sys::CurrentMemoryContext));
         match first_value(answer, place) {
             Some(value) => value,
             None => null(call),
@@ -60,18 +60,20 @@ unsafe extern "C-unwind" fn query_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
         (*call).isnull = true;
         let Some((cache, query)) = cache_and_query(call) else { return pg_sys::Datum::null() };
         let parameters = parameters(call, Place::of(call, 2), 2);
-        // What is returned lives as long as the query.
-        let before = pg_sys::MemoryContextSwitchTo((*(*result).econtext).ecxt_per_query_memory);
+        // What is returned lives as long as the query, and nothing else: there may be a call for each row of another table.
+        let home = (*(*result).econtext).ecxt_per_query_memory;
+        let before = pg_sys::MemoryContextSwitchTo(home);
         let description = pg_sys::CreateTupleDescCopy((*result).expectedDesc);
+        pg_sys::MemoryContextSwitchTo(before);
         let wanted = queries::columns_of(description);
-        let answer = or_report(queries::answer(cache, &query, &parameters));
+        let answer = or_report(queries::answer(cache, &query, &parameters, home));
         let store = match answer {
             Answer::Made(store, columns) => {
                 check_columns(columns.into_iter(), &wanted);
                 store
             }
             Answer::Kept(copied) => {
-                let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+                let store = queries::new_store(home);
                 let slot = pg_sys::MakeSingleTupleTableSlot(description, &raw const pg_sys::TTSOpsMinimalTuple);
                 let rows = kept_rows(&copied);
                 check_columns(rows.columns(), &wanted);
@@ -84,7 +86,6 @@ unsafe extern "C-unwind" fn query_wrapper(call: pg_sys::FunctionCallInfo) -> pg_
                 store
             }
         };
-        pg_sys::MemoryContextSwitchTo(before);
         (*result).setResult = store;
         (*result).setDesc = description;
         pg_sys::Datum::null()
@@ -235,8 +236,9 @@ fn check_columns(columns: impl ExactSizeIterator<Item = Column>, wanted: &[Colum
         CacheError::Parameter(format!("the query returns {given} columns, the call names {wanted}")).report();
     }
     for (index, (column, wanted)) in columns.zip(wanted).enumerate() {
-        if column.oid != wanted.oid {
-            let (given, wanted) = (types::name(column.oid), types::name(wanted.oid));
+        // Without a modifier, a call takes any.
+        if column.oid != wanted.oid || (wanted.modifier != -1 && column.modifier != wanted.modifier) {
+            let (given, wanted) = (column.type_name(), wanted.type_name());
             let place = index + 1;
             CacheError::Parameter(format!("column {place} of the query is of type {given}, the call says {wanted}"))
                 .report();
@@ -248,7 +250,7 @@ fn check_columns(columns: impl ExactSizeIterator<Item = Column>, wanted: &[Colum
 ///
 /// # Safety
 ///
-/// - The answer is one of the current call's, at this place; the value is to be of the third argument's type.
+/// - The answer is one of the current call's, which nothing else has, at this place; the value is to be of the third argument's type.
 unsafe fn first_value(answer: Answer, place: &Place) -> Option<pg_sys::Datum> {
     let wanted = [Column { oid: place.types[2], modifier: -1, collation: pg_sys::InvalidOid }];
     let check_count = |count: i64| {
@@ -271,7 +273,10 @@ unsafe fn first_value(answer: Answer, place: &Place) -> Option<pg_sys::Datum> {
             let description = pg_sys::CreateTemplateTupleDesc(1);
             pg_sys::TupleDescInitEntry(description, 1, c"value".as_ptr(), wanted[0].oid, -1, 0);
             let slot = pg_sys::MakeSingleTupleTableSlot(description, &raw const pg_sys::TTSOpsMinimalTuple);
-            if !pg_sys::tuplestore_gettupleslot(store, true, true, slot) {
+            let has_row = pg_sys::tuplestore_gettupleslot(store, true, true, slot);
+            // It may have files. The slot's row is a copy.
+            pg_sys::tuplestore_end(store);
+            if !has_row {
                 return None;
             }
             pg_sys::slot_getsomeattrs_int(slot, 1);

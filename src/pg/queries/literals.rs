@@ -4,6 +4,9 @@
 //! cannot see it. But the value knows where in the query its literal stands, and what is written there tells. Bodies of
 //! views have such values since they were made: those have no place, and stay what they are.
 //!
+//! A time with a zone and without a date has the offset that the zone has on the day on which it is read. So a literal of such
+//! a type is refused unless it has a number for its offset.
+//!
 //! A literal is refused if one of the words is anywhere in it, but for types of which no text means a time. That takes too many, and
 //! none too few: in literals with escapes (`E''`, `U&''`), and between dollars, the words may be hidden, or the end be
 //! somewhere else.
@@ -13,6 +16,7 @@ use std::ffi::{CStr, c_void};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::check::parts;
 use super::refusal::Refusal;
 use crate::pg::refusals::Reason;
 use crate::pg::versions;
@@ -53,7 +57,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 let (value, search) = (&*node.cast::<pg_sys::Const>(), &mut *context.cast::<Search>());
                 let place = usize::try_from(value.location).ok();
                 let literal = place.and_then(|place| search.text.get(place..));
-                let is_moment = |literal: &&[u8]| !is_timeless(value.consttype) && may_be_a_moment(literal);
+                let is_moment = |literal: &&[u8]| {
+                    let has_todays_offset =
+                        || !value.constisnull && may_be_of_today(value.consttype) && !is_time_with_offset(literal);
+                    !is_timeless(value.consttype) && (may_be_a_moment(literal) || has_todays_offset())
+                };
                 search.found = search.found.or(literal.filter(is_moment));
                 search.found.is_some()
             }
@@ -81,6 +89,20 @@ fn is_timeless(oid: pg_sys::Oid) -> bool {
                 | pg_sys::TYPCATEGORY_UNKNOWN
         ) || OTHERS.contains(&oid)
     }
+}
+
+/// Whether values of this type are times of day with a zone, or have such in them.
+fn may_be_of_today(oid: pg_sys::Oid) -> bool {
+    oid == pg_sys::TIMETZOID || parts(oid).into_iter().any(may_be_of_today)
+}
+
+/// Whether what is written here is a literal in quotes of one time, with a number for its offset; or with a date.
+fn is_time_with_offset(written: &[u8]) -> bool {
+    let Some(literal) = written.strip_prefix(b"'").and_then(|rest| rest.split(|byte| *byte == b'\'').next()) else {
+        return false;
+    };
+    let is_one = !literal.iter().any(|byte| b"{[(,".contains(byte));
+    is_one && literal.windows(2).any(|pair| matches!(pair, [b'+' | b'-', b'0'..=b'9']))
 }
 
 /// Whether what is written here is a literal in quotes that may have one of the words in it.
@@ -133,6 +155,17 @@ mod tests {
         }
         let long = format!("'{}'", "ä".repeat(50));
         assert_eq!(shown_literal(long.as_bytes()), format!("'{}…", "ä".repeat(39)));
+    }
+
+    #[test]
+    fn a_time_has_an_offset_only_where_a_number_is_written() {
+        for with in ["'12:00+02' FROM t", "'12:00 -3:30'", "'2024-01-01 12:00'"] {
+            assert!(is_time_with_offset(with.as_bytes()), "{with}");
+        }
+        for without in ["'12:00'", "'12:00 MSK'", "'12:00' + '5'", "E'12:00+02'", "$$12:00+02$$", "'{12:00+02,13:00}'"]
+        {
+            assert!(!is_time_with_offset(without.as_bytes()), "{without}");
+        }
     }
 
     #[test]

@@ -104,19 +104,27 @@ enum Found {
     Other,
 }
 
-/// The result of a query, kept by a cache.
+/// The result of a query, kept by a cache. Rows of a run are in `home`; all else is in the current memory context.
 ///
 /// # Errors
 ///
 /// There is no such cache, or the current role may not read it; the query is not one SELECT; or PostgreSQL's own ERROR.
-pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
+pub(super) fn answer(
+    cache: &str,
+    query: &CStr,
+    parameters: &[Parameter],
+    home: pg_sys::MemoryContext,
+) -> Result<Answer, CacheError> {
     let rings = match usable_rings() {
         Ok(rings) => rings,
         Err(refusal) => {
             refusal.count_in(&definitions::find(cache, Access::Read)?);
-            return made(&plan(query, parameters)?, query);
+            return made(&plan(query, parameters)?, query, home);
         }
     };
+    // Names mean in the key what they mean to PostgreSQL: somebody may have created a schema that is in the search path.
+    // SAFETY: inside of a transaction, holding no lock.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
     let key = Key::compose(query, parameters);
     let under = key.stored_under();
     let look = || definitions::with_cache(cache, Access::Read, |cache| (cache.number, look(cache, &under, &key)));
@@ -132,7 +140,7 @@ pub(super) fn answer(cache: &str, query: &CStr, parameters: &[Parameter]) -> Res
             return Ok(Answer::Kept(copied));
         }
     }
-    let filled = Fill { cache, number, rings, key: &key, under: &under, found }.fill(query, parameters)?;
+    let filled = Fill { cache, number, rings, key: &key, under: &under, found, home }.fill(query, parameters)?;
     flight.end();
     Ok(filled)
 }
@@ -147,6 +155,10 @@ fn usable_rings() -> Result<Rings, Refusal> {
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     match rings.filter(|rings| rings.relations_state() == State::On) {
         None => Err(Refusal::new(Reason::Off, "the query cache is off")),
+        // SAFETY: a look at a variable of this process's only thread.
+        Some(_) if unsafe { pg_sys::GinFuzzySearchLimit } != 0 => {
+            Err(Refusal::new(Reason::Sample, "gin_fuzzy_search_limit leaves rows out at random"))
+        }
         Some(_) if is_serializable => Err(Refusal::new(Reason::Serializable, "the transaction is SERIALIZABLE")),
         Some(rings) => Ok(rings),
     }
@@ -193,6 +205,7 @@ struct Fill<'a> {
     key: &'a Key,
     under: &'a StoredUnder,
     found: Found,
+    home: pg_sys::MemoryContext,
 }
 
 impl Fill<'_> {
@@ -202,18 +215,23 @@ impl Fill<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, self.number);
         let (planned, learned) = self.plan(query, parameters)?;
-        let may_write = || definitions::find(self.cache, Access::Write).map_err(Refusal::from);
-        let learned = match learned.and_then(|learned| may_write().map(|_| learned)) {
+        // A schema of the search path may have come or gone, which the plan knows and the key does not.
+        let may_store = || match definitions::find(self.cache, Access::Write) {
+            Ok(_) if Key::compose(query, parameters).0 == self.key.0 => Ok(()),
+            Ok(_) => Err(Refusal::being_changed()),
+            Err(error) => Err(error.into()),
+        };
+        let learned = match learned.and_then(|learned| may_store().map(|()| learned)) {
             Ok(learned) => learned,
             Err(refusal) => {
                 refusal.count(self.cache);
-                return made(&planned, query);
+                return made(&planned, query, self.home);
             }
         };
         let about = About { text: Vec::new(), relations: planned.dependencies.relations.clone() };
         let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
         let starts = trace::starts();
-        let store = new_store();
+        let store = new_store(self.home);
         let output = run::run(&planned, query, store, |columns| {
             plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, &about, columns, max_bytes))
         });
@@ -323,15 +341,20 @@ fn store_result(
 }
 
 /// Runs a query as if there were no cache.
-fn made(planned: &Planned, query: &CStr) -> Result<Answer, CacheError> {
-    let store = new_store();
+fn made(planned: &Planned, query: &CStr, home: pg_sys::MemoryContext) -> Result<Answer, CacheError> {
+    let store = new_store(home);
     let output = run::run(planned, query, store, |_| None);
     Ok(Answer::Made(store, output.columns))
 }
 
-fn new_store() -> *mut pg_sys::Tuplestorestate {
-    // SAFETY: in the current memory context; freed with it.
-    unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) }
+pub(super) fn new_store(home: pg_sys::MemoryContext) -> *mut pg_sys::Tuplestorestate {
+    // SAFETY: a memory context; the store is freed with it.
+    unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(home);
+        let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+        pg_sys::MemoryContextSwitchTo(before);
+        store
+    }
 }
 
 /// Why the result of a query would not be kept, if so, and the names of relations that it depends on.

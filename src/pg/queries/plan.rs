@@ -90,12 +90,15 @@ pub(super) unsafe fn add_dependencies(query: *mut pg_sys::Query, dependencies: &
     findings
 }
 
-/// What a plan depends on beside: partitions, and children.
+/// What a plan depends on beside: partitions, and children; and what functions read that have become part of it, by the
+/// names that they have for it.
 ///
 /// # Safety
 ///
 /// - It is one.
 pub(super) unsafe fn add_planned(statement: *mut pg_sys::PlannedStmt, dependencies: &mut Dependencies) {
+    // SAFETY: as the caller says.
+    let named = unsafe { named_since(statement, &dependencies.relations) };
     // SAFETY: as the caller says.
     unsafe {
         oids((*statement).relationOids).for_each(|relation| dependencies.add_relation(relation));
@@ -103,6 +106,35 @@ pub(super) unsafe fn add_planned(statement: *mut pg_sys::PlannedStmt, dependenci
             let refusal = || Refusal::new(Reason::ChangesRows, "it changes or locks rows");
             dependencies.refusal.get_or_insert_with(refusal);
         }
+    }
+    if !named.is_empty() {
+        let path = search_path();
+        named.into_iter().for_each(|relation| dependencies.add_relation_name(relation, &path));
+    }
+}
+
+/// The relations of a plan that are not among these, and that a function has named which became part of the plan: all but
+/// partitions and children.
+///
+/// # Safety
+///
+/// - It is a plan.
+unsafe fn named_since(statement: *mut pg_sys::PlannedStmt, known: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the caller says: lists of such nodes.
+    unsafe {
+        let children: Vec<usize> = pointers::<pg_sys::AppendRelInfo>((*statement).appendRelations)
+            .filter(|child| (**child).parent_reloid != pg_sys::InvalidOid)
+            .map(|child| (*child).child_relid as usize)
+            .collect();
+        let entries = pointers::<pg_sys::RangeTblEntry>((*statement).rtable).map(|entry| (*entry).relid);
+        (1..)
+            .zip(entries)
+            .filter(|(place, relation)| {
+                let is_known = *relation == pg_sys::InvalidOid || known.contains(relation);
+                !is_known && !children.contains(place)
+            })
+            .map(|(_, relation)| relation)
+            .collect()
     }
 }
 

@@ -97,8 +97,11 @@ impl Dependencies {
         }
     }
 
-    /// A type of users or extensions.
+    /// A type, if it is one of users or extensions: nobody changes PostgreSQL's own.
     pub(super) fn add_type(&mut self, oid: pg_sys::Oid) {
+        if oid.to_u32() < pg_sys::FirstNormalObjectId {
+            return;
+        }
         self.add_catalog_entry(SysCacheIdentifier::TYPEOID, pg_sys::Datum::from(oid), pg_sys::Datum::null());
         // SAFETY: a lookup in the catalogs; 0 if it is no row.
         let row = unsafe { pg_sys::get_typ_typrelid(oid) };
@@ -189,5 +192,16 @@ pub(super) fn with_search_path<R>(take: impl FnOnce(&mut dyn ExactSizeIterator<I
         let taken = take(&mut super::oids(list));
         pg_sys::list_free(list);
         taken
+    }
+}
+
+/// The schema in which things are created that name none; 0 if there is none.
+pub(super) fn creation_schema() -> pg_sys::Oid {
+    // SAFETY: a list of OIDs, which is ours.
+    unsafe {
+        let list = pg_sys::fetch_search_path(false);
+        let schema = super::oids(list).next().unwrap_or(pg_sys::InvalidOid);
+        pg_sys::list_free(list);
+        schema
     }
 }

@@ -18,6 +18,8 @@
 //! Not here: whether the rows are still right (`hit`).
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 const HEADER_BYTES: usize = 40;
@@ -33,6 +35,13 @@ pub(in crate::pg) struct Column {
 }
 
 impl Column {
+    /// The type's name with its modifier, for a message.
+    pub(in crate::pg) fn type_name(self) -> String {
+        // SAFETY: a NUL-terminated name in the current memory context, whatever the numbers are.
+        let name = unsafe { CStr::from_ptr(pg_sys::format_type_with_typemod(self.oid, self.modifier)) };
+        name.to_string_lossy().into_owned()
+    }
+
     fn to_bytes(self) -> [u8; COLUMN_BYTES] {
         let mut bytes = [0; COLUMN_BYTES];
         bytes[..4].copy_from_slice(&self.oid.to_u32().to_le_bytes());

@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 
-use super::key::{Key, StoredUnder};
+use super::key::{self, Key, StoredUnder};
 use super::refusal::Refusal;
 use super::rows::{About, Collected, Column};
 use super::run::{Whole, columns_of, row_bytes};
@@ -226,6 +226,8 @@ struct Filling {
     cache: String,
     number: u64,
     key: Key,
+    /// The part of the key that the session has, which may change while a cursor is open.
+    session: u128,
     under: StoredUnder,
     found: Found,
     learned: Vec<Dependency>,
@@ -323,6 +325,11 @@ unsafe fn look_up(
         }
         let rings = usable_rings()?;
         let parameters = values_of(&marked.parameters, (*estate).es_param_list_info)?;
+        if key::settings() != marked.settings {
+            // The planner has run functions that follow them, as IMMUTABLE ones may.
+            pg_sys::ResetPlanCache();
+            return Err(Refusal::new(Reason::DefinitionsChanged, "settings have changed since it was planned"));
+        }
         let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
         let columns = columns_of(description);
         let key = Key::of_statement(&marked.statement, &parameters);
@@ -368,6 +375,7 @@ unsafe fn look_up(
             collected: Collected::new(&key.0, &about, &columns, max_bytes),
             whole: Whole::new(description, &columns),
             key,
+            session: key::session(),
             under,
             found,
             learned: learned.clone(),
@@ -614,6 +622,10 @@ unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys::CustomScan
         let (from, runs_others) = run_below((*node).ss.ps.lefttree);
         if runs_others {
             below.give_up(plan::trace_refusal);
+        }
+        if below.filling.as_ref().is_some_and(|filling| filling.session != key::session()) {
+            let text = "role or settings have changed while it was read";
+            below.give_up(|| Refusal::new(Reason::BeingChanged, text));
         }
         if state.es_direction != pg_sys::ScanDirection::ForwardScanDirection {
             below.give_up(|| Refusal::new(Reason::NotReadToTheEnd, "it was read backwards"));

@@ -70,6 +70,8 @@ pub(super) struct Marked {
     pub(super) statement: Fingerprint,
     /// The parameters that it uses, by number, in their order.
     pub(super) parameters: Vec<i32>,
+    /// The session's settings when it was planned: the planner runs functions, and the plan has what they gave.
+    pub(super) settings: u128,
     pub(super) planned: PlannedWith,
 }
 
@@ -97,7 +99,9 @@ impl Marked {
             }
             PlannedWith::Unknown => ("unknown", String::new()),
         };
-        let texts = [self.cache.clone(), to_hex(&self.statement), parameters.join(" "), kind.to_owned(), rest];
+        let settings = self.settings.to_string();
+        let texts =
+            [self.cache.clone(), to_hex(&self.statement), parameters.join(" "), settings, kind.to_owned(), rest];
         let mut list = std::ptr::null_mut();
         for text in texts {
             let text = CString::new(text).expect("no NUL: a name, a message, digits");
@@ -121,14 +125,15 @@ impl Marked {
             let text = |node| versions::text_of_string(node).to_string_lossy().into_owned();
             pointers::<pg_sys::Node>(list).map(text).collect()
         };
-        let [cache, statement, parameters, kind, rest] = <[String; 5]>::try_from(texts).ok()?;
+        let [cache, statement, parameters, settings, kind, rest] = <[String; 6]>::try_from(texts).ok()?;
         let planned = match kind.as_str() {
             "refused" => PlannedWith::Refused(Refusal::from_plan(&rest)?),
             "learned" => PlannedWith::Learned(Dependency::list(&from_hex(&rest)?)?.collect()),
             _ => PlannedWith::Unknown,
         };
         let parameters = parameters.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-        Some(Marked { cache, statement: from_hex(&statement)?.try_into().ok()?, parameters, planned })
+        let (statement, settings) = (from_hex(&statement)?.try_into().ok()?, settings.parse().ok()?);
+        Some(Marked { cache, statement, parameters, settings, planned })
     }
 }
 
