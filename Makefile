@@ -5,8 +5,8 @@
 # not to a folder of their own (src/tests/server.sh says where); all else stays under the target folder. Runs as root or
 # as a user who may sudo.
 #
-# Which PostgreSQL: the newest that is installed with its headers; or PG=14 … PG=18, got if it is not there (14 is nowhere
-# to be got); or PG=18-cassert, built with assertions; or PG_CONFIG=/path/to/pg_config.
+# Which PostgreSQL: the newest that is installed with its headers; or PG=14 … PG=18, got if it is not there; or
+# PG=18-cassert, built with assertions; or PG_CONFIG=/path/to/pg_config.
 
 # An extension with the oldest pgrx that the library works with: it has to compile.
 PGRX_0_16 := src/tests/pgrx_0_16/Cargo.toml
@@ -21,6 +21,13 @@ PG_FEATURE = $(eval PG_FEATURE := $$(shell $(PG_CONFIG) --version | sed 's/^Post
 # one is asked for.
 PGRX_HOME = $(CARGO_TARGET_DIR)/pgrx$(subst /,-,$(PG_CONFIG))
 WITH_PG = PG_CONFIG='$(PG_CONFIG)' PG_FEATURE='$(PG_FEATURE)' PGRX_HOME='$(PGRX_HOME)'
+
+# For a server without headers, and for every version where there is no server: the bindings that pgrx brings for docs.rs.
+# In a folder of their own, for cargo does not know the difference.
+DOCS_RS_BINDINGS := DOCS_RS=1 RUSTC_BOOTSTRAP=1 RUSTC_WRAPPER=$(CURDIR)/src/tests/docsrs.sh
+DOCS_RS_FOLDER := $(CARGO_TARGET_DIR)/versions
+HEADERS = $(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h)
+BUILD_FOLDER = $(if $(HEADERS),$(CARGO_TARGET_DIR),$(DOCS_RS_FOLDER))
 
 # `sudo make` resets PATH and HOME: find the toolchain of the person who called it.
 CALLER_HOME := $(or $(and $(SUDO_USER),$(shell getent passwd "$(SUDO_USER)" | cut -d: -f6)),$(HOME))
@@ -49,7 +56,7 @@ say = @printf '\033[1m==> %s\033[0m\n' $(1)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup packages build install deb test-deb crate demo test test-postgres mutants test-upgrade installcheck smoke exhaustive bench \
-	bench-postgres soak \
+	bench-postgres bench-query soak \
 	bench-build lint check-versions clean
 
 help: ## list the targets
@@ -66,11 +73,12 @@ setup: packages ## install what is missing: PostgreSQL, Debian packages
 # Without the lock file's approval nothing is built that was not tested.
 build: setup ## build the extension
 	$(call say,'Building the extension (the first time a minute or two)')
-	$(WITH_PG) cargo build --release --locked --package pg_shared_lru --lib --no-default-features --features $(PG_FEATURE),extension
+	$(WITH_PG) $(if $(HEADERS),,$(DOCS_RS_BINDINGS)) cargo build --target-dir $(BUILD_FOLDER) --release --locked \
+		--package pg_shared_lru --lib --no-default-features --features $(PG_FEATURE),extension
 
 install: build ## build the extension and copy it into PostgreSQL's folders
 	$(INSTALL) -d '$(LIBRARY_FOLDER)' '$(EXTENSION_FOLDER)'
-	$(INSTALL) -m 755 $(CARGO_TARGET_DIR)/release/libpg_shared_lru.so '$(LIBRARY_FOLDER)/pg_shared_lru.so'
+	$(INSTALL) -m 755 $(BUILD_FOLDER)/release/libpg_shared_lru.so '$(LIBRARY_FOLDER)/pg_shared_lru.so'
 	$(INSTALL) -m 644 pg_shared_lru.control $(wildcard sql/pg_shared_lru--*.sql) '$(EXTENSION_FOLDER)'
 
 deb: ## make a Debian package, for a PostgreSQL that is one
@@ -85,7 +93,7 @@ test-deb: deb ## install the package in a new Debian, use it, remove it
 crate: setup ## make the crate's package, as for crates.io, and build what is in it
 	$(WITH_PG) cargo package --locked --allow-dirty --package pg_shared_lru --no-default-features --features $(PG_FEATURE),extension
 
-demo: install ## replay a recorded index build through one shared cache
+demo: install ## replay a recorded index build through one shared cache; then a report, from the query cache
 	$(call say,'Building the demo')
 	cargo build --release --no-default-features --example demo
 	@$(WITH_PG) $(CARGO_TARGET_DIR)/release/examples/demo
@@ -96,7 +104,7 @@ test: install ## run every test, and count them
 test-postgres: install ## run the tests that need PostgreSQL
 	@$(WITH_PG) bash src/tests/run.sh postgres
 
-installcheck: install ## run the tests of PostgreSQL's own pg_regress
+installcheck: install ## run the tests of PostgreSQL's own pg_regress and isolationtester
 	@$(WITH_PG) bash src/tests/regress.sh
 
 mutants: setup ## build it with one fault at a time, and see that the tests of the query cache find each
@@ -118,6 +126,9 @@ bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; 
 
 bench-postgres: install ## look keys up in PostgreSQL: the cache, tables, memcached (FULL=1: longer)
 	$(WITH_PG) cargo bench --no-default-features --bench postgres -- $(if $(FULL),--seconds 5 --runs 5,--clients 1,2 --seconds 1 --runs 3)
+
+bench-query: install ## ask for a report while its tables are written: the query cache and other ways (FULL=1: scale 20, longer)
+	$(WITH_PG) cargo run --release -p report -- --only query $(if $(FULL),--full)
 
 MINUTES ?= 5
 soak: install ## use caches in every way at once and watch memory, hits and waits (MINUTES=5)
@@ -141,14 +152,11 @@ lint: setup ## formatting, and clippy with and without PostgreSQL, and with the 
 	cargo fmt --manifest-path $(PGRX_0_16) --check
 	$(WITH_PG) cargo clippy --manifest-path $(PGRX_0_16) --no-default-features --features $(PG_FEATURE) -- -D warnings
 
-# With the bindings that pgrx brings for docs.rs, so that no server is needed. In a folder of its own, for cargo does not
-# know the difference.
 VERSIONS ?= 14 15 16 17 18
 check-versions: packages ## compile for every version of PostgreSQL, or for VERSIONS
 	@for version in $(VERSIONS); do \
 		printf '\033[1m==> PostgreSQL %s\033[0m\n' $$version; \
-		DOCS_RS=1 RUSTC_BOOTSTRAP=1 RUSTC_WRAPPER=$(CURDIR)/src/tests/docsrs.sh \
-			cargo clippy --target-dir $(CARGO_TARGET_DIR)/versions \
+		$(DOCS_RS_BINDINGS) cargo clippy --target-dir $(DOCS_RS_FOLDER) \
 			--no-default-features --features pg$$version,extension -- -D warnings || exit 1; \
 	done
 

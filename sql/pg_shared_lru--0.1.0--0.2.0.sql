@@ -97,8 +97,14 @@ CREATE FUNCTION @extschema@.get_or_lease(cache text, key bytea, wait interval DE
 CREATE FUNCTION @extschema@.put_leased(cache text, key bytea, value bytea, lease bytea, ttl interval DEFAULT NULL) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_leased_wrapper';
 
-CREATE FUNCTION @extschema@.put_if_absent(cache text, key bytea, value bytea) RETURNS boolean
-    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_if_absent_wrapper';
+CREATE FUNCTION @extschema@.put_if_absent(
+    cache text,
+    key bytea,
+    value bytea,
+    ttl interval DEFAULT NULL,
+    tags text[] DEFAULT NULL
+) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_if_absent_wrapper';
 
 CREATE FUNCTION @extschema@.invalidate(cache text, key bytea) RETURNS void
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'invalidate_wrapper';
@@ -125,6 +131,27 @@ BEGIN ATOMIC
     SELECT pg_catalog.convert_from(g.value, 'UTF8'), g.lease
       FROM @extschema@.get_or_lease(cache, pg_catalog.convert_to(key, 'UTF8'), wait, tags) AS g;
 END;
+
+CREATE FUNCTION @extschema@.get_jsonb_or_lease(cache text, key bytea, wait interval DEFAULT NULL, tags text[] DEFAULT NULL) RETURNS TABLE (
+    value jsonb,
+    lease bytea
+) LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'get_jsonb_or_lease_wrapper';
+
+CREATE FUNCTION @extschema@.get_jsonb_or_lease(cache text, key text, wait interval DEFAULT NULL, tags text[] DEFAULT NULL) RETURNS TABLE (
+    value jsonb,
+    lease bytea
+) LANGUAGE sql STABLE ROWS 1
+BEGIN ATOMIC
+    SELECT g.value, g.lease
+      FROM @extschema@.get_jsonb_or_lease(cache, pg_catalog.convert_to(key, 'UTF8'), wait, tags) AS g;
+END;
+
+CREATE FUNCTION @extschema@.put_any_leased(cache text, key bytea, value anyelement, lease bytea, ttl interval DEFAULT NULL) RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_any_leased_wrapper';
+
+CREATE FUNCTION @extschema@.put_jsonb_leased(cache text, key text, value jsonb, lease bytea, ttl interval DEFAULT NULL) RETURNS boolean
+    LANGUAGE sql VOLATILE
+    RETURN @extschema@.put_any_leased(cache, pg_catalog.convert_to(key, 'UTF8'), value, lease, ttl);
 
 CREATE FUNCTION @extschema@.put_text_leased(cache text, key text, value text, lease bytea, ttl interval DEFAULT NULL) RETURNS boolean
     LANGUAGE sql VOLATILE
@@ -237,7 +264,7 @@ SELECT t.relname::pg_catalog.text,
        o.bytes,
        o.policy,
        o.partitions,
-       NULL,
+       o.buckets,
        o.slab_bytes,
        o.max_entries,
        o.max_entry_bytes,
@@ -254,6 +281,7 @@ SELECT t.relname::pg_catalog.text,
        SELECT pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'bytes') ::bigint AS bytes,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'policy') AS policy,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'partitions') ::integer AS partitions,
+              pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'buckets') ::bigint AS buckets,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'slab_bytes') ::integer AS slab_bytes,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entries') ::bigint AS max_entries,
               pg_catalog.max(option_value) FILTER (WHERE option_name OPERATOR(pg_catalog.=) 'max_entry_bytes') ::bigint AS max_entry_bytes,
@@ -281,6 +309,14 @@ CREATE FUNCTION @extschema@.get_any(cache text, key bytea, of anyelement) RETURN
 CREATE FUNCTION @extschema@.get_array(cache text, keys bytea[]) RETURNS bytea[]
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_array_wrapper';
 
+CREATE FUNCTION @extschema@.get_many_text(cache text, keys text[]) RETURNS TABLE (
+    key text,
+    value text
+) LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_many_text_wrapper';
+
+CREATE FUNCTION @extschema@.get_array_text(cache text, keys text[]) RETURNS text[]
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_array_text_wrapper';
+
 -- Versions: what was read, to be replaced only if it is still that.
 CREATE FUNCTION @extschema@.get_versioned(cache text, key bytea) RETURNS TABLE (
     value bytea,
@@ -291,6 +327,21 @@ CREATE FUNCTION @extschema@.put_if_version(cache text, key bytea, value bytea, v
     RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_if_version_wrapper';
 
+-- STABLE, which it is not, so that it is run in the snapshot of the statement that calls it.
+CREATE FUNCTION @extschema@.get_text_versioned(cache text, key text) RETURNS TABLE (
+    value text,
+    version bytea
+) LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT pg_catalog.convert_from(g.value, 'UTF8'), g.version
+      FROM @extschema@.get_versioned(cache, pg_catalog.convert_to(key, 'UTF8')) AS g;
+END;
+
+CREATE FUNCTION @extschema@.put_text_if_version(cache text, key text, value text, version bytea, ttl interval DEFAULT NULL)
+    RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+    RETURN @extschema@.put_if_version(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), version, ttl);
+
 CREATE FUNCTION @extschema@.put_text(cache text, key text, value text, ttl interval, tags text[] DEFAULT NULL)
     RETURNS boolean
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
@@ -300,6 +351,9 @@ CREATE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb, ttl int
     RETURNS boolean
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
     RETURN @extschema@.put_any(cache, pg_catalog.convert_to(key, 'UTF8'), value, ttl, tags);
+
+CREATE OR REPLACE FUNCTION @extschema@.get_text(cache text, key text) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_text_wrapper';
 
 CREATE OR REPLACE FUNCTION @extschema@.put_jsonb(cache text, key text, value jsonb) RETURNS boolean
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
@@ -328,6 +382,12 @@ CREATE FUNCTION @extschema@.bytes_by_prefix(cache text, delimiter bytea DEFAULT 
     bytes bigint
 ) LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_prefix_wrapper';
 
+CREATE FUNCTION @extschema@.bytes_by_tag(cache text, tags text[]) RETURNS TABLE (
+    tag text,
+    entries bigint,
+    bytes bigint
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'bytes_by_tag_wrapper';
+
 -- A cache on a page: numbers only, as in the views.
 CREATE FUNCTION @extschema@.report(cache text) RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_wrapper';
@@ -335,12 +395,8 @@ CREATE FUNCTION @extschema@.report(cache text) RETURNS text
 CREATE FUNCTION @extschema@.report_svg(cache text) RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_svg_wrapper';
 
-CREATE FUNCTION @extschema@.report_json_text(cache text) RETURNS text
-    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_json_text_wrapper';
-
 CREATE FUNCTION @extschema@.report_json(cache text) RETURNS jsonb
-    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
-    RETURN @extschema@.report_json_text(cache)::pg_catalog.jsonb;
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'report_json_wrapper';
 
 CREATE FUNCTION @extschema@.reset_stats(cache text) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'reset_stats_wrapper';
@@ -423,6 +479,60 @@ SELECT cache,
        resized
   FROM @extschema@.list_stats();
 
+CREATE FUNCTION @extschema@.list_query_entries() RETURNS TABLE (
+    cache text,
+    query text,
+    role text,
+    hits bigint,
+    fills bigint,
+    made timestamptz,
+    result_rows bigint,
+    bytes bigint,
+    fill_us bigint,
+    is_current boolean,
+    depends_on text[],
+    outdated timestamptz,
+    outdated_by text
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_query_entries_wrapper';
+
+CREATE FUNCTION @extschema@.list_query_refusals() RETURNS TABLE (
+    cache text,
+    reason text,
+    count bigint,
+    last_object text
+) LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'list_query_refusals_wrapper';
+
+CREATE VIEW @extschema@.query_entries AS
+SELECT cache,
+       query,
+       role,
+       hits,
+       fills,
+       made,
+       pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) made AS age,
+       result_rows AS rows,
+       bytes,
+       fill_us::pg_catalog.float8 OPERATOR(pg_catalog./) 1000 AS fill_ms,
+       hits::pg_catalog.float8 OPERATOR(pg_catalog.*) fill_us OPERATOR(pg_catalog./) 1000 AS saved_ms,
+       is_current,
+       depends_on,
+       outdated,
+       outdated_by
+  FROM @extschema@.list_query_entries();
+
+CREATE VIEW @extschema@.query_refusals AS
+SELECT cache,
+       reason,
+       count,
+       last_object
+  FROM @extschema@.list_query_refusals();
+
+COMMENT ON VIEW @extschema@.query_entries IS
+    'Results of queries that are kept in caches that the current role may read: how often each was served, and what it saves';
+COMMENT ON VIEW @extschema@.query_refusals IS 'Why results of queries were not kept, how often, and what was named last';
+COMMENT ON FUNCTION @extschema@.list_query_entries() IS 'For the view query_entries';
+COMMENT ON FUNCTION @extschema@.list_query_refusals() IS 'For the view query_refusals';
+
 CREATE FUNCTION @extschema@.changes(relation regclass) RETURNS TABLE (
     line integer,
     writes bigint,
@@ -480,13 +590,22 @@ COMMENT ON FUNCTION @extschema@.get_or_lease(text, bytea, interval, text[]) IS
     'The value of a key; or a lease, the right to store it; or neither, if somebody else has that';
 COMMENT ON FUNCTION @extschema@.put_leased(text, bytea, bytea, bytea, interval) IS
     'Stores a value if the lease is not void; whether it did';
-COMMENT ON FUNCTION @extschema@.put_if_absent(text, bytea, bytea) IS 'Stores a value if the key has none; whether it did';
+COMMENT ON FUNCTION @extschema@.put_if_absent(text, bytea, bytea, interval, text[]) IS
+    'Stores a value if the key has none; whether it did, or NULL if a tag is being invalidated';
 COMMENT ON FUNCTION @extschema@.invalidate(text, bytea) IS 'Removes a key and voids its leases when the transaction commits';
 COMMENT ON FUNCTION @extschema@.invalidate_all(text) IS 'Removes all keys and voids all leases when the transaction commits';
 COMMENT ON FUNCTION @extschema@.invalidate_trigger() IS
     'Invalidates the keys of changed rows: arguments are a cache and the columns of its keys';
 COMMENT ON FUNCTION @extschema@.get_text_or_lease(text, text, interval, text[]) IS 'As get_or_lease, with key and value as text';
 COMMENT ON FUNCTION @extschema@.put_text_leased(text, text, text, bytea, interval) IS 'As put_leased, with key and value as text';
+COMMENT ON FUNCTION @extschema@.get_jsonb_or_lease(text, bytea, interval, text[]) IS 'As get_or_lease, with the value as JSON';
+COMMENT ON FUNCTION @extschema@.get_jsonb_or_lease(text, text, interval, text[]) IS
+    'As get_or_lease, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.put_any_leased(text, bytea, anyelement, bytea, interval) IS 'As put_leased, with a value of any type';
+COMMENT ON FUNCTION @extschema@.put_jsonb_leased(text, text, jsonb, bytea, interval) IS
+    'As put_leased, with the key as text and the value as JSON';
+COMMENT ON FUNCTION @extschema@.get_text_versioned(text, text) IS 'As get_versioned, with key and value as text';
+COMMENT ON FUNCTION @extschema@.put_text_if_version(text, text, text, bytea, interval) IS 'As put_if_version, with key and value as text';
 COMMENT ON FUNCTION @extschema@.invalidate_text(text, text) IS 'As invalidate, with the key as text';
 COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea, interval, text[]) IS
     'As put, for so long (NULL: as the cache has it, zero: for ever), and with tags; NULL if a tag is being invalidated';
@@ -494,6 +613,8 @@ COMMENT ON FUNCTION @extschema@.put_any(text, bytea, anyelement, interval, text[
 COMMENT ON FUNCTION @extschema@.get_any(text, bytea, anyelement) IS
     'The value of a key that was put with put_any; the last argument says of which type, as NULL::type';
 COMMENT ON FUNCTION @extschema@.get_array(text, bytea[]) IS 'The values of these keys, in their order; NULL for those without one';
+COMMENT ON FUNCTION @extschema@.get_many_text(text, text[]) IS 'As get_many, with keys and values as text';
+COMMENT ON FUNCTION @extschema@.get_array_text(text, text[]) IS 'As get_array, with keys and values as text';
 COMMENT ON FUNCTION @extschema@.get_versioned(text, bytea) IS 'The value of a key, and its version';
 COMMENT ON FUNCTION @extschema@.put_if_version(text, bytea, bytea, bytea, interval) IS
     'Stores a value if the key still has the one of this version, or none if that is NULL; whether it did';
@@ -510,12 +631,12 @@ COMMENT ON FUNCTION @extschema@.list_stats() IS 'For the view stats';
 COMMENT ON FUNCTION @extschema@.changes(regclass) IS
     'How often the query cache was told of changes: of a relation''s rows, of its definition, of functions and types, of roles';
 COMMENT ON FUNCTION @extschema@.list_samples() IS 'For the view samples';
+COMMENT ON FUNCTION @extschema@.bytes_by_tag(text, text[]) IS 'Entries and bytes of the values that have these tags';
 COMMENT ON FUNCTION @extschema@.bytes_by_prefix(text, bytea, integer) IS
     'Entries and bytes by the beginnings of keys: up to a delimiter, or of a length';
 COMMENT ON FUNCTION @extschema@.report(text) IS 'A page about a cache, of at most 80 columns, with plots';
 COMMENT ON FUNCTION @extschema@.report_svg(text) IS 'What report shows, as SVG';
 COMMENT ON FUNCTION @extschema@.report_json(text) IS 'What report shows, as JSON';
-COMMENT ON FUNCTION @extschema@.report_json_text(text) IS 'For report_json';
 COMMENT ON FUNCTION @extschema@.reset_stats(text) IS 'Has the counters of a cache begin anew, for everybody';
 
 -- Nothing is for PUBLIC; monitoring roles see names and numbers. What was granted on the functions that are new is to be
@@ -525,5 +646,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
 GRANT SELECT ON @extschema@.caches, @extschema@.stats, @extschema@.samples TO pg_monitor;
 GRANT EXECUTE ON FUNCTION @extschema@.list_caches(), @extschema@.list_stats(),
     @extschema@.list_samples(), @extschema@.changes(regclass) TO pg_monitor;
-GRANT EXECUTE ON FUNCTION @extschema@.report(text), @extschema@.report_svg(text), @extschema@.report_json(text),
-    @extschema@.report_json_text(text) TO pg_monitor;
+GRANT SELECT ON @extschema@.query_entries, @extschema@.query_refusals TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.list_query_entries(), @extschema@.list_query_refusals() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION @extschema@.report(text), @extschema@.report_svg(text), @extschema@.report_json(text)
+    TO pg_monitor;

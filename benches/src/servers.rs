@@ -236,19 +236,41 @@ impl Connection {
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
         self.request.clear();
         match self.kind {
-            ServerKind::Memcached => {
-                self.request.extend_from_slice(b"set ");
-                self.request.extend_from_slice(key);
-                self.request.extend_from_slice(format!(" 0 0 {}\r\n", value.len()).as_bytes());
-            }
+            ServerKind::Memcached => self.compose_set(key, value, 0),
             ServerKind::Redis => {
                 self.request.extend_from_slice(format!("*3\r\n$3\r\nSET\r\n${}\r\n", key.len()).as_bytes());
                 self.request.extend_from_slice(key);
                 self.request.extend_from_slice(format!("\r\n${}\r\n", value.len()).as_bytes());
+                self.request.extend_from_slice(value);
+                self.request.extend_from_slice(b"\r\n");
             }
         }
+        self.stored()
+    }
+
+    /// Stores a value for some seconds. True if the server took it.
+    ///
+    /// # Errors
+    /// The connection broke, or the server is not memcached.
+    pub fn put_for(&mut self, key: &[u8], value: &[u8], seconds: u32) -> Result<bool, String> {
+        if self.kind != ServerKind::Memcached {
+            return Err(format!("{}: no values that expire", self.kind.name()));
+        }
+        self.request.clear();
+        self.compose_set(key, value, seconds);
+        self.stored()
+    }
+
+    /// memcached's `set`; it knows whole seconds, and 0 for no end.
+    fn compose_set(&mut self, key: &[u8], value: &[u8], seconds: u32) {
+        self.request.extend_from_slice(b"set ");
+        self.request.extend_from_slice(key);
+        self.request.extend_from_slice(format!(" 0 {seconds} {}\r\n", value.len()).as_bytes());
         self.request.extend_from_slice(value);
         self.request.extend_from_slice(b"\r\n");
+    }
+
+    fn stored(&mut self) -> Result<bool, String> {
         self.send()?;
         let reply = self.line()?;
         Ok(reply == b"STORED" || reply == b"+OK")

@@ -17,7 +17,9 @@ use crate::engine::config::Config;
 use crate::engine::counters::Stats;
 use crate::engine::evicted::Evicted;
 use crate::engine::findings::Inconsistencies;
+use crate::engine::flight::version::Version;
 use crate::engine::header::AttachError;
+use crate::engine::index::optimistic::PlacementHint;
 use crate::engine::partition::{PushError, Put};
 use crate::engine::report::MemoryReport;
 use crate::shared::cache::SharedCache;
@@ -214,6 +216,40 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> TypedCache<K, V, L> {
     /// As there.
     pub fn put_with(&self, key: &K, value: &V, expiry: Expiry) -> Result<Put, PushError> {
         self.encoded.put_with(&encoded_key(key), &encoded_value(key, value), expiry)
+    }
+
+    /// A key's value and its version, by which it can be recognised later. Counts as a use.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes do not decode.
+    pub fn get_versioned(&self, key: &K) -> Result<Option<(V, Version)>, DecodeError> {
+        let mut value = Vec::new();
+        let version = self.encoded.get_versioned(&encoded_key(key), &mut value);
+        version.map(|version| Ok((V::decode(key, &value)?, version))).transpose()
+    }
+
+    /// Whether a value is still its key's; see [`SharedCache::is_current`].
+    pub fn is_current(&self, version: &Version, hint: &mut PlacementHint) -> bool {
+        self.encoded.is_current(version, hint)
+    }
+
+    /// Stores a value if the key has none; whether it did. See [`SharedCache::put_if_absent`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn put_if_absent(&self, key: &K, value: &V, expiry: Expiry) -> Result<bool, PushError> {
+        self.encoded.put_if_absent(&encoded_key(key), &encoded_value(key, value), expiry, || true)
+    }
+
+    /// Stores a value if the key still has the one of this version; whether it did. See [`SharedCache::put_if_version`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn put_if_version(&self, key: &K, value: &V, expiry: Expiry, version: &Version) -> Result<bool, PushError> {
+        self.encoded.put_if_version(&encoded_key(key), &encoded_value(key, value), expiry, version)
     }
 
     /// Stores a value; what was evicted for it is appended to `evicted`.
@@ -451,4 +487,24 @@ fn decode_entry<K: CacheKey, V: CacheValue<K>>(key: &[u8], value: &[u8]) -> Resu
     let key = K::Codec::decode(key)?;
     let value = V::decode(&key, value)?;
     Ok((key, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_conditions_are_those_of_the_encoded_cache() {
+        let cache = TypedCache::<u64, Vec<u32>>::private(&Config::bytes(1 << 20)).unwrap();
+        assert!(cache.get_versioned(&1).unwrap().is_none());
+        assert_eq!(cache.put_if_absent(&1, &vec![1], Expiry::Default), Ok(true));
+        assert_eq!(cache.put_if_absent(&1, &vec![2], Expiry::Default), Ok(false));
+        let (value, first) = cache.get_versioned(&1).unwrap().unwrap();
+        let mut hint = PlacementHint::default();
+        assert!(value == [1] && cache.is_current(&first, &mut hint));
+        assert_eq!(cache.put_if_version(&1, &vec![3, 4], Expiry::Default, &first), Ok(true));
+        assert!(!cache.is_current(&first, &mut hint), "it was replaced");
+        assert_eq!(cache.put_if_version(&1, &vec![5], Expiry::Default, &first), Ok(false));
+        assert_eq!(cache.get(&1).unwrap(), Some(vec![3, 4]));
+    }
 }

@@ -1,13 +1,16 @@
-//! `make demo`: two backends of a throwaway PostgreSQL cluster share one cache that is too small for what they do.
+//! `make demo`, in two scenes: a cache that two backends of a throwaway PostgreSQL cluster share, and the query cache
+//! (`queries`).
 //!
-//! They replay a recorded index build (see benches/data) through `shared_lru.get` and `shared_lru.put`: the records are
-//! dealt out alternately; a get that misses is followed by a fill of that key. Every value says which key it belongs to
-//! and which write made it, and its bytes follow from that, so every value that is read is checked to the last byte: it
-//! must be what was last written to that key, whichever backend wrote it. At the end one backend drains the cache, and
-//! every entry is accounted for: each once, in the order of its recency, with the right value.
+//! In the first the cache is too small for what they do. They replay a recorded index build (see benches/data) through
+//! `shared_lru.get` and `shared_lru.put`: the records are dealt out alternately; a get that misses is followed by a fill of
+//! that key. Every value says which key it belongs to and which write made it, and its bytes follow from that, so every
+//! value that is read is checked to the last byte: it must be what was last written to that key, whichever backend wrote
+//! it. At the end one backend drains the cache, and every entry is accounted for: each once, in the order of its recency,
+//! with the right value.
 //!
-//! Exits with 1 if a check fails. The cluster is removed in any case, also on Ctrl-C.
+//! Exits with 1 if a check fails. The clusters are removed in any case, also on Ctrl-C.
 
+mod queries;
 mod report;
 mod worker;
 
@@ -31,6 +34,12 @@ const BACKENDS: usize = 2;
 const SAMPLES: usize = 72;
 
 fn main() -> Result<()> {
+    replay_a_build().context("the replay")?;
+    queries::play().context("the report")
+}
+
+/// The first scene.
+fn replay_a_build() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(TRACE);
     let trace: Vec<Access> = TraceReader::open(&path, Format::Diskann, None)?.collect::<Result<_, _>>()?;
     println!("Starting a throwaway PostgreSQL cluster on a private socket");

@@ -9,6 +9,7 @@ use super::catalog::{Catalog, Listing};
 use super::error::CacheError;
 use super::ledger::{Ledger, SQL_COUNTERS, Sample, Samples, SqlCounter, now_us};
 use super::named_locks::LwLocks;
+use super::refusals::{Object, Reason};
 use super::slot::{Life, Phase};
 use crate::engine::counters::Stats;
 use crate::shared::cache::SharedCache;
@@ -91,6 +92,18 @@ impl Catalog {
                 return Ok(account);
             }
         }
+    }
+
+    /// Why results of queries were not kept in a cache, how often, and what was named last.
+    ///
+    /// # Errors
+    ///
+    /// It was dropped, moved or made anew meanwhile.
+    pub(super) fn refusals(self, tenant: Tenant) -> Result<Vec<(Reason, u64, Option<Object>)>, CacheError> {
+        // Nothing is allocated under the lock.
+        let mut found = Vec::with_capacity(Reason::ALL.len());
+        self.with_ledger(tenant, |ledger| found.extend(ledger.refusals.list()))?;
+        Ok(found)
     }
 
     /// Has the counters of a cache begin anew, for everybody.

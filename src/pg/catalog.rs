@@ -1,6 +1,6 @@
 //! The named caches of an area.
 //!
-//! A cache belongs to the database it was created in: its identity is database and name, so two databases never share
+//! A cache belongs to the database it was created in: its identity is the database and a [`CacheId`], so two databases never share
 //! a key. Its memory is one piece of the area, found first-fit between the others.
 //!
 //! Locking: who looks a cache up, and who changes which caches there are, holds the catalog's lock for the moment that
@@ -268,7 +268,11 @@ impl Catalog {
                 self.begin(identity, bytes, exists)
             }
             begun => begun,
-        }?;
+        }
+        // Filled in without the lock.
+        .map_err(|error| {
+            if matches!(error, CacheError::Exists(_)) { CacheError::Exists(new.name.to_owned()) } else { error }
+        })?;
         let cache = self.format(index, &marked, config)?;
         let filled = fill(&cache, &marked.slot.image);
         if filled.is_continue() {

@@ -21,6 +21,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::catalog::{CacheId, Catalog};
 use super::handles::my_database;
+use super::named_locks;
 
 static PREVIOUS_HOOK: AtomicUsize = AtomicUsize::new(0);
 
@@ -86,6 +87,8 @@ fn note(change: impl FnOnce(&mut Changes)) {
         // SAFETY: the callback has the right type and lives as long as the library.
         unsafe { pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut()) };
     }
+    // Whoever drops waits for others, after the commit: what may fail about that comes first.
+    named_locks::learn_to_wait();
     CHANGES.with_borrow_mut(change);
 }
 

@@ -15,6 +15,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::catalog::{CacheId, Catalog};
 use super::definitions;
+use super::error::CacheError;
 use super::handles;
 use super::snapshot::has_written;
 use crate::engine::counters::Removal;
@@ -245,7 +246,12 @@ fn remove(catalog: Catalog, item: &Item) {
     }
     while let Some(listing) = catalog.find_settled(handles::my_database(), CacheId::Definition(item.cache)) {
         let removed = definitions::unless_dropped(|| {
-            let Ok(cache) = handles::of_listing(catalog, listing) else { return false };
+            let cache = match handles::of_listing(catalog, listing) {
+                Ok(cache) => cache,
+                Err(CacheError::Dropped) => return false,
+                // Nobody reads what cannot be attached.
+                Err(_) => return true,
+            };
             match item.target() {
                 Target::Key(key) => _ = cache.discard_as(Removal::Invalidated, key),
                 Target::Prefix(prefix) => {

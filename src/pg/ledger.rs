@@ -23,6 +23,7 @@ use std::time::SystemTime;
 
 use super::catalog::Catalog;
 use super::named_locks::LwLocks;
+use super::refusals::Refusals;
 use crate::engine::counters::Stats;
 use crate::engine::memory::region::RegionType;
 use crate::engine::memory::words::Word64;
@@ -144,6 +145,7 @@ pub(super) struct Ledger {
     carried: [Word64; COUNTERS],
     baseline: [Word64; COUNTERS],
     pub(super) sql: [Word64; SQL_COUNTERS],
+    pub(super) refusals: Refusals,
     /// When the counters were reset last, and when the memory was made anew last, in microseconds since 1970; 0: never.
     pub(super) reset_us: Word64,
     pub(super) resized_us: Word64,
@@ -158,6 +160,7 @@ impl Ledger {
     /// Of a cache that is new.
     pub(super) fn clear(&self) {
         self.carried.iter().chain(&self.baseline).chain(&self.sql).for_each(|word| word.set(0));
+        self.refusals.clear();
         [&self.reset_us, &self.resized_us, &self.sampled].into_iter().for_each(|word| word.set(0));
     }
 
@@ -181,6 +184,7 @@ impl Ledger {
             self.baseline[index].set(other.baseline[index].get());
         }
         self.sql.iter().zip(&other.sql).for_each(|(to, from)| to.set(from.get()));
+        self.refusals.take_over(&other.refusals);
         self.reset_us.set(other.reset_us.get());
         self.sampled.set(other.sampled.get());
         for (to, from) in self.samples.iter().zip(&other.samples) {
@@ -193,6 +197,7 @@ impl Ledger {
     pub(super) fn reset(&self, total: Stats) {
         self.baseline.iter().zip(total.to_array()).for_each(|(word, value)| word.set(value));
         self.sql.iter().for_each(|word| word.atomic().store(0, Ordering::Relaxed));
+        self.refusals.clear();
         self.reset_us.set(now_us());
     }
 
@@ -250,6 +255,7 @@ mod tests {
             carried: Default::default(),
             baseline: Default::default(),
             sql: Default::default(),
+            refusals: Refusals::default(),
             reset_us: Word64::default(),
             resized_us: Word64::default(),
             sampled: Word64::default(),

@@ -9,6 +9,8 @@
 //! area            one piece of shared memory for all named caches: preloaded, or made at its first use
 //! named_locks     the locks of a named cache
 //! catalog         the named caches in the area: created, looked up, dropped
+//! refusals        why results of queries were not kept: counters
+//! tallies         what is counted of each query whose result is kept
 //! ledger          what is known of a named cache beside its memory: counters that go on, samples
 //! handles         the caches that this backend uses
 //! drops           a cache goes with its database, and with its definition
@@ -59,6 +61,7 @@ pub mod named_locks;
 pub mod parallel;
 #[cfg(feature = "extension")]
 mod queries;
+mod refusals;
 #[cfg(any(test, feature = "extension"))]
 mod report;
 #[cfg(feature = "extension")]
@@ -70,6 +73,7 @@ mod snapshot;
 mod stored;
 #[cfg(feature = "extension")]
 mod tags;
+mod tallies;
 #[cfg(feature = "extension")]
 mod types;
 mod versions;

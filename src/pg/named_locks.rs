@@ -31,6 +31,11 @@ use crate::shared::lock::{LockMode, Locks, Tenancy};
 const SLEEP_MS: std::ffi::c_long = 1;
 static WAIT: WaitEvent = WaitEvent::new(c"SharedLruCache");
 
+/// Has the name of the wait for a cache registered, which may raise an error; from then on waiting does not.
+pub(super) fn learn_to_wait() {
+    WAIT.number();
+}
+
 /// The locks of one cache's partitions, valid for one life of its slot in the catalog.
 #[derive(Debug)]
 pub struct LwLocks {

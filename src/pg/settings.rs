@@ -1,8 +1,9 @@
 //! The settings `pg_shared_lru.*`.
 //!
 //! Memory and the number of caches are fixed at server start, or, where the library is not preloaded, when the first cache
-//! is created. The others are defaults for `create_cache`, which a superuser may change at any time; 0 means "chosen from
-//! the cache's size".
+//! is created. `policy`, `slab_size`, `partitions` and `buckets` are defaults for `create_cache`, which a superuser may change at
+//! any time; 0 means "chosen from the cache's size". Those of the background worker (`naptime`, `sample_interval`) and of the query
+//! cache (`query_cache`, `cache_queries`) may be changed at any time, too.
 
 use std::ffi::CString;
 use std::time::Duration;
@@ -54,6 +55,20 @@ fn define_for_area() {
         GucFlags::UNIT_MB,
     );
     GucRegistry::define_int_guc(
+        c"pg_shared_lru.max_caches",
+        c"The most caches that can exist at one time.",
+        c"Each takes about 14 kB of shared memory for its locks and counters, used or not.",
+        &MAX_CACHES,
+        1,
+        1024,
+        context(),
+        GucFlags::default(),
+    );
+}
+
+/// Defines those of the background worker and of the query cache.
+fn define_for_work() {
+    GucRegistry::define_int_guc(
         c"pg_shared_lru.naptime",
         c"How long the background worker sleeps between two rounds.",
         c"It removes what has expired, moves entries together, and frees what dropped databases have left. 0 switches it off.",
@@ -91,16 +106,6 @@ fn define_for_area() {
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );
-    GucRegistry::define_int_guc(
-        c"pg_shared_lru.max_caches",
-        c"The most caches that can exist at one time.",
-        c"Each takes about 13 kB of shared memory for its locks and counters, used or not.",
-        &MAX_CACHES,
-        1,
-        1024,
-        context(),
-        GucFlags::default(),
-    );
 }
 
 /// Defines the settings that have a meaning here.
@@ -108,6 +113,7 @@ pub(super) fn define() {
     define_defaults();
     if area::is_preloading() || versions::HAS_DSM_REGISTRY {
         define_for_area();
+        define_for_work();
         // Only where all settings are defined.
         versions::reserve_settings_prefix(c"pg_shared_lru");
     }

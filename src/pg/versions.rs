@@ -12,6 +12,31 @@ use pgrx::pg_sys;
 #[cfg(feature = "extension")]
 pub(super) const HAS_DSM_REGISTRY: bool = cfg!(any(feature = "pg17", feature = "pg18"));
 
+/// Where PostgreSQL keeps the text of one of its own settings: another text when the setting is changed. `None` if there is
+/// no such setting of texts.
+///
+/// # Safety
+///
+/// - Called by the process's only thread, inside of a transaction.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn text_setting(name: &CStr) -> Option<std::ptr::NonNull<*mut std::ffi::c_char>> {
+    use std::ptr::NonNull;
+
+    // SAFETY: as the caller says; PostgreSQL's own settings lie where they lie as long as the process lives.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let setting = {
+            let all = std::slice::from_raw_parts(pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions() as usize);
+            all.iter().copied().find(|setting| CStr::from_ptr((**setting).name) == name)?
+        };
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let setting = pg_sys::find_option(name.as_ptr(), false, true, 0);
+        let setting = setting.as_ref()?;
+        let text = std::ptr::from_ref(setting).cast::<pg_sys::config_string>();
+        (setting.vartype == pg_sys::config_type::PGC_STRING).then(|| NonNull::new((*text).variable)).flatten()
+    }
+}
+
 type Hook = Option<unsafe extern "C-unwind" fn()>;
 
 /// Calls a hook that was installed before ours, if there was one.
@@ -324,5 +349,19 @@ pub(super) unsafe fn walk_expression(node: *mut pg_sys::Node, walker: Walker, co
         });
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
         return pg_sys::expression_tree_walker_impl(node, Some(walker), context);
+    }
+}
+
+/// Whether a node makes a value of a type's text while the query runs: JSON_VALUE and its like.
+#[cfg(feature = "extension")]
+pub(super) fn is_json_query(tag: pg_sys::NodeTag) -> bool {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    {
+        tag == pg_sys::NodeTag::T_JsonExpr
+    }
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    {
+        _ = tag;
+        false
     }
 }

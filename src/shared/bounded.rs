@@ -12,6 +12,7 @@ use super::cache::SharedCache;
 use super::lock::Locks;
 use super::read::{Lookup, Use, ValueBuffer};
 use crate::engine::flight::version::Version;
+use crate::engine::hash::{Key, KeyHash};
 use crate::engine::memory::copy::write_words;
 use crate::engine::memory::words::Word64;
 
@@ -94,21 +95,32 @@ impl<L: Locks> SharedCache<L> {
         }
     }
 
+    /// As [`SharedCache::get_within`], but updates neither the statistics nor the order of eviction.
+    pub fn peek_within(&self, key: &[u8], room: &mut [MaybeUninit<u8>]) -> Fetched {
+        let mut room = Room { room, filled: 0 };
+        match self.look_up(self.key(key), Use::None, &mut room) {
+            Lookup::Hit(_) => Fetched::Copied(room.filled),
+            Lookup::Miss => Fetched::Absent,
+            Lookup::NoRoom(bytes) => Fetched::Needs(bytes.next_multiple_of(8)),
+        }
+    }
+
     /// Fetches what lookups of these keys will touch, so that the waits for memory overlap; the first
     /// [`PREFETCH_KEYS`] of them. Of use where the lookups follow at once, and the cache is larger than the processor's.
     pub fn prefetch(&self, keys: &[&[u8]]) {
         if !self.locks().is_mapped() {
             return;
         }
-        let mut places = [None; PREFETCH_KEYS];
+        let mut places = [(0, Key { bytes: &[], hash: KeyHash(0) }); PREFETCH_KEYS];
+        let mut count = 0;
         for (place, key) in places.iter_mut().zip(keys) {
-            let (partition, key) = self.key(key);
-            self.unlocked(partition).prefetch_bucket(key);
-            *place = Some((partition, key));
+            *place = self.key(key);
+            self.unlocked(place.0).prefetch_bucket(place.1);
+            count += 1;
         }
-        let places = || places.iter().flatten();
-        places().for_each(|&(partition, key)| self.unlocked(partition).prefetch_records(key));
-        places().for_each(|&(partition, key)| self.unlocked(partition).prefetch_slots(key));
+        let places = &places[..count];
+        places.iter().for_each(|&(partition, key)| self.unlocked(partition).prefetch_records(key));
+        places.iter().for_each(|&(partition, key)| self.unlocked(partition).prefetch_slots(key));
     }
 }
 
@@ -181,6 +193,26 @@ mod tests {
             }
             assert_eq!((cache.stats().hits, cache.stats().misses), (0, 0), "{policy}");
         }
+    }
+
+    #[test]
+    fn a_peek_into_given_room_is_no_use_and_counts_nothing() {
+        for policy in POLICIES {
+            let cache = SharedCache::private(&Config::entries(2, 100).policy(policy)).unwrap();
+            cache.put(b"a", b"first").unwrap();
+            cache.put(b"b", b"2").unwrap();
+            let mut room = [MaybeUninit::uninit(); 8];
+            assert_eq!(cache.peek_within(b"a", &mut room), Fetched::Copied(5), "{policy}");
+            assert_eq!(cache.peek_within(b"a", &mut room[..4]), Fetched::Needs(8), "{policy}");
+            assert_eq!(cache.peek_within(b"none", &mut room), Fetched::Absent, "{policy}");
+            assert_eq!((cache.stats().hits, cache.stats().misses), (0, 0), "{policy}");
+        }
+        let cache = SharedCache::private(&Config::entries(2, 100)).unwrap();
+        cache.put(b"a", b"1").unwrap();
+        cache.put(b"b", b"2").unwrap();
+        assert_eq!(cache.peek_within(b"a", &mut [MaybeUninit::uninit(); 8]), Fetched::Copied(1));
+        cache.put(b"c", b"3").unwrap();
+        assert!(!cache.contains(b"a"), "the peek was a use");
     }
 
     #[test]

@@ -33,15 +33,23 @@ use crate::engine::partition::Partition;
 ///
 /// All methods take `&self`. Keys and values are bytes here; [`TypedCache`](crate::TypedCache) puts types on top.
 ///
-/// | to store | if entries must make way |
-/// |---|---|
-/// | [`put`](SharedCache::put) | they are dropped |
-/// | [`push`](SharedCache::push) | they are collected |
-/// | [`put_if_room`](SharedCache::put_if_room) | the value is refused |
-/// | `store_if` | dirty ones are written back first: see `shared::write_back` |
+/// | to store | when | if entries must make way |
+/// |---|---|---|
+/// | [`put`](SharedCache::put), [`put_with`](SharedCache::put_with) | always | they are dropped |
+/// | [`put_versioned`](SharedCache::put_versioned) | always; gives the version | they are dropped |
+/// | [`push`](SharedCache::push), [`push_with`](SharedCache::push_with) | always | they are collected |
+/// | [`put_if_absent`](SharedCache::put_if_absent) | if the key has no value | they are dropped |
+/// | [`put_if_version`](SharedCache::put_if_version) | if the key has the value that was read | they are dropped |
+/// | [`put_while`](SharedCache::put_while) | if a condition still holds | they are dropped |
+/// | [`put_if_room`](SharedCache::put_if_room) | if none must | the value is refused |
+/// | `store_if` | on a condition | dirty ones are written back first: see `shared::write_back` |
 ///
-/// [`put_with`](SharedCache::put_with) and [`push_with`](SharedCache::push_with) say how long an entry lives; from then on
-/// it is as good as absent.
+/// Those that take an [`Expiry`](crate::Expiry) say how long an entry lives; from then on it is as good as absent.
+///
+/// What copies a value into memory of its own ([`get`](SharedCache::get), `get_versioned`, `peek`, `with`, `remove`, `pop_lru`)
+/// panics or aborts if there is none. Who has to go on without does not call these, but [`try_get`](SharedCache::try_get), or what copies into
+/// room of the caller's: [`get_within`](SharedCache::get_within), [`get_within_versioned`](SharedCache::get_within_versioned),
+/// [`peek_within`](SharedCache::peek_within), [`drain_within`](SharedCache::drain_within).
 ///
 /// # Examples
 ///

@@ -72,8 +72,8 @@ impl ValueBuffer for Appended<'_> {
     #[inline(always)]
     fn take_words(&mut self, words: &[Word64], len_bytes: usize) -> bool {
         self.out.truncate(self.before);
-        append_words(words, len_bytes, self.out);
-        true
+        self.error = append_words(words, len_bytes, self.out).err();
+        self.error.is_none()
     }
 
     #[inline]

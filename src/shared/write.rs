@@ -436,4 +436,18 @@ mod tests {
         let full = SharedCache::private(&Config::bytes(1 << 20).partitions(1)).unwrap();
         assert!(full.put_if_absent(b"k", &vec![0; 2 << 20], Expiry::Default, || true).is_err());
     }
+
+    #[test]
+    fn a_value_is_discarded_only_as_it_was_read() {
+        let cache = SharedCache::private(&Config::bytes(1 << 20)).unwrap();
+        let mut out = Vec::new();
+        cache.put(b"k", b"old").unwrap();
+        let old = cache.get_versioned(b"k", &mut out).unwrap();
+        cache.put(b"k", b"new").unwrap();
+        assert!(!cache.discard_version(&old) && cache.contains(b"k"), "it was replaced");
+        let new = cache.get_versioned(b"k", &mut out).unwrap();
+        assert!(cache.discard_version(&new) && !cache.contains(b"k"));
+        assert!(!cache.discard_version(&new), "it is gone");
+        assert_eq!(cache.stats().removals, 1);
+    }
 }

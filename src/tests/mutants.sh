@@ -10,6 +10,8 @@
 # or else of queries.rs, is tried as well, and has to find those that name no test. A patch that does not apply
 # any more ends the run: what it changes has to be looked at anew. The first build has no fault, and has to pass.
 #
+# What else finds it is printed, too: specifications of races (src/tests/isolation).
+#
 # Seconds are printed: of the checker those of its comparing, of a test all, with the start of a server.
 #
 # PG_CONFIG, PG_FEATURE, PGRX_HOME and CARGO_TARGET_DIR are those of the Makefile. READS says how many reads the random
@@ -70,7 +72,14 @@ run() {
         "$tests" --nocapture "$@" >"$work/logs/$log" 2>&1
 }
 
-row() { printf '| %-32s | %-34s | %s |\n' "$@"; }
+# The specifications of races that fail with what is installed.
+failed_races() {
+    env PG_CONFIG="$bindir/pg_config" PGISOLATIONTIMEOUT=20 timeout 400 bash src/tests/isolation.sh 2>&1 \
+        | tee "$work/logs/$1.races" | sed -nE 's/^not ok [0-9]+ +- ([a-z-]+) .*/\1/p; s/^test ([a-z-]+) .*FAILED.*/\1/p' \
+        | paste -sd ' '
+}
+
+row() { printf '| %-32s | %-34s | %s | %s |\n' "$@"; }
 
 "${cargo[@]}" test --locked --no-default-features --features cluster_tests --test postgres --no-run
 tests=$("${cargo[@]}" test --locked --no-default-features --features cluster_tests --test postgres --no-run \
@@ -86,8 +95,8 @@ for name in "${names[@]}"; do
 done
 run none none queries:: marked:: query_options:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
 
-row fault "random checker, of $reads reads" 'directed test'
-row --- --- ---
+row fault "random checker, of $reads reads" 'directed test' 'specifications of races'
+row --- --- --- ---
 missed=0
 for name in "${names[@]}"; do
     by_random=no by_test=-
@@ -105,7 +114,7 @@ for name in "${names[@]}"; do
     fi
     [ -z "$test" ] || run "$name" "$name.test" --exact "$test" \
         || by_test="$(sed -n 's/^test result: .* finished in \([0-9.]*\)s$/\1 s, /p' "$work/logs/$name.test")$test"
-    row "$name" "$by_random" "$by_test"
+    row "$name" "$by_random" "$by_test" "$(failed_races "$name")"
     [ -z "$test" ] || [ "$by_test" != - ] || { echo "$name: $test has not found it" >&2; missed=$((missed + 1)); }
     [ -n "$test" ] || [ "$by_random" != no ] || missed=$((missed + 1))
 done

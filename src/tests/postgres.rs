@@ -4,7 +4,9 @@
 //!
 //! - `registry`    Without a preload, from 17 on: the memory is made once, whole, and at its first use.
 //! - `entries`     Values of every type come back as they were put; old versions and invalidated tags find nothing.
+//! - `answers`     What a result follows from is in its key or among what it depends on.
 //! - `queries`     Results of queries are what the queries would return.
+//! - `query_entries` Kept results say what they save and what made them outdated; others are counted by the reason why not.
 //! - `leases`      No reader that comes late stores what is no longer true.
 //! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
 //! - `late_readers` So it is beside writers of every kind, a thousand times; without the guard it is not.
@@ -39,6 +41,8 @@ use testkit::cluster;
 #[path = "postgres/world.rs"]
 mod world;
 
+#[path = "postgres/answers.rs"]
+mod answers;
 #[path = "postgres/databases.rs"]
 mod databases;
 #[path = "postgres/definitions.rs"]
@@ -83,6 +87,8 @@ mod persistence;
 mod privileges;
 #[path = "postgres/queries.rs"]
 mod queries;
+#[path = "postgres/query_entries.rs"]
+mod query_entries;
 #[path = "postgres/query_options.rs"]
 mod query_options;
 #[path = "postgres/registry.rs"]

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the tests of src/tests/regress by PostgreSQL's own pg_regress, in a server that it makes and removes; `make
-# installcheck` calls it once the extension is installed. PG_CONFIG says which PostgreSQL.
+# Runs the tests of src/tests/regress by PostgreSQL's own pg_regress, in a server that it makes and removes, and then those
+# of races (isolation.sh); `make installcheck` calls it once the extension is installed. PG_CONFIG says which PostgreSQL.
 set -uo pipefail
 cd "$(dirname "$0")"
+here=$PWD
 
 pg_regress=$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress
 [ -x "$pg_regress" ] || { echo "this PostgreSQL comes without pg_regress: $pg_regress" >&2; exit 1; }
@@ -31,4 +32,5 @@ failed=$(grep -cE '^not ok|FAILED$|FAILED ' "$folder/report")
 [ "$status" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
 [ ! -s regression.diffs ] || cat regression.diffs
 echo "test result: pg_regress. $((${#tests[@]} - failed)) passed; $failed failed"
-[ "$failed" -eq 0 ]
+
+bash "$here/isolation.sh" && [ "$failed" -eq 0 ]

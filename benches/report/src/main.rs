@@ -21,6 +21,7 @@ mod figures;
 mod goals;
 mod page;
 mod plots;
+mod query;
 mod sections;
 mod soak;
 mod table;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::figures::Figures;
 use crate::goals::Goal;
 use crate::plots::{self, Axes, Scale, Series};
+use crate::query;
 use crate::soak;
 use crate::table::{Row, Table};
 
@@ -41,6 +42,8 @@ pub fn write(folder: &Path, figures: &Figures, goals: &[Goal]) -> Result<()> {
     places.insert("contention", contention(figures, folder)?);
     places.insert("beside-a-writer", beside_a_writer(figures));
     places.insert("postgres", postgres(figures, folder)?);
+    places.insert("query", query::answers(figures, folder)?);
+    places.insert("query-hit", query::hit(figures));
     places.insert("soak", soak::section(figures, folder)?);
     let mut page = String::new();
     for line in TEMPLATE.lines() {
@@ -82,7 +85,7 @@ pub fn whole(number: Option<f64>) -> String {
 }
 
 /// A median with the least and the most.
-fn spread(row: Row<'_>, column: &str, digit_count: usize) -> String {
+pub fn spread(row: Row<'_>, column: &str, digit_count: usize) -> String {
     let end = |end: &str| digits(row.number(&format!("{column}_{end}")), digit_count);
     format!("{} ({}–{})", digits(row.number(column), digit_count), end("min"), end("max"))
 }
@@ -111,7 +114,7 @@ fn goals_table(goals: &[Goal]) -> String {
     markdown(&["figure", "goal", "measured", ""], rows)
 }
 
-fn plot(folder: &Path, name: &str, axes: &Axes<'_>, series: &[Series]) -> Result<String> {
+pub fn plot(folder: &Path, name: &str, axes: &Axes<'_>, series: &[Series]) -> Result<String> {
     if series.iter().all(|series| series.points.is_empty()) {
         return Ok(String::new());
     }
@@ -120,7 +123,7 @@ fn plot(folder: &Path, name: &str, axes: &Axes<'_>, series: &[Series]) -> Result
 }
 
 /// Points of the rows that `are` picks.
-fn points<'a>(table: &'a Table, x: &str, y: &str, are: impl Fn(Row<'a>) -> bool) -> Vec<(f64, f64)> {
+pub fn points<'a>(table: &'a Table, x: &str, y: &str, are: impl Fn(Row<'a>) -> bool) -> Vec<(f64, f64)> {
     let rows = table.rows().filter(|row| are(*row));
     rows.filter_map(|row| Some((row.number(x)?, row.number(y)?))).collect()
 }
@@ -498,9 +501,21 @@ fn postgres(figures: &Figures, folder: &Path) -> Result<String> {
             row.text("contender").to_owned(),
             digits(row.number("to_logged"), 2),
             spread(row, "transactions_per_second", 0),
+            digits(row.number("processor_us"), 1),
+            digits(row.number("processor_to_statement"), 2),
+            digits(row.number("processor_to_logged"), 2),
         ]
     });
-    let head = ["keys a statement", "clients", "contender", "to `logged`", "transactions per second"];
+    let head = [
+        "keys a statement",
+        "clients",
+        "contender",
+        "to `logged`",
+        "transactions per second",
+        "processor time a statement, µs",
+        "to `statement`",
+        "to `logged`",
+    ];
     let mut text = markdown(&head, rows);
     for keys in table.distinct("keys_per_statement") {
         let series = table.distinct("contender").into_iter().map(|contender| Series {

@@ -58,6 +58,8 @@ pub enum Section {
     Contention,
     /// Inside PostgreSQL.
     Postgres,
+    /// A report while its tables are written.
+    Query,
     /// Everything at once, for long.
     Soak,
 }
@@ -90,6 +92,7 @@ impl Section {
             Section::Compare => "compare",
             Section::Contention => "contention",
             Section::Postgres => "postgres",
+            Section::Query => "query",
             Section::Soak => "soak",
         }
     }
@@ -116,6 +119,7 @@ impl Section {
             Section::Compare => runner.compare(),
             Section::Contention => runner.contention(),
             Section::Postgres => runner.postgres(),
+            Section::Query => runner.query(),
             Section::Soak => runner.soak(),
         };
         // What a soak has seen until it failed is what it was for.
@@ -274,6 +278,12 @@ impl Runner<'_> {
     fn postgres(&mut self) -> Result<()> {
         let (clients, seconds, runs) = (self.choose("1,4", "1,2,4,8"), self.choose("1", "5"), self.choose("1", "5"));
         self.bench("postgres", &[], &["--clients", clients, "--seconds", seconds, "--runs", runs])
+    }
+
+    fn query(&mut self) -> Result<()> {
+        let (scale, seconds, runs) = (self.choose("5", "20"), self.choose("2", "10"), self.choose("1", "3"));
+        let calls = self.choose("300000", "2000000");
+        self.bench("query", &[], &["--scale", scale, "--seconds", seconds, "--runs", runs, "--calls", calls])
     }
 
     fn soak(&mut self) -> Result<()> {

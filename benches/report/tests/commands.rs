@@ -5,7 +5,7 @@
 //! no figure that cannot be. `make` targets must be there. The programs are built as tests are, which the time they
 //! measure does not like; nothing here looks at times.
 //!
-//! The commands of `postgres` and `soak` need the extension installed, which `make test` does before.
+//! The commands of `postgres`, `query`, `writers` and `soak` need the extension installed, which `make test` does before.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -84,6 +84,10 @@ fn shortened(program: &str, options: &[String]) -> Vec<&'static str> {
         }
         "hit" => vec!["--entries", "300", "--values", "100", "--keys", "uniform", "--rounds", "1"],
         "postgres" => vec!["--clients", "1", "--keys", "1000", "--seconds", "1", "--runs", "1"],
+        "query" => {
+            let short = ["--clients", "2", "--writes", "0,20", "--seconds", "0.5", "--runs", "1", "--scale", "1"];
+            [&short[..], &["--calls", "20000"]].concat()
+        }
         "replay" => vec!["--limit", "5000", "--runs", "1"],
         "soak" => {
             vec!["--seconds", "20", "--sample-seconds", "5", "--terminate-seconds", "2", "--kill-seconds", "10"]
@@ -174,6 +178,23 @@ fn the_benchmark_in_postgresql_measures_something() {
     let objects = run("cargo bench --no-default-features --bench postgres");
     objects.iter().for_each(|object| expect_possible("postgres", "", object));
     assert!(objects.iter().any(|object| object["contender"] == "shared_lru"));
+}
+
+/// What `make bench-query` runs: every way is gone, and none that promises fresh answers gives a stale one (it fails itself
+/// then).
+#[test]
+fn the_benchmark_of_reports_asks_in_every_way() {
+    let objects = run("cargo bench --no-default-features --bench query");
+    objects.iter().for_each(|object| expect_possible("query", "", object));
+    let number = |object: &serde_json::Value, field: &str| object[field].as_f64().unwrap_or_else(|| panic!("{object}"));
+    for way in ["bare", "fetch", "marked", "marked, simple", "memo"] {
+        let lines: Vec<_> = objects.iter().filter(|object| object["way"] == way).collect();
+        assert_eq!(lines.len(), 2, "{way}: {objects:?}");
+        assert!(lines.iter().all(|line| number(line, "answers") > 0.0), "{lines:?}");
+        assert!(lines.iter().any(|line| number(line, "written") > 0.0), "nothing was written: {lines:?}");
+        assert!(way == "memo" || lines.iter().all(|line| number(line, "stale") == 0.0), "{lines:?}");
+    }
+    assert!(objects.iter().any(|object| object["hit"] == "bigint"), "{objects:?}");
 }
 
 /// What `make soak` runs, for some seconds: everything is done, and nothing that is read is wrong (it fails itself then).

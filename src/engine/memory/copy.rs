@@ -6,6 +6,7 @@
 //! Not here: which words (`region` checks the range, its callers know what is there).
 #![allow(unsafe_code)]
 
+use std::collections::TryReserveError;
 use std::mem::MaybeUninit;
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -165,18 +166,23 @@ pub fn write_words(words: &[Word64], room: &mut [MaybeUninit<u8>]) -> bool {
 
 /// Appends the first `len_bytes` bytes of the words to `out`.
 ///
+/// # Errors
+///
+/// There is no memory for them; `out` stays as it is.
+///
 /// # Panics
 ///
 /// If the words have fewer bytes.
 #[inline(always)]
-pub fn append_words(words: &[Word64], len_bytes: usize, out: &mut Vec<u8>) {
+pub fn append_words(words: &[Word64], len_bytes: usize, out: &mut Vec<u8>) -> Result<(), TryReserveError> {
     let words = &words[..len_bytes.div_ceil(8)];
-    out.reserve(8 * words.len());
+    out.try_reserve(8 * words.len())?;
     let filled = out.len();
-    // SAFETY: `reserve` made room for all words behind what is filled, which is the vector's own; they are written there
+    // SAFETY: `try_reserve` made room for all words behind what is filled, which is the vector's own; they are written there
     // whole, so the first `len_bytes` of that room are initialised.
     unsafe {
         copy_words(words.as_ptr().cast(), out.as_mut_ptr().add(filled), words.len());
         out.set_len(filled + len_bytes);
     }
+    Ok(())
 }

@@ -1,9 +1,9 @@
 //! One piece of shared memory that holds all named caches.
 //!
 //! ```text
-//! ┌───────────┬─────────────┬───────────────────────────┬───────────────────────┬──────────┬───────┬──────────────────────┐
-//! │ AreaWords │ CacheSlot … │ LWLocks: 64 for each slot │ counters of each slot │ Ledger … │ rings │ memory of the caches │
-//! └───────────┴─────────────┴───────────────────────────┴───────────────────────┴──────────┴───────┴──────────────────────┘
+//! ┌───────────┬─────────────┬───────────────────────────┬───────────────────────┬──────────┬─────────┬───────┬──────────────────────┐
+//! │ AreaWords │ CacheSlot … │ LWLocks: 64 for each slot │ counters of each slot │ Ledger … │ tallies │ rings │ memory of the caches │
+//! └───────────┴─────────────┴───────────────────────────┴───────────────────────┴──────────┴─────────┴───────┴──────────────────────┘
 //!
 //! main_memory  a part of PostgreSQL's main shared memory, for a library that the server preloads
 //! registry     a dynamic segment that PostgreSQL's DSM registry leads to, without a preload: from version 17 on
@@ -35,6 +35,9 @@ use super::error::CacheError;
 use super::ledger::Ledger;
 use super::lwlock::LwLockGuard;
 use super::slot::CacheSlot;
+#[cfg(feature = "extension")]
+use super::tallies::Tallies;
+use super::tallies::{self, TallySet};
 use crate::engine::counters::Stripe;
 use crate::engine::limits::{MAX_PARTITIONS, STRIPE_COUNT};
 use crate::engine::memory::region::{Region, RegionType};
@@ -58,7 +61,7 @@ pub struct AreaSize {
     pub bytes: usize,
     /// The most caches at one time.
     pub max_caches: usize,
-    /// Lines of the commit rings; 0: there are none.
+    /// Lines of the commit rings; 0: there are none, and no tallies of queries.
     pub lines: u32,
 }
 
@@ -123,6 +126,8 @@ struct Offsets {
     locks: usize,
     stripes: usize,
     ledgers: usize,
+    #[cfg(feature = "extension")]
+    tallies: usize,
     rings: usize,
     heap: usize,
 }
@@ -135,9 +140,21 @@ impl Offsets {
         let stripes = (locks + lock_bytes).next_multiple_of(128);
         let stripe_bytes = max_caches * STRIPE_COUNT * size_of::<Stripe>();
         let ledgers = (stripes + stripe_bytes).next_multiple_of(128);
-        let rings = (ledgers + max_caches * size_of::<Ledger>()).next_multiple_of(128);
+        let tallies = (ledgers + max_caches * size_of::<Ledger>()).next_multiple_of(128);
+        let sets = if lines > 0 { tallies::SETS } else { 0 };
+        let rings = (tallies + sets * size_of::<TallySet>()).next_multiple_of(128);
         let ring_bytes = LineCount::new(lines).map_or(0, Rings::region_bytes);
-        Offsets { slots, locks, stripes, ledgers, rings, heap: (rings + ring_bytes).next_multiple_of(4096) }
+        let heap = (rings + ring_bytes).next_multiple_of(4096);
+        Offsets {
+            slots,
+            locks,
+            stripes,
+            ledgers,
+            #[cfg(feature = "extension")]
+            tallies,
+            rings,
+            heap,
+        }
     }
 
     /// Of the whole area. PostgreSQL aligns what it gives to 128 bytes (a cache line) at least.
@@ -153,6 +170,8 @@ struct Places {
     words: &'static AreaWords,
     #[cfg(feature = "extension")]
     rings: Option<Rings>,
+    #[cfg(feature = "extension")]
+    tallies: Option<Tallies<'static>>,
     slots: &'static [CacheSlot],
     /// `MAX_PARTITIONS` for each slot.
     locks: NonNull<pg_sys::LWLockPadded>,
@@ -183,6 +202,11 @@ impl Places {
                 slots: std::slice::from_raw_parts(base.add(offsets.slots).cast().as_ptr(), size.max_caches),
                 #[cfg(feature = "extension")]
                 rings: Rings::open(Region::new(base.add(offsets.rings), offsets.heap - offsets.rings)).ok(),
+                #[cfg(feature = "extension")]
+                tallies: (size.lines > 0).then(|| {
+                    let sets = base.add(offsets.tallies).cast().as_ptr();
+                    Tallies::new(std::slice::from_raw_parts(sets, tallies::SETS))
+                }),
                 locks: base.add(offsets.locks).cast(),
                 stripes: std::slice::from_raw_parts(
                     base.add(offsets.stripes).cast().as_ptr(),
@@ -284,6 +308,12 @@ impl Area {
     #[cfg(feature = "extension")]
     pub(super) fn rings(self) -> Option<Rings> {
         self.0.rings
+    }
+
+    /// What is counted of queries, if the area has room for it.
+    #[cfg(feature = "extension")]
+    pub(super) fn tallies(self) -> Option<Tallies<'static>> {
+        self.0.tallies
     }
 
     pub(super) fn slots(self) -> &'static [CacheSlot] {

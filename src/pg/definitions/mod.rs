@@ -18,7 +18,7 @@ pub(super) mod statements;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ops::{ControlFlow, Deref};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use hashbrown::HashMap;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
@@ -118,7 +118,7 @@ thread_local! {
 pub(super) fn with_cache<R>(
     name: &str,
     access: Access,
-    operation: impl Fn(&DefinedCache) -> R,
+    mut operation: impl FnMut(&DefinedCache) -> R,
 ) -> Result<R, CacheError> {
     loop {
         let cache = find(name, access)?;
@@ -130,8 +130,13 @@ pub(super) fn with_cache<R>(
 
 /// Runs `work`; `None` if the memory that it used was no longer the cache's.
 pub(super) fn unless_dropped<R>(work: impl FnOnce() -> R) -> Option<R> {
+    // What it takes to look at an error is made where there is one: a lookup costs less than that.
+    let raised = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => return Some(done),
+        Err(raised) => raised,
+    };
     // Raised where no lock is held, by this library; nothing of PostgreSQL's has to be cleaned up for it.
-    PgTryBuilder::new(AssertUnwindSafe(|| Some(work())))
+    PgTryBuilder::new(AssertUnwindSafe(|| resume_unwind(raised)))
         .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| None)
         .execute()
 }
@@ -451,6 +456,15 @@ pub(super) fn says_persist(definition: u64) -> Option<bool> {
     // SAFETY: there is such a foreign table; its options are as the catalogs have them.
     let options = || unsafe { Options::of_table((*pg_sys::GetForeignTable(relation)).options) };
     drops::is_defined(definition).then(options)?.ok().map(|options| options.persist)
+}
+
+/// Whether the current role may read the cache of this number; not if there is none.
+pub(super) fn may_read(number: u64) -> bool {
+    let relation = pg_sys::Oid::from((number >> 32) as u32);
+    let mode = Access::Read.mask() as pg_sys::AclMode;
+    // SAFETY: a lookup in the catalogs; the relation is there by the one before.
+    drops::is_defined(number)
+        && unsafe { pg_sys::pg_class_aclcheck(relation, current_role(), mode) == pg_sys::AclResult::ACLCHECK_OK }
 }
 
 /// The role that owns a foreign table; `None` if there is none.

@@ -190,18 +190,35 @@ fn prevent_on_standby(function: &std::ffi::CStr) {
     }
 }
 
-/// Runs `work` as the superuser that PostgreSQL was installed by. An error ends the transaction, which restores the
-/// role.
+/// Runs `work` as the superuser that PostgreSQL was installed by, who looks for names in the catalogs only: an event trigger
+/// runs as that role, too, and must find nothing of the caller's. An error ends the transaction, which restores role and
+/// settings.
 fn as_installer<R>(work: impl FnOnce() -> R) -> R {
     let (mut role, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: reads and writes variables of this process's only thread; 10 is the role's OID in every cluster.
-    unsafe {
+    // SAFETY: reads and writes variables of this process's only thread; 10 is the role's OID in every cluster. The setting
+    // is one that everybody may set.
+    let level = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut role, &mut context);
         let local = pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
         pg_sys::SetUserIdAndSecContext(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), context | local);
-    }
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        level
+    };
     let result = work();
-    // SAFETY: as above.
-    unsafe { pg_sys::SetUserIdAndSecContext(role, context) };
+    // SAFETY: as above; the level is the one begun there.
+    unsafe {
+        pg_sys::AtEOXact_GUC(false, level);
+        pg_sys::SetUserIdAndSecContext(role, context);
+    }
     result
 }

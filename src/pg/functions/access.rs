@@ -1,14 +1,18 @@
 //! One key.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use pgrx::{AnyElement, Array, FromDatum};
 
+use super::arguments;
 use super::bytea::{Before, Bytea, Copied};
-use super::text::ServerText;
+use super::packed::Packed;
+use super::text::{ServerText, from_utf8, to_utf8};
 use super::with_cache;
 use crate::engine::counters::Removal;
 use crate::engine::partition::{PushError, Put};
@@ -19,12 +23,13 @@ use crate::pg::invalidations::{self, Target};
 use crate::pg::stored::{Dependency, Stored, StoredType};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
+use crate::shared::bounded::Fetched;
 use crate::{Expiry, Version};
 
 /// Tags, as SQL gives them.
 pub(super) type Tags<'a> = Array<'a, &'a [u8]>;
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
     let stored = or_report(Stored::compose(value, None, &[]));
     put_or_report(with_cache(cache, Access::Write, |cache| cache.put(key, &stored))) == Put::Inserted
@@ -43,13 +48,11 @@ pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
     match ttl.map(|ttl| ttl.as_micros()) {
         None => Expiry::Default,
         Some(0) => Expiry::Never,
-        Some(micros) => match u64::try_from(micros) {
-            Ok(micros) => Expiry::After(Duration::from_micros(micros)),
-            Err(_) => {
-                let seconds = micros / 1_000_000;
-                CacheError::Parameter(format!("ttl is {seconds} seconds: must not be negative")).report()
-            }
-        },
+        Some(micros) if micros < 0 => {
+            let seconds = micros / 1_000_000;
+            CacheError::Parameter(format!("ttl is {seconds} seconds: must not be negative")).report()
+        }
+        Some(micros) => Expiry::After(Duration::from_micros(micros.try_into().unwrap_or(u64::MAX))),
     }
 }
 
@@ -97,7 +100,7 @@ fn store(
 }
 
 /// With a time to live, and tags.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_with(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -109,7 +112,7 @@ fn put_with(
 }
 
 /// A value of any type.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_any(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -147,24 +150,49 @@ fn copy_of(cache: &DefinedCache, key: &[u8], wanted: Wanted) -> Option<(Copied, 
     }
     let before = if wanted == Wanted::Bytes { Before::Header } else { Before::Nothing };
     let copied = Copied::fetch(cache, key, before)?;
-    if wanted == Wanted::Bytes && Stored::is_plain(copied.bytes()) {
-        let len = copied.bytes().len() - 1;
-        return Some((copied, len));
-    }
-    judged(cache, copied, wanted)
+    let Some(len) = shown_len(cache, copied.bytes(), &copied.version, wanted) else {
+        copied.free();
+        return None;
+    };
+    Some((copied, len))
 }
 
-/// As [`copy_of`], of what was copied.
-fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copied, usize)> {
-    let stored = parse(copied.bytes());
-    let (len, is_result) = (stored.value.len(), stored.is_result);
+/// Appends the value of a key, if the current transaction may see it; whether it did.
+#[inline]
+pub(super) fn append_value(cache: &DefinedCache, key: &[u8], packed: &mut Packed) -> bool {
+    let judge = |bytes: &[u8], version: &Version| shown_len(cache, bytes, version, Wanted::Bytes);
+    !is_hidden(cache, key) && packed.append_value(cache, key, judge)
+}
+
+/// As [`append_value`], of texts.
+pub(super) fn append_text(cache: &DefinedCache, key: &[u8], packed: &mut Packed) -> bool {
+    let start = packed.len();
+    if !append_value(cache, &to_utf8(key), packed) {
+        return false;
+    }
+    if let Cow::Owned(converted) = from_utf8(&packed.bytes()[start + pg_sys::VARHDRSZ..]) {
+        packed.truncate(start);
+        packed.append_varlena(&converted);
+    }
+    true
+}
+
+/// How many of the first bytes of what was copied are the value; `None` if the running statement must not see it.
+#[inline]
+fn shown_len(cache: &DefinedCache, bytes: &[u8], version: &Version, wanted: Wanted) -> Option<usize> {
+    if wanted == Wanted::Bytes && Stored::is_plain(bytes) {
+        return Some(bytes.len() - 1);
+    }
+    judged(cache, bytes, version, wanted)
+}
+
+/// As [`shown_len`], of what is more than a value.
+fn judged(cache: &DefinedCache, bytes: &[u8], version: &Version, wanted: Wanted) -> Option<usize> {
+    let stored = parse(bytes);
     let is_outdated = match freshness(&stored) {
         Freshness::Current => false,
         Freshness::Outdated => true,
-        Freshness::Unknown => {
-            copied.free();
-            return None;
-        }
+        Freshness::Unknown => return None,
     };
     let is_gone = is_outdated
         || match (stored.of_type, wanted) {
@@ -180,22 +208,21 @@ fn judged(cache: &DefinedCache, copied: Copied, wanted: Wanted) -> Option<(Copie
                 }
                 is_other
             }
-            (stored, wanted) => {
+            (of_type, wanted) => {
                 let wanted = match wanted {
                     Wanted::Bytes => None,
                     Wanted::Typed(wanted) => Some(wanted),
                 };
                 let name = |of_type: Option<StoredType>| of_type.map_or_else(|| "bytea".to_owned(), type_name);
-                let stored = if is_result { "result of a query".to_owned() } else { name(stored) };
+                let stored = if stored.is_result { "result of a query".to_owned() } else { name(of_type) };
                 CacheError::WrongType { stored, wanted: name(wanted) }.report()
             }
         };
     if is_gone {
-        cache.discard_version_as(Removal::Invalidated, &copied.version);
-        copied.free();
+        cache.discard_version_as(Removal::Invalidated, version);
         return None;
     }
-    Some((copied, len))
+    Some(stored.value.len())
 }
 
 fn type_name(of_type: StoredType) -> String {
@@ -226,13 +253,50 @@ pub(super) fn value_of(cache: &DefinedCache, key: &[u8]) -> Option<Bytea> {
     Some(copied.into_bytea(len))
 }
 
-#[pg_extern(volatile, parallel_safe)]
-fn get(cache: ServerText<'_>, key: &[u8]) -> Option<Bytea> {
-    with_cache(cache, Access::Read, |cache| value_of(cache, key))
+called_raw!(pg_finfo_get_wrapper);
+
+/// `get(cache, key)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with a call's data, of two arguments that are not NULL.
+    let (cache, key) = unsafe { (ServerText::of_bytes(arguments::bytes(call, 0)), arguments::bytes(call, 1)) };
+    let value = with_cache(cache, Access::Read, |cache| value_of(cache, key));
+    // SAFETY: as above.
+    unsafe { (*call).isnull = value.is_none() };
+    value.map_or(pg_sys::Datum::null(), |value| value.datum())
+}
+
+called_raw!(pg_finfo_get_text_wrapper);
+
+/// `get_text(cache, key)`: as `get`, of texts, which are UTF-8 in the cache.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn get_text_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with a call's data, of two arguments that are not NULL.
+    let (cache, key) = unsafe { (ServerText::of_bytes(arguments::bytes(call, 0)), arguments::bytes(call, 1)) };
+    let key = to_utf8(key);
+    let Some(value) = with_cache(cache, Access::Read, |cache| value_of(cache, &key)) else {
+        // SAFETY: as above.
+        unsafe { (*call).isnull = true };
+        return pg_sys::Datum::null();
+    };
+    match from_utf8(value.bytes()) {
+        Cow::Borrowed(_) => value.datum(),
+        Cow::Owned(converted) => Bytea::copy_of(&converted).datum(),
+    }
+}
+
+/// A value of a type of varying length, for the current transaction; as PostgreSQL passes it.
+pub(super) fn varlena_of(cache: &DefinedCache, key: &[u8], of_type: StoredType) -> Option<Bytea> {
+    let (copied, _) = copy_of(cache, key, Wanted::Typed(of_type))?;
+    let oid = pg_sys::Oid::from(of_type.oid);
+    // SAFETY: stored by `put_any`, for a type of this number and fingerprint, which is a varlena.
+    unsafe { Some(Bytea::from_varlena(types::to_datum(copied.into_memory(), oid).cast_mut_ptr())) }
 }
 
 /// A value of the type that the last argument has.
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 fn get_any(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -248,18 +312,42 @@ fn get_any(
     unsafe { AnyElement::from_polymorphic_datum(types::to_datum(copied.into_memory(), oid), false, oid) }
 }
 
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
-    with_cache(cache, Access::Read, |cache| {
-        let mut bytes = Vec::new();
-        !is_hidden(cache, key)
-            && cache.contains(key)
-            && cache.peek(key, &mut bytes)
-            && (Stored::is_plain(&bytes) || freshness(&parse(&bytes)) == Freshness::Current)
-    })
+    with_cache(cache, Access::Read, |cache| !is_hidden(cache, key) && has_current(cache, key))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+/// Whether a key has a value that the running statement may see. No use of it.
+fn has_current(cache: &DefinedCache, key: &[u8]) -> bool {
+    /// Room for a value before its size is known.
+    const FIRST_ROOM_BYTES: usize = 1024;
+    let is_current = |bytes: &[u8]| Stored::is_plain(bytes) || freshness(&parse(bytes)) == Freshness::Current;
+    let mut first = [MaybeUninit::uninit(); FIRST_ROOM_BYTES];
+    let mut needed = match cache.peek_within(key, &mut first) {
+        Fetched::Absent => return false,
+        // SAFETY: the cache has written as many bytes.
+        Fetched::Copied(len) => return is_current(unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), len) }),
+        Fetched::Needs(bytes) => bytes,
+    };
+    let mut room = Vec::<u8>::new();
+    loop {
+        if room.try_reserve_exact(needed).is_err() {
+            CacheError::OutOfMemory(needed).report();
+        }
+        match cache.peek_within(key, room.spare_capacity_mut()) {
+            Fetched::Absent => return false,
+            Fetched::Copied(len) => {
+                // SAFETY: as above.
+                unsafe { room.set_len(len) };
+                return is_current(&room);
+            }
+            // Somebody has stored a larger one meanwhile.
+            Fetched::Needs(bytes) => needed = bytes,
+        }
+    }
+}
+
+#[pg_extern]
 fn remove(cache: ServerText<'_>, key: &[u8]) -> bool {
     with_cache(cache, Access::Write, |cache| {
         invalidations::void_leases(or_report(Catalog::open()), cache.number, Target::Key(key));
@@ -279,7 +367,7 @@ fn version_bytes(cache: &DefinedCache, key: &[u8], version: Version) -> [u8; VER
 }
 
 /// The value of a key and its version; or neither.
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn get_versioned(
     cache: ServerText<'_>,
@@ -294,7 +382,7 @@ fn get_versioned(
 }
 
 /// Stores a value if the key's is still of this version; `None`: if it has none.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn put_if_version(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,

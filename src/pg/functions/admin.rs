@@ -10,12 +10,13 @@ use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::invalidations::Target;
+use crate::pg::queries::entries;
 use crate::pg::{images, invalidations};
 
 /// Bytes that compaction moves in one step.
 const COMPACT_STEP_BYTES: u64 = 256 << 10;
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn clear(cache: ServerText<'_>) -> i64 {
     let between = || {
         pgrx::check_for_interrupts!();
@@ -26,11 +27,11 @@ fn clear(cache: ServerText<'_>) -> i64 {
     }) as i64
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn compact(
     cache: Option<ServerText<'_>>,
-    max_bytes: default!(Option<i64>, "NULL"),
+    max_bytes: Option<i64>,
 ) -> TableIterator<
     'static,
     (
@@ -70,25 +71,28 @@ fn compact_in_steps(cache: &DefinedCache, budget: u64) -> CompactReport {
     report
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn save(cache: ServerText<'_>) -> i64 {
     let persists = || or_report(name_of(cache).and_then(Definition::find).and_then(|found| found.options())).persist;
     or_report(with_cache(cache, Access::Own, |found| images::save(&cache.shown(), found.number, persists(), found)))
         as i64
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn reset_stats(cache: ServerText<'_>) {
     // One that is being made anew meanwhile is waited for in the next attempt.
-    with_cache(cache, Access::Own, |cache| or_report(or_report(Catalog::open()).reset_stats(cache.tenant, cache)));
+    with_cache(cache, Access::Own, |cache| {
+        or_report(or_report(Catalog::open()).reset_stats(cache.tenant, cache));
+        entries::reset(cache.number);
+    });
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn defragment() -> i64 {
     or_report(Catalog::existing()).map_or(0, |catalog| catalog.defragment() as i64)
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn validate(cache: ServerText<'_>) {
     let found = with_cache(cache, Access::Read, |cache| {
         (0..cache.partition_count()).find_map(|partition| {

@@ -21,9 +21,9 @@ use crate::shared::cache::SharedCache;
 use crate::shared::lock::Locks;
 
 /// The most bytes that PostgreSQL allows a `bytea`: its limit for one allocation, less the header.
-const MAX_BYTES: usize = 0x3fff_ffff - pg_sys::VARHDRSZ;
+pub(super) const MAX_BYTES: usize = 0x3fff_ffff - pg_sys::VARHDRSZ;
 /// Room for a value before its size is known: with the header, one chunk of PostgreSQL's allocator.
-const FIRST_ROOM_BYTES: usize = 1024 - pg_sys::VARHDRSZ;
+pub(super) const FIRST_ROOM_BYTES: usize = 1024 - pg_sys::VARHDRSZ;
 
 /// What stands before a value in the memory that PostgreSQL gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,15 +107,15 @@ impl Bytea {
         Bytea(NonNull::new(varlena.cast()).expect("PostgreSQL has made it"))
     }
 
+    /// What it holds.
+    pub(in crate::pg) fn bytes(&self) -> &[u8] {
+        // SAFETY: a varlena in plain form.
+        unsafe { pgrx::varlena_to_byte_slice(self.0.as_ptr().cast()) }
+    }
+
     /// As PostgreSQL passes it.
     pub(in crate::pg) fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.0.as_ptr())
-    }
-
-    /// Gives the memory back.
-    pub(in crate::pg) fn free(self) {
-        // SAFETY: palloc'd, and nobody else has it.
-        unsafe { pg_sys::pfree(self.0.as_ptr().cast()) };
     }
 
     /// A copy of these bytes.
@@ -124,6 +124,15 @@ impl Bytea {
         room.bytes().iter_mut().zip(bytes).for_each(|(to, &from)| _ = to.write(from));
         room.filled(bytes.len())
     }
+}
+
+/// Memory in the current memory context; the want of it is an ERROR.
+pub(super) fn allocate(bytes: usize) -> NonNull<u8> {
+    // A copy may need up to 7 bytes more than the value has, which the limit must not forbid.
+    let flags = pg_sys::MCXT_ALLOC_HUGE | pg_sys::MCXT_ALLOC_NO_OOM;
+    // SAFETY: null where there is no memory.
+    let memory = unsafe { pg_sys::palloc_extended(bytes, flags as i32) };
+    NonNull::new(memory.cast()).unwrap_or_else(|| CacheError::OutOfMemory(bytes).report())
 }
 
 /// Memory for a value of which nothing is known yet.
@@ -135,12 +144,7 @@ struct Room {
 
 impl Room {
     fn new(before: Before, bytes: usize) -> Room {
-        // A copy may need up to 7 bytes more than the value has, which the limit must not forbid.
-        let flags = pg_sys::MCXT_ALLOC_HUGE | pg_sys::MCXT_ALLOC_NO_OOM;
-        // SAFETY: allocates in the current memory context; null where there is no memory.
-        let memory = unsafe { pg_sys::palloc_extended(before as usize + bytes, flags as i32) };
-        let memory = NonNull::new(memory.cast()).unwrap_or_else(|| CacheError::OutOfMemory(bytes).report());
-        Room { memory, before, bytes }
+        Room { memory: allocate(before as usize + bytes), before, bytes }
     }
 
     fn replaced(self, bytes: usize) -> Room {

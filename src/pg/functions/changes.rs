@@ -13,7 +13,7 @@ use crate::rings::switch::State;
 use crate::rings::table::{LineIndex, Rings};
 
 /// No row while publications are off, or about to be on.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn changes(
     relation: pg_sys::Oid,

@@ -14,7 +14,7 @@ use crate::pg::{definitions, settings};
 const DEFAULT_PART: usize = 8;
 
 /// Of the script of release 0.1.0.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn create_cache() {
     CacheError::OldScript.report()
 }
@@ -65,7 +65,7 @@ fn written_seconds(ttl: Interval) -> String {
     }
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 #[allow(clippy::too_many_arguments)] // one SQL parameter each, all but the first with a default
 fn define_cache(
     cache: Option<ServerText<'_>>,
@@ -125,7 +125,7 @@ fn define_cache(
     created
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 #[allow(clippy::too_many_arguments)] // one SQL parameter each, all but the first with a default
 fn alter_cache(
     cache: Option<ServerText<'_>>,
@@ -179,13 +179,13 @@ fn alter_cache(
     or_report(statements::alter(name, &changes));
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn rename_cache(cache: ServerText<'_>, new_name: ServerText<'_>) {
     let cache = or_report(name_of(cache));
     or_report(statements::rename(cache, self::new_name(new_name)));
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn drop_cache(cache: ServerText<'_>) -> bool {
     match cache.as_cache_name() {
         Some(name) => or_report(statements::drop_cache(name)),
@@ -193,12 +193,12 @@ fn drop_cache(cache: ServerText<'_>) -> bool {
     }
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn grant_cache(cache: ServerText<'_>, role: &str, privilege: &str) {
     or_report(name_of(cache).and_then(|name| statements::change_privileges(Change::Grant, name, role, privilege)));
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn revoke_cache(cache: ServerText<'_>, role: &str, privilege: &str) {
     or_report(name_of(cache).and_then(|name| statements::change_privileges(Change::Revoke, name, role, privilege)));
 }
@@ -217,7 +217,7 @@ fn new_name(name: ServerText<'_>) -> &str {
 }
 
 /// Of the foreign data wrapper: sees the options of every object that belongs to it, before they are stored.
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn definition_validator(options: Vec<Option<String>>, catalog: pg_sys::Oid) {
     let options: Vec<String> = options.into_iter().flatten().collect();
     let pairs = options.iter().map(|option| option.split_once('=').unwrap_or((option, "")));

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
+use pgrx::AnyElement;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
@@ -12,7 +13,6 @@ use super::access::{self, Tags, expiry, put_or_report, value_of};
 use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, name_of, with_cache};
-use crate::Expiry;
 use crate::pg::accounts::Tenant;
 use crate::pg::advisory::{AdvisoryLock, Class};
 use crate::pg::catalog::Catalog;
@@ -22,8 +22,9 @@ use crate::pg::invalidations::{self, Target};
 use crate::pg::ledger::SqlCounter;
 use crate::pg::named_locks::sleep_a_moment;
 use crate::pg::snapshot::has_written;
-use crate::pg::stored::{Dependency, Stored};
+use crate::pg::stored::{Dependency, Stored, StoredType};
 use crate::pg::tags;
+use crate::pg::types;
 use crate::rings::table::Rings;
 
 /// The right to store a key, if nothing has happened since to it, its cache and the value's tags: 48 bytes, and 20 for each
@@ -69,7 +70,7 @@ impl Lease {
 /// What a caller gets: a value, or a lease, or neither.
 type Answer = (Option<Bytea>, Option<Vec<u8>>);
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn get_or_lease(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
@@ -77,13 +78,34 @@ fn get_or_lease(
     tags: Option<Tags<'_>>,
 ) -> TableIterator<'static, (name!(value, Option<Bytea>), name!(lease, Option<Vec<u8>>))> {
     let (Some(cache), Some(key)) = (cache, key) else { return TableIterator::once((None, None)) };
-    let wait = wait.map_or(Duration::ZERO, |wait| Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(0)));
-    TableIterator::once(answer(cache, key, wait, tags.as_ref()))
+    TableIterator::once(answer(cache, key, wait, tags.as_ref(), |cache| value_of(cache, key)))
 }
 
-fn answer(cache: ServerText<'_>, key: &[u8], wait: Duration, tags: Option<&Tags<'_>>) -> Answer {
+/// As `get_or_lease`, of a value that was put as `jsonb`.
+#[pg_extern]
+fn get_jsonb_or_lease(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    wait: Option<Interval>,
+    tags: Option<Tags<'_>>,
+) -> TableIterator<'static, (name!(value, Option<Bytea>), name!(lease, Option<Vec<u8>>))> {
+    let (Some(cache), Some(key)) = (cache, key) else { return TableIterator::once((None, None)) };
+    let jsonb = or_report(types::stored_type(pg_sys::JSONBOID));
+    TableIterator::once(answer(cache, key, wait, tags.as_ref(), |cache| access::varlena_of(cache, key, jsonb)))
+}
+
+fn answer(
+    cache: ServerText<'_>,
+    key: &[u8],
+    wait: Option<Interval>,
+    tags: Option<&Tags<'_>>,
+    value_of: impl Fn(&DefinedCache) -> Option<Bytea>,
+) -> Answer {
+    // What is beyond all bounds is for ever, before nothing at once.
+    let wait = wait.map_or(0, |wait| wait.as_micros().clamp(0, u64::MAX.into()) as u64);
+    let wait = Duration::from_micros(wait);
     let DefinedCache { number, tenant, .. } = find(cache, Access::ReadAndWrite);
-    let look = || with_cache(cache, Access::Read, |cache| value_of(cache, key));
+    let look = || with_cache(cache, Access::Read, &value_of);
     // The miss is counted once, however often it is looked again.
     let look_again = || if with_cache(cache, Access::Read, |cache| cache.contains(key)) { look() } else { None };
     if invalidations::hides_some() && invalidations::hides(number, key) {
@@ -133,15 +155,43 @@ fn count(tenant: Tenant, counter: SqlCounter) {
     }
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn put_leased(
     cache: Option<ServerText<'_>>,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
     lease: Option<&[u8]>,
     ttl: Option<Interval>,
+) -> Option<bool> {
+    Some(put_under(lease, cache?, key?, value?, None, ttl))
+}
+
+/// As `put_leased`, of a value of any type.
+#[pg_extern]
+fn put_any_leased(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    value: Option<AnyElement>,
+    lease: Option<&[u8]>,
+    ttl: Option<Interval>,
+) -> Option<bool> {
+    let (cache, key, value) = (cache?, key?, value?);
+    let of_type = or_report(types::stored_type(value.oid()));
+    let put = |bytes: &[u8]| put_under(lease, cache, key, bytes, Some(of_type), ttl);
+    // SAFETY: PostgreSQL says that the datum is of this type.
+    Some(unsafe { types::with_bytes(value.datum(), value.oid(), put) })
+}
+
+/// Stores a value under a lease; whether it did. Without one it does nothing.
+fn put_under(
+    lease: Option<&[u8]>,
+    cache: ServerText<'_>,
+    key: &[u8],
+    value: &[u8],
+    of_type: Option<StoredType>,
+    ttl: Option<Interval>,
 ) -> bool {
-    let (Some(cache), Some(key), Some(value), Some(lease)) = (cache, key, value, lease) else { return false };
+    let Some(lease) = lease else { return false };
     let Some(lease) = Lease::from_bytes(lease) else {
         let given = lease.len();
         CacheError::Parameter(format!("a lease has 48 bytes, and 20 for each tag; this one has {given}")).report()
@@ -151,7 +201,7 @@ fn put_leased(
     let rings = invalidations::rings(or_report(Catalog::open()));
     let is_hidden = invalidations::hides(number, key)
         || lease.tags.iter().any(|dependency| invalidations::hides_line(dependency.line));
-    let bytes = or_report(Stored::compose(value, None, &lease.tags));
+    let bytes = or_report(Stored::compose(value, of_type, &lease.tags));
     let is_void = Cell::new(true);
     let put = |cache: &DefinedCache| {
         is_void.set(is_hidden || cache.check_of(key) != lease.check);
@@ -175,23 +225,23 @@ fn put_leased(
     stored
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn invalidate(cache: ServerText<'_>, key: &[u8]) {
     invalidate_target(cache, Target::Key(key));
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn invalidate_all(cache: ServerText<'_>) {
     invalidate_target(cache, Target::All);
 }
 
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn invalidate_prefix(cache: ServerText<'_>, prefix: &[u8]) {
     invalidate_target(cache, Target::Prefix(prefix));
 }
 
 /// Its argument is a text, as those of the tags that values are put with.
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 fn invalidate_tag(cache: ServerText<'_>, tag: &[u8]) {
     invalidate_target(cache, Target::Tag(tag));
 }
@@ -204,16 +254,44 @@ fn invalidate_target(cache: ServerText<'_>, target: Target<'_>) {
     invalidations::invalidate(catalog, definition.number(), target);
 }
 
-#[pg_extern(volatile, parallel_restricted)]
-fn put_if_absent(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
-    let bytes = or_report(Stored::compose(value, None, &[]));
-    let put = |cache: &DefinedCache| (cache.put_if_absent(key, &bytes, Expiry::Default, || true), cache.tenant);
+/// Stores a value if the key has none; `None`, and nothing stored, if a tag is being invalidated.
+#[pg_extern]
+fn put_if_absent(
+    cache: Option<ServerText<'_>>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    ttl: Option<Interval>,
+    tags: Option<Tags<'_>>,
+) -> Option<bool> {
+    let (cache, key, value) = (cache?, key?, value?);
+    let expiry = expiry(ttl);
+    let number = find(cache, Access::Write).number;
+    let dependencies = match tags.as_ref().filter(|tags| !tags.is_empty()) {
+        Some(tags) => access::settled(number, tags)?,
+        None => Vec::new(),
+    };
+    let bytes = or_report(Stored::compose(value, None, &dependencies));
+    let rings = if dependencies.is_empty() { None } else { invalidations::rings(or_report(Catalog::open())) };
+    let is_outdated = Cell::new(false);
+    let put = |cache: &DefinedCache| {
+        is_outdated.set(false);
+        // Asked only if the key has no value.
+        let still = || {
+            let is_unchanged = |dependency| rings.as_ref().is_some_and(|rings| tags::is_unchanged(rings, dependency));
+            is_outdated.set(!dependencies.iter().all(is_unchanged));
+            !is_outdated.get()
+        };
+        (cache.put_if_absent(key, &bytes, expiry, still), cache.tenant)
+    };
     let (stored, tenant) = with_cache(cache, Access::Write, put);
     let stored = put_or_report(stored);
+    if is_outdated.get() {
+        return None;
+    }
     if !stored {
         count(tenant, SqlCounter::RefusedPresent);
     }
-    stored
+    Some(stored)
 }
 
 called_raw!(pg_finfo_invalidate_trigger_wrapper);

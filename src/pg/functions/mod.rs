@@ -4,13 +4,17 @@
 //! ```text
 //! names   names that cross the borders of databases, whose encodings may differ
 //! text    texts as arguments and results
+//! arguments  byte strings, and arrays of them, as arguments
 //! bytea   values copied straight into what PostgreSQL gets
+//! packed  several values in one piece of memory
 //! access  one key
 //! many    the keys of an array
 //! queries results of queries
+//! kept    what the views show of these
 //! leases  the right to store what was missed, and what takes it away
 //! sets    rows that a call returns at once
 //! walks   all entries: looked at, or taken out
+//! by_tag  where the bytes are, by tags
 //! prefixes  where the bytes are, by beginnings of keys
 //! define  caches created, altered, renamed, dropped; privileges
 //! admin   caches cleared, compacted, checked, moved together
@@ -37,12 +41,16 @@ macro_rules! called_raw {
 
 mod access;
 mod admin;
+mod arguments;
+mod by_tag;
 pub(super) mod bytea;
 mod changes;
 mod define;
+mod kept;
 mod leases;
 mod many;
 mod names;
+mod packed;
 mod prefixes;
 mod queries;
 mod release;
@@ -87,7 +95,7 @@ fn find(cache: ServerText<'_>, access: Access) -> DefinedCache {
 }
 
 /// Runs an operation on the cache of this name; again, if that was made anew or moved meanwhile.
-fn with_cache<R>(cache: ServerText<'_>, access: Access, operation: impl Fn(&DefinedCache) -> R) -> R {
+fn with_cache<R>(cache: ServerText<'_>, access: Access, operation: impl FnMut(&DefinedCache) -> R) -> R {
     or_report(name_of(cache).and_then(|name| definitions::with_cache(name, access, operation)))
 }
 

@@ -2,10 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char};
+use std::mem::offset_of;
 use std::time::Duration;
 
 use pgrx::fcinfo::{pg_arg_is_null, pg_getarg, pg_getarg_datum_raw, pg_getarg_type};
 use pgrx::iter::TableIterator;
+use pgrx::memcxt::PgMemoryContexts;
 use pgrx::prelude::*;
 
 use super::access::{Tags, expiry, refuse_too_many};
@@ -72,10 +74,10 @@ unsafe fn fetch(call: pg_sys::FunctionCallInfo, between: Between) -> pg_sys::Dat
             pg_sys::Datum::null()
         };
         let Some(Asked { cache, query, wishes, next }) = asked(call, between) else { return null(call) };
-        let wanted = pg_getarg_type(call, next);
-        let parameters = parameters(call, next + 1);
-        let answer = or_report(queries::answer(&cache, &query, &parameters, &wishes));
-        match first_value(answer, wanted) {
+        let place = Place::of(call, next + 1);
+        let parameters = parameters(call, place, next + 1);
+        let answer = or_report(queries::answer(cache, &query, &parameters, &wishes, pg_sys::CurrentMemoryContext));
+        match first_value(answer, place) {
             Some(value) => value,
             None => null(call),
         }
@@ -101,22 +103,24 @@ unsafe fn query(call: pg_sys::FunctionCallInfo, between: Between) -> pg_sys::Dat
         (*result).returnMode = materialize;
         (*call).isnull = true;
         let Some(Asked { cache, query, wishes, next }) = asked(call, between) else { return pg_sys::Datum::null() };
-        let parameters = parameters(call, next);
-        // What is returned lives as long as the query.
-        let before = pg_sys::MemoryContextSwitchTo((*(*result).econtext).ecxt_per_query_memory);
+        let parameters = parameters(call, Place::of(call, next), next);
+        // What is returned lives as long as the query, and nothing else: there may be a call for each row of another table.
+        let home = (*(*result).econtext).ecxt_per_query_memory;
+        let before = pg_sys::MemoryContextSwitchTo(home);
         let description = pg_sys::CreateTupleDescCopy((*result).expectedDesc);
+        pg_sys::MemoryContextSwitchTo(before);
         let wanted = queries::columns_of(description);
-        let answer = or_report(queries::answer(&cache, &query, &parameters, &wishes));
+        let answer = or_report(queries::answer(cache, &query, &parameters, &wishes, home));
         let store = match answer {
             Answer::Made(store, columns) => {
-                check_columns(&columns, &wanted);
+                check_columns(columns.into_iter(), &wanted);
                 store
             }
             Answer::Kept(copied) => {
-                let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+                let store = queries::new_store(home);
                 let slot = pg_sys::MakeSingleTupleTableSlot(description, &raw const pg_sys::TTSOpsMinimalTuple);
                 let rows = kept_rows(&copied);
-                check_columns(&rows.columns().collect::<Vec<_>>(), &wanted);
+                check_columns(rows.columns(), &wanted);
                 for row in rows.iter() {
                     pg_sys::ExecStoreMinimalTuple(row, slot, false);
                     pg_sys::tuplestore_puttupleslot(store, slot);
@@ -126,7 +130,6 @@ unsafe fn query(call: pg_sys::FunctionCallInfo, between: Between) -> pg_sys::Dat
                 store
             }
         };
-        pg_sys::MemoryContextSwitchTo(before);
         (*result).setResult = store;
         (*result).setDesc = description;
         pg_sys::Datum::null()
@@ -155,8 +158,8 @@ fn c_text(text: &[u8]) -> CString {
 }
 
 /// What a call asks for.
-struct Asked {
-    cache: String,
+struct Asked<'a> {
+    cache: &'a str,
     query: CString,
     wishes: Wishes,
     /// The argument that comes behind.
@@ -167,17 +170,94 @@ struct Asked {
 ///
 /// # Safety
 ///
-/// - The call has these arguments.
-unsafe fn asked(call: pg_sys::FunctionCallInfo, between: Between) -> Option<Asked> {
+/// - The call has these arguments, and outlives the name.
+unsafe fn asked<'a>(call: pg_sys::FunctionCallInfo, between: Between) -> Option<Asked<'a>> {
     // SAFETY: as the caller says; a `text` is, like a `bytea`, bytes behind a varlena header.
     unsafe {
-        let cache = ServerText::of_bytes(pg_getarg::<&[u8]>(call, 0)?);
+        let cache = ServerText::of_bytes(pg_getarg::<&'a [u8]>(call, 0)?);
         let (wishes, place) = match between {
             Between::Nothing => (Wishes::default(), 1),
             Between::Wishes => (wishes(pg_getarg(call, 1), pg_getarg(call, 2), pg_getarg(call, 3)), 4),
         };
         let query = c_text(pg_getarg::<&[u8]>(call, place)?);
-        Some(Asked { cache: or_report(name_of(cache)).to_owned(), query, wishes, next: place + 1 })
+        Some(Asked { cache: or_report(name_of(cache)), query, wishes, next: place + 1 })
+    }
+}
+
+/// What is the same for all calls at one place of a statement.
+struct Place {
+    /// Of all arguments; those that are parameters have bytes that can be part of a key.
+    types: Vec<pg_sys::Oid>,
+    /// The one before the first parameter, and how a value of it is passed.
+    value_type: pg_sys::Oid,
+    value_bytes: i16,
+    is_by_value: bool,
+}
+
+impl Place {
+    /// Of a call with parameters from `first` on.
+    ///
+    /// # Safety
+    ///
+    /// - It is a call, of a function of this module, which outlives what is returned.
+    unsafe fn of<'a>(call: pg_sys::FunctionCallInfo, first: usize) -> &'a Place {
+        // SAFETY: as the caller says; nobody else uses the function's `fn_extra`, and the memory is freed with it.
+        unsafe {
+            let function = (*call).flinfo;
+            if (*function).fn_extra.is_null() {
+                let place = Place::look_at(call, first);
+                let mut memory = PgMemoryContexts::For((*function).fn_mcxt);
+                (*function).fn_extra = memory.leak_and_drop_on_delete(place).cast();
+            }
+            &*(*function).fn_extra.cast::<Place>()
+        }
+    }
+
+    /// # Safety
+    ///
+    /// - It is a call.
+    unsafe fn look_at(call: pg_sys::FunctionCallInfo, first: usize) -> Place {
+        // SAFETY: as the caller says; lookups in the catalogs.
+        unsafe {
+            if pg_sys::get_fn_expr_variadic((*call).flinfo) {
+                CacheError::Parameter("parameters are given one by one, not as a VARIADIC array".to_owned()).report();
+            }
+            let types: Vec<pg_sys::Oid> = (0..(*call).nargs as usize).map(|at| pg_getarg_type(call, at)).collect();
+            let is_refused = |of: &&pg_sys::Oid| **of != pg_sys::UNKNOWNOID && types::stored_type(**of).is_err();
+            if let Some(of) = types.iter().skip(first).find(is_refused) {
+                let name = types::name(*of);
+                CacheError::Parameter(format!("a parameter of type {name} cannot be part of a key")).report();
+            }
+            let (mut value_bytes, mut is_by_value) = (0, false);
+            let value_type = types[first - 1];
+            pg_sys::get_typlenbyval(value_type, &mut value_bytes, &mut is_by_value);
+            Place { types, value_type, value_bytes, is_by_value }
+        }
+    }
+
+    /// The only value of a row, which points into the row; `None` if it is NULL.
+    ///
+    /// # Safety
+    ///
+    /// - It is a row of one column of the type before the first parameter, in memory that is aligned to 8 bytes.
+    unsafe fn value(&self, row: pg_sys::MinimalTuple) -> Option<pg_sys::Datum> {
+        // A row's header is longer by this where PostgreSQL counts it.
+        const LEFT_OUT: usize =
+            offset_of!(pg_sys::HeapTupleHeaderData, t_infomask2) - offset_of!(pg_sys::MinimalTupleData, t_infomask2);
+        // SAFETY: as the caller says; the first value stands at the start, which is aligned for every type.
+        unsafe {
+            if u32::from((*row).t_infomask) & pg_sys::HEAP_HASNULL != 0 {
+                return None;
+            }
+            let value = row.cast::<u8>().add(usize::from((*row).t_hoff) - LEFT_OUT);
+            Some(match self.value_bytes {
+                _ if !self.is_by_value => pg_sys::Datum::from(value),
+                1 => pg_sys::Datum::from(value.cast::<c_char>().read() as isize),
+                2 => pg_sys::Datum::from(value.cast::<i16>().read() as isize),
+                4 => pg_sys::Datum::from(value.cast::<i32>().read() as isize),
+                _ => pg_sys::Datum::from(value.cast::<usize>().read()),
+            })
+        }
     }
 }
 
@@ -200,15 +280,12 @@ fn wishes(ttl: Option<Interval>, tags: Option<Tags<'_>>, grace: Option<Interval>
 ///
 /// # Safety
 ///
-/// - It is a call.
-unsafe fn parameters(call: pg_sys::FunctionCallInfo, first: usize) -> Vec<Parameter> {
+/// - It is a call, at this place.
+unsafe fn parameters(call: pg_sys::FunctionCallInfo, place: &Place, first: usize) -> Vec<Parameter> {
     // SAFETY: as the caller says; each argument is of the type that PostgreSQL says.
     unsafe {
-        if pg_sys::get_fn_expr_variadic((*call).flinfo) {
-            CacheError::Parameter("parameters are given one by one, not as a VARIADIC array".to_owned()).report();
-        }
         let parameter = |index| {
-            let (oid, is_null) = (pg_getarg_type(call, index), pg_arg_is_null(call, index));
+            let (oid, is_null) = (place.types[index], pg_arg_is_null(call, index));
             let datum = if is_null { pg_sys::Datum::null() } else { pg_getarg_datum_raw(call, index) };
             match oid {
                 pg_sys::UNKNOWNOID if !is_null => {
@@ -216,13 +293,7 @@ unsafe fn parameters(call: pg_sys::FunctionCallInfo, first: usize) -> Vec<Parame
                     Parameter { oid: pg_sys::TEXTOID, datum: pg_sys::Datum::from(text), is_null }
                 }
                 pg_sys::UNKNOWNOID => Parameter { oid: pg_sys::TEXTOID, datum, is_null },
-                _ => {
-                    if types::stored_type(oid).is_err() {
-                        let name = types::name(oid);
-                        CacheError::Parameter(format!("a parameter of type {name} cannot be part of a key")).report();
-                    }
-                    Parameter { oid, datum, is_null }
-                }
+                _ => Parameter { oid, datum, is_null },
             }
         };
         (first..(*call).nargs as usize).map(parameter).collect()
@@ -238,14 +309,15 @@ fn kept_rows(copied: &Copied) -> queries::Rows<'_> {
 /// # Panics
 ///
 /// PostgreSQL's ERROR, if they differ.
-fn check_columns(columns: &[Column], wanted: &[Column]) {
+fn check_columns(columns: impl ExactSizeIterator<Item = Column>, wanted: &[Column]) {
     if columns.len() != wanted.len() {
         let (given, wanted) = (columns.len(), wanted.len());
         CacheError::Parameter(format!("the query returns {given} columns, the call names {wanted}")).report();
     }
-    for (index, (column, wanted)) in columns.iter().zip(wanted).enumerate() {
-        if column.oid != wanted.oid {
-            let (given, wanted) = (types::name(column.oid), types::name(wanted.oid));
+    for (index, (column, wanted)) in columns.zip(wanted).enumerate() {
+        // Without a modifier, a call takes any.
+        if column.oid != wanted.oid || (wanted.modifier != -1 && column.modifier != wanted.modifier) {
+            let (given, wanted) = (column.type_name(), wanted.type_name());
             let place = index + 1;
             CacheError::Parameter(format!("column {place} of the query is of type {given}, the call says {wanted}"))
                 .report();
@@ -257,38 +329,39 @@ fn check_columns(columns: &[Column], wanted: &[Column]) {
 ///
 /// # Safety
 ///
-/// - The answer is one of the current call's.
-unsafe fn first_value(answer: Answer, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
-    let wanted = [Column { oid: wanted, modifier: -1, collation: pg_sys::InvalidOid }];
-    let too_many =
-        || CacheError::Parameter("the query returns more than one row: one value is wanted".to_owned()).report();
-    // SAFETY: a description of one column; the slot has a row of such.
-    unsafe {
-        let description = pg_sys::CreateTemplateTupleDesc(1);
-        pg_sys::TupleDescInitEntry(description, 1, c"value".as_ptr(), wanted[0].oid, -1, 0);
-        let slot = pg_sys::MakeSingleTupleTableSlot(description, &raw const pg_sys::TTSOpsMinimalTuple);
-        let has_row = match &answer {
-            Answer::Kept(copied) => {
-                let rows = kept_rows(copied);
-                check_columns(&rows.columns().collect::<Vec<_>>(), &wanted);
-                if rows.count > 1 {
-                    too_many();
-                }
-                rows.iter().next().map(|row| pg_sys::ExecStoreMinimalTuple(row, slot, false)).is_some()
-            }
-            Answer::Made(store, columns) => {
-                check_columns(columns, &wanted);
-                if pg_sys::tuplestore_tuple_count(*store) > 1 {
-                    too_many();
-                }
-                pg_sys::tuplestore_gettupleslot(*store, true, true, slot)
-            }
-        };
-        if !has_row {
-            return None;
+/// - The answer is one of the current call's, which nothing else has, at this place; the value is to be of the type before the
+///   first parameter.
+unsafe fn first_value(answer: Answer, place: &Place) -> Option<pg_sys::Datum> {
+    let wanted = [Column { oid: place.value_type, modifier: -1, collation: pg_sys::InvalidOid }];
+    let check_count = |count: i64| {
+        if count > 1 {
+            CacheError::Parameter("the query returns more than one row: one value is wanted".to_owned()).report();
         }
-        pg_sys::slot_getsomeattrs_int(slot, 1);
-        // What it points to is in the current memory context, with the slot or with the copy.
-        (!(*slot).tts_isnull.read()).then(|| (*slot).tts_values.read())
+    };
+    match answer {
+        Answer::Kept(copied) => {
+            let rows = kept_rows(&copied);
+            check_columns(rows.columns(), &wanted);
+            check_count(rows.count as i64);
+            // SAFETY: of one column of that type; the copy is palloc'd, and what points to it lives as long.
+            rows.iter().next().and_then(|row| unsafe { place.value(row) })
+        }
+        // SAFETY: a description of one column; the slot has a row of such.
+        Answer::Made(store, columns) => unsafe {
+            check_columns(columns.into_iter(), &wanted);
+            check_count(pg_sys::tuplestore_tuple_count(store));
+            let description = pg_sys::CreateTemplateTupleDesc(1);
+            pg_sys::TupleDescInitEntry(description, 1, c"value".as_ptr(), wanted[0].oid, -1, 0);
+            let slot = pg_sys::MakeSingleTupleTableSlot(description, &raw const pg_sys::TTSOpsMinimalTuple);
+            let has_row = pg_sys::tuplestore_gettupleslot(store, true, true, slot);
+            // It may have files. The slot's row is a copy.
+            pg_sys::tuplestore_end(store);
+            if !has_row {
+                return None;
+            }
+            pg_sys::slot_getsomeattrs_int(slot, 1);
+            // What it points to is in the current memory context, with the slot.
+            (!(*slot).tts_isnull.read()).then(|| (*slot).tts_values.read())
+        },
     }
 }

@@ -8,8 +8,8 @@ use crate::pg::error::CacheError;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-#[pg_extern(volatile, parallel_safe)]
-fn library_version(required: default!(Option<ServerText<'_>>, "NULL")) -> &'static str {
+#[pg_extern]
+fn library_version(required: Option<ServerText<'_>>) -> &'static str {
     if let Some(required) = required.map(ServerText::shown) {
         match (numbers(&required), numbers(VERSION)) {
             (Some(wanted), Some(own)) if wanted > own => CacheError::OldLibrary { required, own: VERSION }.report(),

@@ -2,9 +2,11 @@
 //!
 //! Like a view it shows numbers of caches in memory, to whoever may call it, and makes none. Costs what the views cost, and a
 //! walk over the records of all entries, in steps.
+#![allow(unsafe_code)]
 
 use pgrx::prelude::*;
 
+use super::bytea::Bytea;
 use super::name_of;
 use super::text::{ServerText, ShownText};
 use crate::pg::accounts::Tenant;
@@ -68,7 +70,7 @@ fn gather(catalog: Catalog, tenant: Tenant, cache: &SharedCache<LwLocks>, name: 
 }
 
 /// A page for psql.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn report(cache: ServerText<'_>) -> ShownText {
     let glyphs = if Encoding::of_database() == Encoding::Utf8 { Glyphs::Blocks } else { Glyphs::Ascii };
     ShownText(match figures(cache) {
@@ -78,16 +80,23 @@ fn report(cache: ServerText<'_>) -> ShownText {
     })
 }
 
-/// The text of what SQL makes `jsonb`.
-#[pg_extern(volatile, parallel_restricted)]
-fn report_json_text(cache: ServerText<'_>) -> ShownText {
-    ShownText(match figures(cache) {
+/// The same for programs, as PostgreSQL reads JSON.
+#[pg_extern]
+fn report_json(cache: ServerText<'_>) -> Bytea {
+    let mut json = match figures(cache) {
         Some(figures) => report::json(&figures).into_bytes(),
         None => report::json_of_none(&or_report(name_of(cache).map(str::to_owned))).into_bytes(),
-    })
+    };
+    json.push(0);
+    let text = pg_sys::Datum::from(json.as_ptr());
+    // SAFETY: a NUL-terminated text, which outlives the call; a `jsonb` is a varlena, made in the current memory context.
+    unsafe {
+        let jsonb = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(text)]).expect("JSON is no NULL");
+        Bytea::from_varlena(jsonb.cast_mut_ptr())
+    }
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn report_svg(cache: ServerText<'_>) -> ShownText {
     ShownText(match figures(cache) {
         Some(figures) => report::svg(&figures).into_bytes(),

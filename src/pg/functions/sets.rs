@@ -19,7 +19,7 @@ use crate::pg::error::CacheError;
 pub(super) unsafe fn rows_store(
     call: pg_sys::FunctionCallInfo,
     columns: &[(&CStr, pg_sys::Oid)],
-) -> (*mut pg_sys::Tuplestorestate, pg_sys::TupleDesc) {
+) -> *mut pg_sys::Tuplestorestate {
     // SAFETY: as the caller says; what is made lives as long as the query.
     unsafe {
         let result = (*call).resultinfo.cast::<pg_sys::ReturnSetInfo>();
@@ -39,6 +39,6 @@ pub(super) unsafe fn rows_store(
         (*result).setResult = store;
         (*result).setDesc = description;
         (*call).isnull = true;
-        (store, description)
+        store
     }
 }

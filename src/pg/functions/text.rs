@@ -1,5 +1,9 @@
-//! Texts as arguments and results: the bytes of the database's encoding, which Rust's strings are not.
+//! Texts as arguments and results: the bytes of the database's encoding, which Rust's strings are not; and as keys and values,
+//! which are UTF-8 in the cache.
 #![allow(unsafe_code)]
+
+use std::borrow::Cow;
+use std::ffi::{CStr, c_int};
 
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::datum::{Datum, IntoDatum};
@@ -10,7 +14,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 
 use super::names;
-use crate::pg::encoding;
+use crate::pg::encoding::{self, Encoding};
 
 /// A `text` argument.
 #[derive(Clone, Copy)]
@@ -90,3 +94,42 @@ macro_rules! is_sql_text {
 }
 is_sql_text!(ServerText<'_>);
 is_sql_text!(ShownText);
+
+const UTF8: c_int = pg_sys::pg_enc::PG_UTF8 as c_int;
+
+/// A text of the database's in UTF-8. Raises PostgreSQL's ERROR where that cannot be.
+pub(super) fn to_utf8(text: &[u8]) -> Cow<'_, [u8]> {
+    match Encoding::of_database() {
+        Encoding::Utf8 => Cow::Borrowed(text),
+        Encoding::SqlAscii => converted(text, pg_sys::pg_enc::PG_SQL_ASCII as c_int, UTF8),
+        Encoding::Other(encoding) => converted(text, encoding, UTF8),
+    }
+}
+
+/// UTF-8 as a text of the database's. Raises PostgreSQL's ERROR where it is none, or cannot be one there.
+pub(super) fn from_utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
+    // Nearly always, and quicker found out so: no NUL, and nothing beyond ASCII.
+    if bytes.iter().fold(true, |is_plain, &byte| is_plain & (1..0x80).contains(&byte)) {
+        return Cow::Borrowed(bytes);
+    }
+    // SAFETY: reads the bytes given.
+    unsafe { pg_sys::pg_verify_mbstr(UTF8, bytes.as_ptr().cast(), bytes.len() as c_int, false) };
+    match Encoding::of_database() {
+        Encoding::Utf8 | Encoding::SqlAscii => Cow::Borrowed(bytes),
+        Encoding::Other(encoding) => converted(bytes, UTF8, encoding),
+    }
+}
+
+/// As `convert` in SQL.
+fn converted(text: &[u8], from: c_int, to: c_int) -> Cow<'_, [u8]> {
+    // SAFETY: a conversion inside of a transaction: what it is given, or new memory that ends with a NUL.
+    unsafe {
+        let done = pg_sys::pg_do_encoding_conversion(text.as_ptr().cast_mut(), text.len() as c_int, from, to);
+        if done.cast_const() == text.as_ptr() {
+            return Cow::Borrowed(text);
+        }
+        let bytes = CStr::from_ptr(done.cast()).to_bytes().to_vec();
+        pg_sys::pfree(done.cast());
+        Cow::Owned(bytes)
+    }
+}

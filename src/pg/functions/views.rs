@@ -28,9 +28,16 @@ fn my_caches<R>(read: impl Fn(&SharedCache<LwLocks>) -> R) -> impl Iterator<Item
     my_tenants(move |_, _, cache| Ok(read(cache)))
 }
 
-/// As `my_caches`, with what names the cache in the catalog.
-fn my_tenants<R>(
+/// As `my_caches`, with what names the cache's memory in the catalog.
+pub(super) fn my_tenants<R>(
     read: impl Fn(Catalog, Tenant, &SharedCache<LwLocks>) -> Result<R, CacheError>,
+) -> impl Iterator<Item = (Vec<u8>, R)> {
+    my_listings(move |catalog, listing, cache| read(catalog, listing.tenant(), cache))
+}
+
+/// As `my_caches`, with how the catalog lists the cache.
+pub(super) fn my_listings<R>(
+    read: impl Fn(Catalog, &Listing, &SharedCache<LwLocks>) -> Result<R, CacheError>,
 ) -> impl Iterator<Item = (Vec<u8>, R)> {
     let catalog = or_report(Catalog::existing());
     let mine = listings(catalog).filter(|cache| cache.database == handles::my_database());
@@ -39,7 +46,7 @@ fn my_tenants<R>(
         let mut listing = listing;
         loop {
             let found = handles::of_listing(catalog, listing.clone()).and_then(|cache| {
-                let read = || read(catalog, listing.tenant(), &cache);
+                let read = || read(catalog, &listing, &cache);
                 definitions::unless_dropped(read).unwrap_or(Err(CacheError::Dropped))
             });
             match found {
@@ -56,7 +63,7 @@ fn listings(catalog: Option<Catalog>) -> impl Iterator<Item = Listing> {
     catalog.map(Catalog::list).unwrap_or_default().into_iter()
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_caches() -> TableIterator<
     'static,
@@ -88,7 +95,7 @@ fn list_caches() -> TableIterator<
             role_name(owner),
             relation,
             catalog.is_some_and(|catalog| catalog.persists(&cache)),
-            timestamp(saved_ms * 1000).filter(|_| saved_ms > 0),
+            timestamp(saved_ms * 1000),
         )
     }))
 }
@@ -105,7 +112,7 @@ fn database_name(cache: &Listing) -> Option<ShownText> {
 }
 
 #[allow(unsafe_code)]
-fn role_name(role: pg_sys::Oid) -> ShownText {
+pub(super) fn role_name(role: pg_sys::Oid) -> ShownText {
     // SAFETY: as above; `true`: null where there is no such role.
     let name = unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
@@ -116,7 +123,7 @@ fn role_name(role: pg_sys::Oid) -> ShownText {
     ShownText(name.map_or_else(gone, |name| names::shared_catalog_name(name.to_bytes())))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_configurations() -> TableIterator<
     'static,
@@ -148,7 +155,7 @@ fn list_configurations() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_stats() -> TableIterator<
     'static,
@@ -231,7 +238,7 @@ fn list_stats() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_samples() -> TableIterator<
     'static,
@@ -259,7 +266,7 @@ fn list_samples() -> TableIterator<
     }))
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_slab_classes() -> TableIterator<
     'static,
@@ -292,7 +299,7 @@ fn list_slab_classes() -> TableIterator<
     )
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_memory() -> TableIterator<
     'static,

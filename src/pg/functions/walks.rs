@@ -116,8 +116,8 @@ impl Iterator for Drain {
             let (key, bytes) = self.batch.get(self.next);
             self.next += 1;
             let stored = parse(bytes);
-            // One whose tag was invalidated is no entry any more.
-            if freshness(&stored) == Freshness::Current {
+            // One whose tag was invalidated is no entry any more. A result of a query is for the role that has asked it.
+            if !stored.is_result && freshness(&stored) == Freshness::Current {
                 return Some((Bytea::copy_of(key), Bytea::copy_of(stored.value)));
             }
         }

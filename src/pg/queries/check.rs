@@ -10,6 +10,9 @@
 //! - Row locks and data-modifying CTEs; samples; system columns but `tableoid`.
 //! - Types that are numbers of objects (`regclass` and the like): as text they depend on names.
 //!
+//! Types count with all that they are made of: as text or JSON, a row has the names of its columns, and those of the rows in
+//! it.
+//!
 //! What depends on the clock (`now()`, `CURRENT_DATE` and the like) is told apart: there are caches that take it, for a while.
 //!
 //! A function that is declared IMMUTABLE is taken at its word, as PostgreSQL does; that it reads no table is looked after
@@ -22,6 +25,9 @@ use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::{PgTupleDesc, pg_guard, pg_sys};
 
+use super::refusal::Refusal;
+use super::relations::relation_name;
+use crate::pg::refusals::Reason;
 use crate::pg::types;
 use crate::pg::versions;
 
@@ -29,10 +35,10 @@ use crate::pg::versions;
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     /// Why the result is not to be kept; the first reason.
-    pub(super) refusal: Option<String>,
+    pub(super) refusal: Option<Refusal>,
     /// How it depends on the clock; the first reason.
-    pub(super) clock: Option<String>,
-    /// Types of users and extensions.
+    pub(super) clock: Option<Refusal>,
+    /// Types of all that is computed, and what they are made of.
     pub(super) types: Vec<pg_sys::Oid>,
 }
 
@@ -49,31 +55,44 @@ pub(super) unsafe fn look(query: *mut pg_sys::Query) -> Findings {
 }
 
 impl Findings {
-    fn refuse(&mut self, why: impl FnOnce() -> String) {
-        self.refusal.get_or_insert_with(why);
+    fn refuse(&mut self, reason: Reason, why: impl FnOnce() -> String) {
+        self.refusal.get_or_insert_with(|| Refusal::new(reason, why()));
     }
 
     fn add_type(&mut self, oid: pg_sys::Oid) {
-        if is_of_names(oid, 0) {
-            self.refuse(|| format!("type {} depends on names", types::name(oid)));
+        self.add_part(oid, oid);
+    }
+
+    fn add_part(&mut self, part: pg_sys::Oid, of: pg_sys::Oid) {
+        if part == pg_sys::InvalidOid || self.types.contains(&part) {
+            return;
         }
-        if oid.to_u32() >= pg_sys::FirstNormalObjectId && !self.types.contains(&oid) {
-            self.types.push(oid);
+        self.types.push(part);
+        if OF_NAMES.contains(&part) {
+            let refusal = || Refusal::of_type(Reason::Names, of, format!("type {} depends on names", types::name(of)));
+            self.refusal.get_or_insert_with(refusal);
         }
+        parts(part).into_iter().for_each(|part| self.add_part(part, of));
+    }
+
+    /// A type that texts are turned into while the query runs.
+    fn add_input(&mut self, oid: pg_sys::Oid) {
+        self.add_type(oid);
+        let (mut function, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        // SAFETY: a lookup in the catalogs; the type of a query's column exists.
+        unsafe { pg_sys::getTypeInputInfo(oid, &mut function, &mut parameter) };
+        self.look_at_function(function);
     }
 
     fn look_at_function(&mut self, function: pg_sys::Oid) {
-        let Some(why) = refusal_of(function) else { return };
-        if CLOCK.contains(&function.to_u32()) {
-            self.clock.get_or_insert(why);
-        } else {
-            self.refuse(|| why);
-        }
+        let Some(refusal) = refusal_of(function) else { return };
+        let place = if refusal.reason == Reason::Clock { &mut self.clock } else { &mut self.refusal };
+        place.get_or_insert(refusal);
     }
 }
 
 /// Why a query with this function has no result to keep.
-fn refusal_of(function: pg_sys::Oid) -> Option<String> {
+fn refusal_of(function: pg_sys::Oid) -> Option<Refusal> {
     // SAFETY: lookups in the catalogs; a function of a query exists.
     let (volatility, name) = unsafe {
         let name = pg_sys::get_func_name(function);
@@ -82,15 +101,20 @@ fn refusal_of(function: pg_sys::Oid) -> Option<String> {
         (pg_sys::func_volatile(function) as u8, name)
     };
     let is_own = function.to_u32() < pg_sys::FirstNormalObjectId;
-    match volatility {
-        pg_sys::PROVOLATILE_IMMUTABLE => None,
-        pg_sys::PROVOLATILE_STABLE if is_own && STABLE.contains(&name.as_str()) => None,
-        pg_sys::PROVOLATILE_STABLE if is_own => Some(format!("function {name} is STABLE")),
-        pg_sys::PROVOLATILE_STABLE => {
-            Some(format!("function {name} is STABLE: only IMMUTABLE ones of users are taken"))
+    let (reason, text) = match volatility {
+        pg_sys::PROVOLATILE_IMMUTABLE => return None,
+        _ if OF_TODAY.contains(&function.to_u32()) => {
+            (Reason::Clock, format!("function {name} takes today's offset of a time zone"))
         }
-        _ => Some(format!("function {name} is VOLATILE")),
-    }
+        _ if CLOCK.contains(&function.to_u32()) => (Reason::Clock, format!("function {name} is STABLE")),
+        pg_sys::PROVOLATILE_STABLE if is_own && STABLE.contains(&name.as_str()) => return None,
+        pg_sys::PROVOLATILE_STABLE if is_own => (Reason::Stable, format!("function {name} is STABLE")),
+        pg_sys::PROVOLATILE_STABLE => {
+            (Reason::Stable, format!("function {name} is STABLE: only IMMUTABLE ones of users are taken"))
+        }
+        _ => (Reason::Volatile, format!("function {name} is VOLATILE")),
+    };
+    Some(Refusal::of_function(reason, function, text))
 }
 
 /// PostgreSQL's STABLE functions whose results follow from their arguments, from the time at which they are called, and from
@@ -107,6 +131,10 @@ const CLOCK: [u32; 10] = [
     pg_sys::F_TIMESTAMP_IN,
     pg_sys::F_TIMESTAMPTZ_IN,
 ];
+
+/// `timetz(time)`, `timezone(text, timetz)` and `timezone(timetz)`, which is AT LOCAL: namesakes of some in [`STABLE`], but a
+/// time without a date has the offset that its zone has now.
+const OF_TODAY: [u32; 3] = [2047, 2037, 6336];
 
 /// PostgreSQL's STABLE functions whose results follow from their arguments and from settings that are in the key: the time
 /// zone, styles of dates, intervals and bytes, locales, the text search configuration.
@@ -135,38 +163,38 @@ const STABLE: &[&str] = &[
     "to_tsvector", "to_tsquery", "plainto_tsquery", "phraseto_tsquery", "websearch_to_tsquery", "ts_headline",
 ];
 
-/// Whether values of a type are numbers of objects, or rows with such.
-fn is_of_names(oid: pg_sys::Oid, depth: usize) -> bool {
-    const OF_NAMES: [pg_sys::Oid; 11] = [
-        pg_sys::REGPROCOID,
-        pg_sys::REGPROCEDUREOID,
-        pg_sys::REGOPEROID,
-        pg_sys::REGOPERATOROID,
-        pg_sys::REGCLASSOID,
-        pg_sys::REGTYPEOID,
-        pg_sys::REGROLEOID,
-        pg_sys::REGNAMESPACEOID,
-        pg_sys::REGCONFIGOID,
-        pg_sys::REGDICTIONARYOID,
-        pg_sys::REGCOLLATIONOID,
-    ];
-    // The configuration of a text search is given as a constant, and changes with its own message.
-    let is_number = OF_NAMES.contains(&oid) && oid != pg_sys::REGCONFIGOID && oid != pg_sys::REGDICTIONARYOID;
-    if is_number || depth > 8 || oid == pg_sys::InvalidOid {
-        return is_number;
-    }
+/// Types whose values are numbers of objects. Not those of text searches: a configuration is given as a constant, and changes
+/// with its own message.
+const OF_NAMES: [pg_sys::Oid; 9] = [
+    pg_sys::REGPROCOID,
+    pg_sys::REGPROCEDUREOID,
+    pg_sys::REGOPEROID,
+    pg_sys::REGOPERATOROID,
+    pg_sys::REGCLASSOID,
+    pg_sys::REGTYPEOID,
+    pg_sys::REGROLEOID,
+    pg_sys::REGNAMESPACEOID,
+    pg_sys::REGCOLLATIONOID,
+];
+
+/// What a type is made of: its elements, its columns, what a domain or a range is one of.
+pub(super) fn parts(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: lookups in the catalogs; the description is given back when it is dropped.
     unsafe {
         let element = pg_sys::get_element_type(oid);
         if element != pg_sys::InvalidOid {
-            return is_of_names(element, depth + 1);
+            return vec![element];
         }
         match pg_sys::get_typtype(oid) as u8 {
-            pg_sys::TYPTYPE_DOMAIN => is_of_names(pg_sys::getBaseType(oid), depth + 1),
+            pg_sys::TYPTYPE_DOMAIN => vec![pg_sys::getBaseType(oid)],
+            pg_sys::TYPTYPE_RANGE => vec![pg_sys::get_range_subtype(oid)],
+            pg_sys::TYPTYPE_MULTIRANGE => vec![pg_sys::get_multirange_range(oid)],
             pg_sys::TYPTYPE_COMPOSITE => PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(oid, -1))
                 .iter()
-                .any(|column| !column.attisdropped && is_of_names(column.atttypid, depth + 1)),
-            _ => false,
+                .filter(|column| !column.attisdropped)
+                .map(|column| column.atttypid)
+                .collect(),
+            _ => Vec::new(),
         }
     }
 }
@@ -198,41 +226,96 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
             pg_sys::NodeTag::T_Var => {
                 let var = &*node.cast::<pg_sys::Var>();
                 if var.varattno < 0 && c_int::from(var.varattno) != pg_sys::TableOidAttributeNumber {
-                    findings.refuse(|| "it reads a system column".to_owned());
+                    findings.refuse(Reason::SystemColumn, || {
+                        let column = pg_sys::SystemAttributeDefinition(var.varattno);
+                        let name = CStr::from_ptr((*column).attname.data.as_ptr()).to_string_lossy();
+                        format!("it reads the system column {name}")
+                    });
                 }
-                findings.add_type(var.vartype);
             }
             pg_sys::NodeTag::T_Aggref => look_at_aggregate((*node.cast::<pg_sys::Aggref>()).aggfnoid, findings),
             pg_sys::NodeTag::T_WindowFunc => look_at_aggregate((*node.cast::<pg_sys::WindowFunc>()).winfnoid, findings),
+            pg_sys::NodeTag::T_TableFunc => {
+                // Of XMLTABLE and JSON_TABLE.
+                let columns = super::oids((*node.cast::<pg_sys::TableFunc>()).coltypes);
+                columns.for_each(|column| findings.add_input(column));
+            }
+            pg_sys::NodeTag::T_RangeTblFunction => {
+                let columns = super::oids((*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes);
+                columns.for_each(|column| findings.add_type(column));
+            }
             pg_sys::NodeTag::T_SQLValueFunction => {
                 use pg_sys::SQLValueFunctionOp::{
                     SVFOP_CURRENT_CATALOG, SVFOP_CURRENT_ROLE, SVFOP_CURRENT_SCHEMA, SVFOP_CURRENT_USER, SVFOP_USER,
                 };
-                match (*node.cast::<pg_sys::SQLValueFunction>()).op {
+                let function = &*node.cast::<pg_sys::SQLValueFunction>();
+                match function.op {
                     SVFOP_CURRENT_CATALOG
                     | SVFOP_CURRENT_ROLE
                     | SVFOP_CURRENT_SCHEMA
                     | SVFOP_CURRENT_USER
                     | SVFOP_USER => {}
                     pg_sys::SQLValueFunctionOp::SVFOP_SESSION_USER => {
-                        findings.refuse(|| "it depends on SESSION_USER".to_owned());
+                        findings.refuse(Reason::SessionUser, || "it depends on SESSION_USER".to_owned());
                     }
-                    _ => _ = findings.clock.get_or_insert_with(|| "it depends on the clock".to_owned()),
+                    _ => {
+                        let text = || format!("it depends on the clock: {}", word_of_clock(function.type_));
+                        findings.clock.get_or_insert_with(|| Refusal::new(Reason::Clock, text()));
+                    }
                 }
             }
-            pg_sys::NodeTag::T_NextValueExpr => findings.refuse(|| "it takes values of a sequence".to_owned()),
-            pg_sys::NodeTag::T_Const
-            | pg_sys::NodeTag::T_Param
-            | pg_sys::NodeTag::T_FuncExpr
-            | pg_sys::NodeTag::T_CoerceViaIO
-            | pg_sys::NodeTag::T_RelabelType
-            | pg_sys::NodeTag::T_ArrayCoerceExpr
-            | pg_sys::NodeTag::T_CoerceToDomain
-            | pg_sys::NodeTag::T_ConvertRowtypeExpr => findings.add_type(pg_sys::exprType(node)),
+            pg_sys::NodeTag::T_NextValueExpr => {
+                findings.refuse(Reason::Sequence, || "it takes values of a sequence".to_owned());
+            }
+            tag if versions::is_json_query(tag) => findings.add_input(pg_sys::exprType(node)),
             _ => {}
+        }
+        if is_of_any_type((*node).type_) {
+            findings.add_type(pg_sys::exprType(node));
         }
         versions::walk_expression(node, walk, context)
     }
+}
+
+/// Whether a node is an expression, and not only ever a boolean or a number.
+fn is_of_any_type(tag: pg_sys::NodeTag) -> bool {
+    use pg_sys::NodeTag::{
+        T_Aggref, T_ArrayCoerceExpr, T_ArrayExpr, T_CaseExpr, T_CaseTestExpr, T_CoalesceExpr, T_CoerceToDomain,
+        T_CoerceToDomainValue, T_CoerceViaIO, T_CollateExpr, T_Const, T_ConvertRowtypeExpr, T_FieldSelect,
+        T_FieldStore, T_FuncExpr, T_MinMaxExpr, T_NamedArgExpr, T_NullIfExpr, T_OpExpr, T_Param, T_RelabelType,
+        T_RowExpr, T_SQLValueFunction, T_SubLink, T_SubscriptingRef, T_Var, T_WindowFunc, T_XmlExpr,
+    };
+    matches!(
+        tag,
+        T_Var
+            | T_Const
+            | T_Param
+            | T_Aggref
+            | T_WindowFunc
+            | T_SubscriptingRef
+            | T_FuncExpr
+            | T_NamedArgExpr
+            | T_OpExpr
+            | T_NullIfExpr
+            | T_SubLink
+            | T_FieldSelect
+            | T_FieldStore
+            | T_RelabelType
+            | T_CoerceViaIO
+            | T_ArrayCoerceExpr
+            | T_ConvertRowtypeExpr
+            | T_CollateExpr
+            | T_CaseExpr
+            | T_CaseTestExpr
+            | T_ArrayExpr
+            | T_RowExpr
+            | T_CoalesceExpr
+            | T_MinMaxExpr
+            | T_SQLValueFunction
+            | T_XmlExpr
+            | T_CoerceToDomain
+            | T_CoerceToDomainValue
+    )
 }
 
 /// # Safety
@@ -240,17 +323,47 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
 /// - It is a query as PostgreSQL made it.
 unsafe fn look_at_query(query: &pg_sys::Query, findings: &mut Findings) {
     if query.commandType != pg_sys::CmdType::CMD_SELECT || query.hasModifyingCTE {
-        findings.refuse(|| "it changes rows".to_owned());
+        findings.refuse(Reason::ChangesRows, || "it changes rows".to_owned());
     }
-    if !query.rowMarks.is_null() {
-        findings.refuse(|| "it locks rows".to_owned());
-    }
-    // SAFETY: a list of range table entries.
-    for entry in unsafe { super::pointers::<pg_sys::RangeTblEntry>(query.rtable) } {
-        // SAFETY: as above.
-        if unsafe { !(*entry).tablesample.is_null() } {
-            findings.refuse(|| "it reads a sample".to_owned());
+    // SAFETY: a list of range table entries, to which row marks point by number, from 1 on.
+    unsafe {
+        let name_of = |entry: *mut pg_sys::RangeTblEntry| match (*entry).relid {
+            pg_sys::InvalidOid => "a subquery".to_owned(),
+            relation => format!("table {}", relation_name(relation)),
+        };
+        if let Some(mark) = super::pointers::<pg_sys::RowMarkClause>(query.rowMarks).next() {
+            findings.refuse(Reason::LocksRows, || {
+                let entry = super::pointers(query.rtable).nth((*mark).rti as usize - 1);
+                let of = entry.map_or_else(String::new, |entry| format!(" of {}", name_of(entry)));
+                format!("it locks rows{of}: {}", clause_of((*mark).strength))
+            });
         }
+        for entry in super::pointers::<pg_sys::RangeTblEntry>(query.rtable) {
+            if !(*entry).tablesample.is_null() {
+                findings.refuse(Reason::Sample, || format!("it reads a sample of {}", name_of(entry)));
+            }
+        }
+    }
+}
+
+/// What is written for a lock of rows.
+fn clause_of(strength: pg_sys::LockClauseStrength::Type) -> &'static str {
+    match strength {
+        pg_sys::LockClauseStrength::LCS_FORKEYSHARE => "FOR KEY SHARE",
+        pg_sys::LockClauseStrength::LCS_FORSHARE => "FOR SHARE",
+        pg_sys::LockClauseStrength::LCS_FORNOKEYUPDATE => "FOR NO KEY UPDATE",
+        _ => "FOR UPDATE",
+    }
+}
+
+/// What is written for the time as a value of this type.
+fn word_of_clock(oid: pg_sys::Oid) -> &'static str {
+    match oid {
+        pg_sys::DATEOID => "CURRENT_DATE",
+        pg_sys::TIMEOID => "LOCALTIME",
+        pg_sys::TIMETZOID => "CURRENT_TIME",
+        pg_sys::TIMESTAMPOID => "LOCALTIMESTAMP",
+        _ => "CURRENT_TIMESTAMP",
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
+use super::entries;
 use super::key::StoredUnder;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access, DefinedCache};
@@ -125,11 +126,12 @@ impl Stale {
     }
 
     /// The rows, to be served; counted.
-    pub(super) fn serve(self, cache: &str) -> Result<Copied, CacheError> {
-        let tenant = definitions::find(cache, Access::Read)?.tenant;
+    pub(super) fn serve(self, cache: &str, under: &StoredUnder) -> Result<Copied, CacheError> {
+        let cache = definitions::find(cache, Access::Read)?;
         if let Some(catalog) = Catalog::mapped() {
-            catalog.ledger(tenant).count(SqlCounter::ServedStale);
+            catalog.ledger(cache.tenant).count(SqlCounter::ServedStale);
         }
+        entries::count_hit(cache.number, under);
         Ok(self.copied)
     }
 

@@ -1,9 +1,9 @@
 //! The key of a query's result: all that the result follows from, but for rows and definitions.
 //!
 //! ```text
-//! words of the session   role, security context, settings that change what values look like or mean
-//! search path            as schemas
-//! locales, time zone     as texts
+//! words of the session   role, security context
+//! settings               those that change what values look like or mean: words, and texts of locales and the time zone
+//! search path            as schemas; and the one in which things are created, which is CURRENT_SCHEMA
 //! the query              as text; or a marked statement, as `statement` says which it is
 //! parameters             type, and the value's bytes
 //! time to live, tags     if the call has named any
@@ -14,14 +14,15 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};
+use std::ptr::NonNull;
 
 use pgrx::pg_sys;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::relations::search_path;
+use super::relations::{creation_schema, with_search_path};
 use super::statement::Fingerprint;
 use super::{Parameter, Wishes};
-use crate::pg::types;
+use crate::pg::{types, versions};
 
 // Not among pgrx's bindings.
 unsafe extern "C" {
@@ -33,6 +34,18 @@ unsafe extern "C" {
     static locale_time: *const c_char;
 }
 
+thread_local! {
+    /// Where settings are that are not among PostgreSQL's exported variables. Not every minor release has the second.
+    // SAFETY: asked for by the process's only thread, inside of a call.
+    static UNEXPORTED: [Option<NonNull<*mut c_char>>; 2] = unsafe {
+        [versions::text_setting(c"timezone_abbreviations"), versions::text_setting(c"restrict_nonsystem_relation_kind")]
+    };
+}
+
+/// Words of the settings, and texts of them.
+const SETTING_WORDS: usize = 8;
+const TEXTS: usize = 7;
+
 /// A key, whole.
 #[derive(Debug)]
 pub(super) struct Key(pub(super) Vec<u8>);
@@ -41,6 +54,9 @@ pub(super) struct Key(pub(super) Vec<u8>);
 pub(super) type StoredUnder = [u8; 18];
 
 impl Key {
+    /// How what a result is stored under begins.
+    pub(super) const PREFIX: [u8; 2] = *b"\0Q";
+
     /// The key of a query with these parameters, for the current role and session.
     pub(super) fn compose(query: &CStr, parameters: &[Parameter], wishes: &Wishes) -> Key {
         let mut key = Key::of(query.to_bytes(), parameters);
@@ -55,42 +71,7 @@ impl Key {
 
     fn of(query: &[u8], parameters: &[Parameter]) -> Key {
         let mut key = Vec::with_capacity(256 + query.len());
-        let (mut role, mut context) = (pg_sys::InvalidOid, 0);
-        // SAFETY: reads of variables of this process's only thread; the texts are NUL-terminated or null.
-        unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut role, &mut context);
-            let flags = [
-                pg_sys::row_security,
-                pg_sys::Transform_null_equals,
-                pg_sys::Array_nulls,
-                pg_sys::standard_conforming_strings,
-                pg_sys::quote_all_identifiers,
-            ];
-            let words = [
-                role.to_u32(),
-                context as u32,
-                flags.iter().fold(0, |bits, flag| bits << 1 | u32::from(*flag)),
-                pg_sys::DateStyle as u32,
-                pg_sys::DateOrder as u32,
-                pg_sys::IntervalStyle as u32,
-                pg_sys::extra_float_digits as u32,
-                bytea_output as u32,
-                xmlbinary as u32,
-                xmloption as u32,
-            ];
-            words.iter().for_each(|word| key.extend_from_slice(&word.to_le_bytes()));
-            let zone = pg_sys::pg_get_timezone_name(pg_sys::session_timezone);
-            // How literals of times are read. PostgreSQL 14 and 15 keep the name of it to themselves.
-            let abbreviations = pg_sys::GetConfigOption(c"timezone_abbreviations".as_ptr(), true, false);
-            let search = pg_sys::TSCurrentConfig.cast_const();
-            for text in [zone, abbreviations, locale_monetary, locale_numeric, locale_time, search] {
-                let text = if text.is_null() { &[][..] } else { CStr::from_ptr(text).to_bytes() };
-                push(&mut key, text);
-            }
-        }
-        let path = search_path();
-        key.push(path.len() as u8);
-        path.iter().for_each(|schema| key.extend_from_slice(&schema.to_u32().to_le_bytes()));
+        push_session(&mut key);
         push(&mut key, query);
         for parameter in parameters {
             key.extend_from_slice(&parameter.oid.to_u32().to_le_bytes());
@@ -103,11 +84,96 @@ impl Key {
         Key(key)
     }
 
+    /// The role that a key is of, and the text of its query; `None` for the text of a marked statement, and if it is no key.
+    pub(super) fn parts(key: &[u8]) -> Option<(pg_sys::Oid, Option<&[u8]>)> {
+        fn text<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
+            let (len, rest) = left.split_first_chunk::<4>()?;
+            let (text, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+            *left = rest;
+            Some(text)
+        }
+        let (role, _) = key.split_first_chunk::<4>()?;
+        // Role and security context come first.
+        let mut left = key.get((2 + SETTING_WORDS) * 4..)?;
+        for _ in 0..TEXTS {
+            text(&mut left)?;
+        }
+        let (schemas, rest) = left.split_first()?;
+        // With the schema in which things are created.
+        left = rest.get((usize::from(*schemas) + 1) * 4..)?;
+        let query = text(&mut left)?;
+        let is_text = query.first() != Some(&0);
+        Some((pg_sys::Oid::from(u32::from_le_bytes(*role)), is_text.then_some(query)))
+    }
+
     pub(super) fn stored_under(&self) -> StoredUnder {
         let mut under = [0; 18];
-        under[..2].copy_from_slice(b"\0Q");
+        under[..2].copy_from_slice(&Key::PREFIX);
         under[2..].copy_from_slice(&xxh3_128(&self.0).to_le_bytes());
         under
+    }
+}
+
+/// What all keys of the session have in them just now, as a hash.
+pub(super) fn session() -> u128 {
+    let mut part = Vec::with_capacity(256);
+    push_session(&mut part);
+    xxh3_128(&part)
+}
+
+/// The settings among these, as a hash: what IMMUTABLE functions may follow nevertheless, such as `byteaout`.
+pub(super) fn settings() -> u128 {
+    let mut part = Vec::with_capacity(256);
+    push_settings(&mut part);
+    xxh3_128(&part)
+}
+
+fn push_session(key: &mut Vec<u8>) {
+    let (mut role, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads of variables of this process's only thread.
+    unsafe { pg_sys::GetUserIdAndSecContext(&mut role, &mut context) };
+    key.extend_from_slice(&role.to_u32().to_le_bytes());
+    key.extend_from_slice(&context.to_le_bytes());
+    push_settings(key);
+    with_search_path(|path| {
+        key.push(path.len() as u8);
+        path.for_each(|schema| key.extend_from_slice(&schema.to_u32().to_le_bytes()));
+    });
+    key.extend_from_slice(&creation_schema().to_u32().to_le_bytes());
+}
+
+fn push_settings(key: &mut Vec<u8>) {
+    // SAFETY: reads of variables of this process's only thread; the texts are NUL-terminated or null.
+    unsafe {
+        let flags = [
+            pg_sys::row_security,
+            pg_sys::Transform_null_equals,
+            pg_sys::Array_nulls,
+            pg_sys::standard_conforming_strings,
+            pg_sys::quote_all_identifiers,
+        ];
+        let words: [u32; SETTING_WORDS] = [
+            flags.iter().fold(0, |bits, flag| bits << 1 | u32::from(*flag)),
+            pg_sys::DateStyle as u32,
+            pg_sys::DateOrder as u32,
+            pg_sys::IntervalStyle as u32,
+            pg_sys::extra_float_digits as u32,
+            bytea_output as u32,
+            xmlbinary as u32,
+            xmloption as u32,
+        ];
+        words.iter().for_each(|word| key.extend_from_slice(&word.to_le_bytes()));
+        let zone = pg_sys::pg_get_timezone_name(pg_sys::session_timezone);
+        // How literals of times are read; and whether views may be read at all.
+        let [abbreviations, restricted] = UNEXPORTED
+            .with(|places| places.map(|place| place.map_or(std::ptr::null(), |place| place.read().cast_const())));
+        let search = pg_sys::TSCurrentConfig.cast_const();
+        let texts: [*const c_char; TEXTS] =
+            [zone, abbreviations, restricted, locale_monetary, locale_numeric, locale_time, search];
+        for text in texts {
+            let text = if text.is_null() { &[][..] } else { CStr::from_ptr(text).to_bytes() };
+            push(key, text);
+        }
     }
 }
 

@@ -4,6 +4,9 @@
 //! cannot see it. But the value knows where in the query its literal stands, and what is written there tells. Bodies of
 //! views have such values since they were made: those have no place, and stay what they are.
 //!
+//! A time with a zone and without a date has the offset that the zone has on the day on which it is read. So a literal of such
+//! a type is refused unless it has a number for its offset.
+//!
 //! A literal is refused if one of the words is anywhere in it, but for types of which no text means a time. That takes too many, and
 //! none too few: in literals with escapes (`E''`, `U&''`), and between dollars, the words may be hidden, or the end be
 //! somewhere else.
@@ -13,6 +16,9 @@ use std::ffi::{CStr, c_void};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::check::parts;
+use super::refusal::Refusal;
+use crate::pg::refusals::Reason;
 use crate::pg::versions;
 
 /// What date and time types read as a moment that depends on when it is.
@@ -20,7 +26,8 @@ const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
 
 struct Search<'a> {
     text: &'a [u8],
-    found: bool,
+    /// The first one, and what is written behind it.
+    found: Option<&'a [u8]>,
 }
 
 /// Why a query with its literals has no result to keep, if so.
@@ -28,11 +35,12 @@ struct Search<'a> {
 /// # Safety
 ///
 /// - It is what PostgreSQL's analysis and rewriting have made of this text.
-pub(super) unsafe fn refusal(query: *mut pg_sys::Query, text: &CStr) -> Option<String> {
-    let mut search = Search { text: text.to_bytes(), found: false };
+pub(super) unsafe fn refusal(query: *mut pg_sys::Query, text: &CStr) -> Option<Refusal> {
+    let mut search = Search { text: text.to_bytes(), found: None };
     // SAFETY: as the caller says; the walk ends before the search does.
     unsafe { walk(query.cast(), (&raw mut search).cast()) };
-    search.found.then(|| "a literal in it means the time at which it is read".to_owned())
+    let shown = shown_literal(search.found?);
+    Some(Refusal::new(Reason::Clock, format!("literal {shown} means the time at which it is read")))
 }
 
 /// A walker of PostgreSQL's: goes on where it returns false.
@@ -49,8 +57,13 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 let (value, search) = (&*node.cast::<pg_sys::Const>(), &mut *context.cast::<Search>());
                 let place = usize::try_from(value.location).ok();
                 let literal = place.and_then(|place| search.text.get(place..));
-                search.found |= !is_timeless(value.consttype) && literal.is_some_and(may_be_a_moment);
-                search.found
+                let is_moment = |literal: &&[u8]| {
+                    let has_todays_offset =
+                        || !value.constisnull && may_be_of_today(value.consttype) && !is_time_with_offset(literal);
+                    !is_timeless(value.consttype) && (may_be_a_moment(literal) || has_todays_offset())
+                };
+                search.found = search.found.or(literal.filter(is_moment));
+                search.found.is_some()
             }
             _ => versions::walk_expression(node, walk, context),
         }
@@ -78,6 +91,20 @@ fn is_timeless(oid: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether values of this type are times of day with a zone, or have such in them.
+fn may_be_of_today(oid: pg_sys::Oid) -> bool {
+    oid == pg_sys::TIMETZOID || parts(oid).into_iter().any(may_be_of_today)
+}
+
+/// Whether what is written here is a literal in quotes of one time, with a number for its offset; or with a date.
+fn is_time_with_offset(written: &[u8]) -> bool {
+    let Some(literal) = written.strip_prefix(b"'").and_then(|rest| rest.split(|byte| *byte == b'\'').next()) else {
+        return false;
+    };
+    let is_one = !literal.iter().any(|byte| b"{[(,".contains(byte));
+    is_one && literal.windows(2).any(|pair| matches!(pair, [b'+' | b'-', b'0'..=b'9']))
+}
+
 /// Whether what is written here is a literal in quotes that may have one of the words in it.
 fn may_be_a_moment(written: &[u8]) -> bool {
     let literal = match written {
@@ -99,9 +126,47 @@ fn may_be_a_moment(written: &[u8]) -> bool {
     WORDS.iter().any(|word| literal.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
 }
 
+/// The literal that is written here, for a message: up to the next quote, and not much of it.
+fn shown_literal(written: &[u8]) -> String {
+    const SHOWN: usize = 40;
+    let mut quotes = written.iter().enumerate().filter(|(_, byte)| matches!(byte, b'\'' | b'$')).map(|(at, _)| at);
+    let is_dollar = written.first() == Some(&b'$');
+    let end = quotes.nth(if is_dollar { 2 } else { 1 }).map_or(written.len(), |at| at + 1);
+    let text = String::from_utf8_lossy(&written[..end]);
+    match text.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.into_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_literal_is_shown_without_what_follows_it() {
+        for (written, shown) in [
+            ("'now' FROM t WHERE v = 'x'", "'now'"),
+            ("E'now')", "E'now'"),
+            ("$a$now$a$ FROM t", "$a$now$"),
+            ("'not ended", "'not ended"),
+        ] {
+            assert_eq!(shown_literal(written.as_bytes()), shown);
+        }
+        let long = format!("'{}'", "ä".repeat(50));
+        assert_eq!(shown_literal(long.as_bytes()), format!("'{}…", "ä".repeat(39)));
+    }
+
+    #[test]
+    fn a_time_has_an_offset_only_where_a_number_is_written() {
+        for with in ["'12:00+02' FROM t", "'12:00 -3:30'", "'2024-01-01 12:00'"] {
+            assert!(is_time_with_offset(with.as_bytes()), "{with}");
+        }
+        for without in ["'12:00'", "'12:00 MSK'", "'12:00' + '5'", "E'12:00+02'", "$$12:00+02$$", "'{12:00+02,13:00}'"]
+        {
+            assert!(!is_time_with_offset(without.as_bytes()), "{without}");
+        }
+    }
 
     #[test]
     fn words_are_found_in_literals_however_these_are_quoted() {

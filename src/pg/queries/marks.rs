@@ -20,7 +20,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::relations::Dependencies;
 use super::statement::{self, Marked, PlannedWith};
-use super::{learn, plan, pointers, scan, trace};
+use super::{key, learn, plan, pointers, scan, trace};
 use crate::pg::catalog::Catalog;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
@@ -182,6 +182,7 @@ unsafe fn plan_marked(
             cache,
             statement: statement::fingerprint(query),
             parameters: parameters_of(query),
+            settings: key::settings(),
             planned: PlannedWith::Unknown,
             clock: None,
         };

@@ -10,6 +10,8 @@
 //! plan       a query, analysed and planned, with what its result depends on
 //! rows       rows as bytes
 //! run        a planned query, run
+//! refusal    why a result is not kept
+//! entries    results that are kept, for who looks at them
 //! wishes     what a call says about its result: how long it lives, its tags
 //! grace      results that are outdated and served all the same
 //!
@@ -27,11 +29,13 @@
 #![allow(unsafe_code)]
 
 mod check;
+pub(super) mod entries;
 mod grace;
 mod key;
 mod literals;
 pub(super) mod marks;
 mod plan;
+mod refusal;
 mod relations;
 mod rows;
 mod run;
@@ -48,7 +52,10 @@ use pgrx::pg_sys;
 use self::grace::{Moment, Stale, Verdict};
 use self::key::{Key, StoredUnder};
 use self::plan::{Planned, plan};
-use self::rows::Collected;
+use self::refusal::Refusal;
+pub(super) use self::refusal::name_of_object;
+pub(super) use self::relations::qualified_name;
+use self::rows::{About, Collected};
 pub(super) use self::rows::{Column, Rows};
 pub(super) use self::run::columns_of;
 pub(super) use self::wishes::Wishes;
@@ -60,6 +67,8 @@ use super::definitions::{self, Access};
 use super::error::CacheError;
 use super::functions::bytea::{Before, Copied};
 use super::invalidations::{self, Target};
+use super::ledger::now_us;
+use super::refusals::Reason;
 use super::snapshot::{ActiveSnapshot, has_written};
 use super::stored::{Dependency, MAX_DEPENDENCIES, Stored};
 use super::tags::Freshness;
@@ -115,7 +124,7 @@ impl Found {
     }
 }
 
-/// The result of a query, kept by a cache.
+/// The result of a query, kept by a cache. Rows of a run are in `home`; all else is in the current memory context.
 ///
 /// # Errors
 ///
@@ -125,11 +134,18 @@ pub(super) fn answer(
     query: &CStr,
     parameters: &[Parameter],
     wishes: &Wishes,
+    home: pg_sys::MemoryContext,
 ) -> Result<Answer, CacheError> {
-    let Ok(rings) = usable_rings() else {
-        definitions::find(cache, Access::Read)?;
-        return made(&plan(query, parameters)?, query);
+    let rings = match usable_rings() {
+        Ok(rings) => rings,
+        Err(refusal) => {
+            refusal.count_in(&definitions::find(cache, Access::Read)?);
+            return made(&plan(query, parameters)?, query, home);
+        }
     };
+    // Names mean in the key what they mean to PostgreSQL: somebody may have created a schema that is in the search path.
+    // SAFETY: inside of a transaction, holding no lock.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
     let key = Key::compose(query, parameters, wishes);
     let under = key.stored_under();
     let look = || look_for(cache, &under, &key, wishes);
@@ -143,7 +159,7 @@ pub(super) fn answer(
                 found = Found::Outdated(stale.into_version());
                 flight
             }
-            None => return Ok(Answer::Kept(stale.serve(cache)?)),
+            None => return Ok(Answer::Kept(stale.serve(cache, &under)?)),
         },
         other => {
             found = other;
@@ -157,14 +173,14 @@ pub(super) fn answer(
             return Ok(Answer::Kept(copied));
         }
     }
-    let fill = Fill { cache, number, options, wishes, rings, key: &key, under: &under, found };
+    let fill = Fill { cache, number, options, wishes, rings, key: &key, under: &under, found, home };
     let filled = fill.fill(query, parameters)?;
     flight.end();
     Ok(filled)
 }
 
 /// The lines, if they tell the running statement what it needs to know; else why not.
-fn usable_rings() -> Result<Rings, &'static str> {
+fn usable_rings() -> Result<Rings, Refusal> {
     // SAFETY: looks at what the current transaction is.
     let is_serializable = unsafe {
         let is_safe = pg_sys::XactReadOnly && pg_sys::XactDeferrable;
@@ -172,8 +188,12 @@ fn usable_rings() -> Result<Rings, &'static str> {
     };
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     match rings.filter(|rings| rings.relations_state() == State::On) {
-        None => Err("the query cache is off"),
-        Some(_) if is_serializable => Err("the transaction is SERIALIZABLE"),
+        None => Err(Refusal::new(Reason::Off, "the query cache is off")),
+        // SAFETY: a look at a variable of this process's only thread.
+        Some(_) if unsafe { pg_sys::GinFuzzySearchLimit } != 0 => {
+            Err(Refusal::new(Reason::Sample, "gin_fuzzy_search_limit leaves rows out at random"))
+        }
+        Some(_) if is_serializable => Err(Refusal::new(Reason::Serializable, "the transaction is SERIALIZABLE")),
         Some(rings) => Ok(rings),
     }
 }
@@ -194,6 +214,7 @@ fn look_for(
     };
     let (number, options, found) = look()?;
     let Found::Stale(stale @ Stale { moment: Moment::New, .. }) = found else { return Ok((number, options, found)) };
+    entries::note_outdated(number, under, stale.copied.bytes());
     stale.note(cache, under, grace_in(options))?;
     stale.copied.free();
     let (number, options, found) = look()?;
@@ -216,8 +237,12 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace
         _ => Verdict::NotHere,
     };
     match verdict {
-        Verdict::Right if !touches_own_writes(&copied) => Found::Right(copied),
+        Verdict::Right if !touches_own_writes(&copied) => {
+            entries::count_hit(cache.number, under);
+            Found::Right(copied)
+        }
         Verdict::Gone => {
+            entries::note_outdated(cache.number, under, copied.bytes());
             let version = copied.version;
             copied.free();
             Found::Outdated(version)
@@ -255,6 +280,7 @@ struct Fill<'a> {
     key: &'a Key,
     under: &'a StoredUnder,
     found: Found,
+    home: pg_sys::MemoryContext,
 }
 
 impl Fill<'_> {
@@ -266,30 +292,58 @@ impl Fill<'_> {
         // And so is it voided by whoever invalidates a tag.
         let terms = self.wishes.terms(&self.rings, self.number, self.options);
         let (planned, learned) = self.plan(query, parameters)?;
-        let learned = learned.filter(|_| definitions::find(self.cache, Access::Write).is_ok());
-        let (Some(learned), Some(terms)) = (learned, terms) else { return made(&planned, query) };
+        // A schema of the search path may have come or gone, which the plan knows and the key does not.
+        let may_store = || match definitions::find(self.cache, Access::Write) {
+            Ok(_) if Key::compose(query, parameters, self.wishes).0 == self.key.0 => Ok(()),
+            Ok(_) => Err(Refusal::being_changed()),
+            Err(error) => Err(error.into()),
+        };
+        let learned = learned.and_then(|learned| may_store().map(|()| learned));
+        let (learned, terms) = match (learned, terms.ok_or_else(Refusal::being_changed)) {
+            (Ok(learned), Ok(terms)) => (learned, terms),
+            (Err(refusal), _) | (_, Err(refusal)) => {
+                refusal.count(self.cache);
+                return made(&planned, query, self.home);
+            }
+        };
+        let about = About { text: Vec::new(), relations: planned.dependencies.relations.clone() };
         let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
         let starts = trace::starts();
-        let store = new_store();
+        let store = new_store(self.home);
         let output = run::run(&planned, query, store, |columns| {
-            plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, columns, max_bytes))
+            plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, &about, columns, max_bytes))
         });
         // SAFETY: it was planned, in memory that is still there.
         let own = u64::from(unsafe { trace::is_counted(planned.statement) });
         let runs_others = trace::starts() != starts + own;
         let micros = started.elapsed().as_micros() as u64;
-        let rows = output.collected.filter(|_| !runs_others).and_then(|collected| collected.finish(micros));
-        if let (Some(rows), Some(dependencies)) = (rows, seen(&self.rings, &learned)) {
-            let stored = terms.compose(&rows, &dependencies)?;
-            let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.rings);
-            store_result(self.cache, self.under, &self.found, &stored, &terms, still)?;
+        let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.rings);
+        let refusal = match output.collected {
+            None => plan::refusal_of_columns(&output.columns),
+            Some(_) if runs_others => Some(plan::trace_refusal()),
+            Some(collected) => match (collected.finish(micros, now_us()), seen(&self.rings, &learned)) {
+                (None, _) => Some(Refusal::too_large()),
+                (_, None) => Some(Refusal::being_changed()),
+                (Some(rows), Some(dependencies)) => {
+                    let stored = terms.compose(&rows, &dependencies)?;
+                    store_result(self.cache, self.under, &self.found, &stored, &terms, still)?
+                }
+            },
+        };
+        if let Some(refusal) = refusal {
+            refusal.count(self.cache);
         }
         Ok(Answer::Made(store, output.columns))
     }
 
     /// Plans a query, and says how often the definitions of all that it depends on have changed, so that the plan has all
-    /// these changes. `None` if they are changing, or if the result is not to be kept.
-    fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<(Planned, Option<Vec<Dependency>>), CacheError> {
+    /// these changes. Or why the result is not to be kept.
+    #[allow(clippy::type_complexity)] // a plan is there in any case
+    fn plan(
+        &self,
+        query: &CStr,
+        parameters: &[Parameter],
+    ) -> Result<(Planned, Result<Vec<Dependency>, Refusal>), CacheError> {
         const TRIES: usize = 3;
         let clock = self.wishes.clock_in(self.options);
         let mut known = plan(query, parameters)?;
@@ -305,11 +359,12 @@ impl Fill<'_> {
             let planned = plan(query, parameters)?;
             let is_known = planned.dependencies.keys.iter().all(|key| known.dependencies.keys.contains(key));
             if is_known && planned.dependencies.refusal_where(clock).is_none() {
-                return Ok((planned, Some(learned)));
+                return Ok((planned, Ok(learned)));
             }
             known = planned;
         }
-        Ok((known, None))
+        let refusal = known.dependencies.refusal_where(clock).cloned().unwrap_or_else(Refusal::being_changed);
+        Ok((known, Err(refusal)))
     }
 }
 
@@ -346,7 +401,7 @@ fn seen(rings: &Rings, learned: &[Dependency]) -> Option<Vec<Dependency>> {
     (seen.len() <= MAX_DEPENDENCIES).then_some(seen)
 }
 
-/// Stores a result in the place of what was found, if that is still there; whether it did. What cannot be stored is not.
+/// Stores a result in the place of what was found, if that is still there; else why not.
 fn store_result(
     cache: &str,
     under: &StoredUnder,
@@ -354,28 +409,37 @@ fn store_result(
     stored: &[u8],
     terms: &Terms,
     still: impl Fn() -> bool,
-) -> Result<bool, CacheError> {
+) -> Result<Option<Refusal>, CacheError> {
     if matches!(found, Found::Other) {
-        return Ok(false);
+        return Ok(Some(Refusal::not_for_this_snapshot()));
     }
     definitions::with_cache(cache, Access::Write, |cache| {
         if let Found::Outdated(version) | Found::Stale(Stale { copied: Copied { version, .. }, .. }) = found {
             cache.discard_version_as(Removal::Invalidated, version);
         }
-        cache.put_if_absent(under, stored, terms.expiry(), &still).unwrap_or(false)
+        if cache.put_if_absent(under, stored, terms.expiry(), &still).unwrap_or(false) {
+            entries::count_fill(cache.number, under);
+            return None;
+        }
+        Some(Refusal::new(Reason::NotStored, "there is no room for it, or something newer"))
     })
 }
 
 /// Runs a query as if there were no cache.
-fn made(planned: &Planned, query: &CStr) -> Result<Answer, CacheError> {
-    let store = new_store();
+fn made(planned: &Planned, query: &CStr, home: pg_sys::MemoryContext) -> Result<Answer, CacheError> {
+    let store = new_store(home);
     let output = run::run(planned, query, store, |_| None);
     Ok(Answer::Made(store, output.columns))
 }
 
-fn new_store() -> *mut pg_sys::Tuplestorestate {
-    // SAFETY: in the current memory context; freed with it.
-    unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) }
+pub(super) fn new_store(home: pg_sys::MemoryContext) -> *mut pg_sys::Tuplestorestate {
+    // SAFETY: a memory context; the store is freed with it.
+    unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(home);
+        let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+        pg_sys::MemoryContextSwitchTo(before);
+        store
+    }
 }
 
 /// Why the result of a query would not be kept, if so, and the names of relations that it depends on.
@@ -388,9 +452,10 @@ pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str
     let clock = options.map_or(Clock::Refused, |options| Wishes::default().clock_in(options));
     let Planned { dependencies, .. } = plan(query, parameters)?;
     let relations = dependencies.relations.iter().map(|relation| relations::qualified_name(*relation)).collect();
-    let refusal = dependencies.refusal_where(clock).cloned();
-    let reason = refusal.is_none().then(|| dependencies.clock.map(|why| format!("{why}: kept for the cache's ttl")));
-    Ok(Explained { is_kept: refusal.is_none(), reason: refusal.or(reason.flatten()), relations })
+    let refusal = dependencies.refusal_where(clock).map(Refusal::to_string);
+    let is_kept = refusal.is_none();
+    let reason = refusal.or_else(|| dependencies.clock.map(|why| format!("{why}: kept for the cache's ttl")));
+    Ok(Explained { is_kept, reason, relations })
 }
 
 /// What there is to say of a query.
@@ -457,7 +522,7 @@ unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
 /// # Safety
 ///
 /// - It is a list of OIDs, or null, and outlives the iterator.
-unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sys::Oid> {
+unsafe fn oids(list: *mut pg_sys::List) -> impl ExactSizeIterator<Item = pg_sys::Oid> {
     // SAFETY: as the caller says.
     let count = unsafe { list.as_ref() }.map_or(0, |list| list.length);
     // SAFETY: as the caller says; inside of the list.

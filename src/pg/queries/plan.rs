@@ -10,10 +10,12 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::check::{self, Findings};
-use super::relations::{Dependencies, search_path};
+use super::refusal::Refusal;
+use super::relations::{Dependencies, relation_name, search_path};
 use super::{Parameter, oids, pointers, trace};
 use super::{literals, marks};
 use crate::pg::error::CacheError;
+use crate::pg::refusals::Reason;
 use crate::pg::types;
 use crate::pg::versions;
 
@@ -47,7 +49,8 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
         }
         let path = search_path();
         if !is_catalog_first(&path) {
-            dependencies.refusal = Some("pg_catalog is not first in search_path".to_owned());
+            let text = "pg_catalog is not first in search_path";
+            dependencies.refusal = Some(Refusal::new(Reason::SearchPath, text));
         }
         let findings = add_dependencies(analysed, &mut dependencies);
         for relation in dependencies.relations.clone() {
@@ -90,24 +93,63 @@ pub(super) unsafe fn add_dependencies(query: *mut pg_sys::Query, dependencies: &
     findings
 }
 
-/// What a plan depends on beside: partitions, and children.
+/// What a plan depends on beside: partitions, and children; and what functions read that have become part of it, by the
+/// names that they have for it.
 ///
 /// # Safety
 ///
 /// - It is one.
 pub(super) unsafe fn add_planned(statement: *mut pg_sys::PlannedStmt, dependencies: &mut Dependencies) {
     // SAFETY: as the caller says.
+    let named = unsafe { named_since(statement, &dependencies.relations) };
+    // SAFETY: as the caller says.
     unsafe {
         oids((*statement).relationOids).for_each(|relation| dependencies.add_relation(relation));
         if (*statement).hasModifyingCTE || !(*statement).rowMarks.is_null() {
-            dependencies.refusal.get_or_insert_with(|| "it changes or locks rows".to_owned());
+            let refusal = || Refusal::new(Reason::ChangesRows, "it changes or locks rows");
+            dependencies.refusal.get_or_insert_with(refusal);
         }
+    }
+    if !named.is_empty() {
+        let path = search_path();
+        named.into_iter().for_each(|relation| dependencies.add_relation_name(relation, &path));
     }
 }
 
-/// Why the result of a query is not kept that runs others.
-pub(super) fn trace_refusal() -> String {
-    "a function in it runs queries".to_owned()
+/// The relations of a plan that are not among these, and that a function has named which became part of the plan: all but
+/// partitions and children.
+///
+/// # Safety
+///
+/// - It is a plan.
+unsafe fn named_since(statement: *mut pg_sys::PlannedStmt, known: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the caller says: lists of such nodes.
+    unsafe {
+        let children: Vec<usize> = pointers::<pg_sys::AppendRelInfo>((*statement).appendRelations)
+            .filter(|child| (**child).parent_reloid != pg_sys::InvalidOid)
+            .map(|child| (*child).child_relid as usize)
+            .collect();
+        let entries = pointers::<pg_sys::RangeTblEntry>((*statement).rtable).map(|entry| (*entry).relid);
+        (1..)
+            .zip(entries)
+            .filter(|(place, relation)| {
+                let is_known = *relation == pg_sys::InvalidOid || known.contains(relation);
+                !is_known && !children.contains(place)
+            })
+            .map(|(_, relation)| relation)
+            .collect()
+    }
+}
+
+/// Why the result of a query is not kept that runs others, as the last of these says.
+pub(super) fn trace_refusal() -> Refusal {
+    let text = "a function in it runs queries";
+    match trace::last_relation() {
+        Some(relation) => {
+            Refusal::of_relation(Reason::RunsQueries, relation, format!("{text}, over {}", relation_name(relation)))
+        }
+        None => Refusal::new(Reason::RunsQueries, text),
+    }
 }
 
 /// Implicitly or not; a schema of temporary tables may come before.
@@ -137,11 +179,13 @@ fn bound(parameters: &[Parameter]) -> pg_sys::ParamListInfo {
 }
 
 /// The first reason why the columns of a result mean nothing to other sessions.
-pub(super) fn refusal_of_columns(columns: &[super::rows::Column]) -> Option<String> {
-    let refused = columns.iter().find(|column| {
+pub(super) fn refusal_of_columns(columns: &[super::rows::Column]) -> Option<Refusal> {
+    let place = columns.iter().position(|column| {
         // SAFETY: a lookup in the catalogs.
         column.oid == pg_sys::RECORDARRAYOID
             || unsafe { pg_sys::get_typtype(column.oid) } as u8 == pg_sys::TYPTYPE_PSEUDO
     })?;
-    Some(format!("a column is of type {}", types::name(refused.oid)))
+    let of_type = columns[place].oid;
+    let text = format!("column {} is of type {}", place + 1, types::name(of_type));
+    Some(Refusal::of_type(Reason::Untyped, of_type, text))
 }

@@ -13,8 +13,10 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
+use super::refusal::Refusal;
 use super::wishes::Clock;
 use crate::pg::handles::my_database;
+use crate::pg::refusals::Reason;
 use crate::pg::types;
 use crate::rings::key::{DependencyKey, KeyHash};
 
@@ -25,9 +27,9 @@ pub(super) struct Dependencies {
     /// The relations among them.
     pub(super) relations: Vec<pg_sys::Oid>,
     /// Why the result is not to be kept; the first reason.
-    pub(super) refusal: Option<String>,
+    pub(super) refusal: Option<Refusal>,
     /// Why the result is not to be kept but by who takes what depends on the clock; the first reason.
-    pub(super) clock: Option<String>,
+    pub(super) clock: Option<Refusal>,
 }
 
 impl Dependencies {
@@ -40,7 +42,7 @@ impl Dependencies {
     }
 
     /// Why the result is not to be kept.
-    pub(super) fn refusal_where(&self, clock: Clock) -> Option<&String> {
+    pub(super) fn refusal_where(&self, clock: Clock) -> Option<&Refusal> {
         self.refusal.as_ref().or(self.clock.as_ref().filter(|_| clock == Clock::Refused))
     }
 
@@ -51,7 +53,7 @@ impl Dependencies {
         }
     }
 
-    fn refuse(&mut self, why: String) {
+    fn refuse(&mut self, why: Refusal) {
         self.refusal.get_or_insert(why);
     }
 
@@ -61,9 +63,10 @@ impl Dependencies {
             return;
         }
         self.relations.push(relation);
-        let name = || relation_name(relation).unwrap_or_else(|| relation.to_u32().to_string());
+        let name = || relation_name(relation);
+        let refusal = |reason, text| Refusal::of_relation(reason, relation, text);
         if relation.to_u32() < pg_sys::FirstNormalObjectId {
-            return self.refuse(format!("{} belongs to PostgreSQL's catalogs", name()));
+            return self.refuse(refusal(Reason::Catalog, format!("{} belongs to PostgreSQL's catalogs", name())));
         }
         // SAFETY: lookups in the catalogs; 0 for what is not there.
         let (kind, is_temporary) = unsafe {
@@ -71,17 +74,22 @@ impl Dependencies {
             (kind, kind != 0 && pg_sys::get_rel_persistence(relation) as u8 == pg_sys::RELPERSISTENCE_TEMP)
         };
         match kind {
-            _ if is_temporary => self.refuse(format!("table {} is temporary", name())),
+            _ if is_temporary => {
+                self.refuse(refusal(Reason::Temporary, format!("table {} is temporary", name())));
+            }
             pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW if !is_heap(relation) => {
-                self.refuse(format!("table {} has another access method than heap", name()));
+                let text = format!("table {} has another access method than heap", name());
+                self.refuse(refusal(Reason::AccessMethod, text));
             }
             pg_sys::RELKIND_RELATION
             | pg_sys::RELKIND_MATVIEW
             | pg_sys::RELKIND_PARTITIONED_TABLE
             | pg_sys::RELKIND_VIEW => {}
-            pg_sys::RELKIND_FOREIGN_TABLE => self.refuse(format!("table {} is foreign", name())),
-            pg_sys::RELKIND_SEQUENCE => self.refuse(format!("{} is a sequence", name())),
-            _ => self.refuse(format!("relation {} is no table", name())),
+            pg_sys::RELKIND_FOREIGN_TABLE => {
+                self.refuse(refusal(Reason::Foreign, format!("table {} is foreign", name())));
+            }
+            pg_sys::RELKIND_SEQUENCE => self.refuse(refusal(Reason::Sequence, format!("{} is a sequence", name()))),
+            _ => self.refuse(refusal(Reason::NoTable, format!("relation {} is no table", name()))),
         }
         self.add(DependencyKey::Relation { database: my_database(), relation: relation.to_u32() });
     }
@@ -97,8 +105,11 @@ impl Dependencies {
         }
     }
 
-    /// A type of users or extensions.
+    /// A type, if it is one of users or extensions: nobody changes PostgreSQL's own.
     pub(super) fn add_type(&mut self, oid: pg_sys::Oid) {
+        if oid.to_u32() < pg_sys::FirstNormalObjectId {
+            return;
+        }
         self.add_catalog_entry(SysCacheIdentifier::TYPEOID, pg_sys::Datum::from(oid), pg_sys::Datum::null());
         // SAFETY: a lookup in the catalogs; 0 if it is no row.
         let row = unsafe { pg_sys::get_typ_typrelid(oid) };
@@ -114,7 +125,8 @@ impl Dependencies {
             let cache = SysCacheIdentifier::TYPEOID as i32;
             let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid));
             if tuple.is_null() {
-                return self.refuse(format!("type {} does not exist any more", types::name(oid)));
+                let text = format!("type {} does not exist any more", types::name(oid));
+                return self.refuse(Refusal::of_type(Reason::DefinitionsChanged, oid, text));
             }
             let of_type = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
             let (name, schema) = (CStr::from_ptr(of_type.typname.data.as_ptr()), of_type.typnamespace);
@@ -137,17 +149,20 @@ impl Dependencies {
     }
 }
 
-/// A relation's name, for a message.
-fn relation_name(relation: pg_sys::Oid) -> Option<String> {
+/// A relation's name, for a message; its number, if it is gone.
+pub(super) fn relation_name(relation: pg_sys::Oid) -> String {
     // SAFETY: a lookup in the catalogs; null if there is none.
     unsafe {
         let name = pg_sys::get_rel_name(relation);
-        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+        if name.is_null() {
+            return relation.to_u32().to_string();
+        }
+        CStr::from_ptr(name).to_string_lossy().into_owned()
     }
 }
 
 /// A relation's name with its schema, for people.
-pub(super) fn qualified_name(relation: pg_sys::Oid) -> String {
+pub(in crate::pg) fn qualified_name(relation: pg_sys::Oid) -> String {
     // SAFETY: lookups in the catalogs; null if there is none.
     unsafe {
         let (name, schema) = (pg_sys::get_rel_name(relation), pg_sys::get_rel_namespace(relation));
@@ -174,11 +189,27 @@ fn is_heap(relation: pg_sys::Oid) -> bool {
 
 /// The schemas in which names are looked up, in that order.
 pub(super) fn search_path() -> Vec<pg_sys::Oid> {
+    with_search_path(|path| path.collect())
+}
+
+/// Runs `take` with the schemas in which names are looked up, in that order.
+pub(super) fn with_search_path<R>(take: impl FnOnce(&mut dyn ExactSizeIterator<Item = pg_sys::Oid>) -> R) -> R {
     // SAFETY: a list of OIDs, which is ours.
     unsafe {
         let list = pg_sys::fetch_search_path(true);
-        let path = super::oids(list).collect();
+        let taken = take(&mut super::oids(list));
         pg_sys::list_free(list);
-        path
+        taken
+    }
+}
+
+/// The schema in which things are created that name none; 0 if there is none.
+pub(super) fn creation_schema() -> pg_sys::Oid {
+    // SAFETY: a list of OIDs, which is ours.
+    unsafe {
+        let list = pg_sys::fetch_search_path(false);
+        let schema = super::oids(list).next().unwrap_or(pg_sys::InvalidOid);
+        pg_sys::list_free(list);
+        schema
     }
 }

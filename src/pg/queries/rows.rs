@@ -1,22 +1,28 @@
 //! The rows of a result as bytes: what the executor has in memory, and what describes it.
 //!
 //! ```text
-//! ┌─────────┬─────────┬──────┬───────────┬─────┬─────┬──────────────────────┬──────────────────┐
-//! │ key_len │ columns │ rows │ fill time │ key │ pad │ columns: 16 each     │ rows, aligned    │
-//! └─────────┴─────────┴──────┴───────────┴─────┴─────┴──────────────────────┴──────────────────┘
-//!  u32       u32       u64    u64, µs                  type, modifier, collation, 0
+//! ┌─────────┬─────────┬──────┬───────────┬──────┬──────────┬───────────┬─────┬──────┬───────────┬─────┬────────────┬────────┐
+//! │ key_len │ columns │ rows │ fill time │ made │ text_len │ relations │ key │ text │ relations │ pad │ columns    │ rows,  │
+//! │         │         │      │           │      │          │           │     │      │ 4 each    │     │ 16 each    │ aligned│
+//! └─────────┴─────────┴──────┴───────────┴──────┴──────────┴───────────┴─────┴──────┴───────────┴─────┴────────────┴────────┘
+//!  u32       u32       u64    u64, µs     u64, µs u32       u32                                        type, modifier, collation, 0
 //! ```
 //!
 //! A row is a `MinimalTuple`, whose length is its first word, on 8 bytes. Values in it are whole: nothing is in a TOAST
 //! table, no expanded object, no row whose type another session does not know. It can be used where it lies, if the
 //! memory is aligned.
 //!
+//! When it was made (since 1970), the text of a statement whose key has none, and the numbers of the relations that the result
+//! depends on are for who looks at what is kept (`entries`). A hit passes over them.
+//!
 //! Not here: whether the rows are still right (`hit`).
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
-const HEADER_BYTES: usize = 24;
+const HEADER_BYTES: usize = 40;
 const COLUMN_BYTES: usize = 16;
 const ALIGN: usize = 8;
 
@@ -29,6 +35,13 @@ pub(in crate::pg) struct Column {
 }
 
 impl Column {
+    /// The type's name with its modifier, for a message.
+    pub(in crate::pg) fn type_name(self) -> String {
+        // SAFETY: a NUL-terminated name in the current memory context, whatever the numbers are.
+        let name = unsafe { CStr::from_ptr(pg_sys::format_type_with_typemod(self.oid, self.modifier)) };
+        name.to_string_lossy().into_owned()
+    }
+
     fn to_bytes(self) -> [u8; COLUMN_BYTES] {
         let mut bytes = [0; COLUMN_BYTES];
         bytes[..4].copy_from_slice(&self.oid.to_u32().to_le_bytes());
@@ -43,6 +56,15 @@ impl Column {
     }
 }
 
+/// What is kept of a query for who looks at its result.
+#[derive(Clone, Debug, Default)]
+pub(in crate::pg) struct About {
+    /// Its text, if the key has none.
+    pub(in crate::pg) text: Vec<u8>,
+    /// The relations that the result depends on.
+    pub(in crate::pg) relations: Vec<pg_sys::Oid>,
+}
+
 /// Rows as they are collected, up to a number of bytes.
 #[derive(Debug)]
 pub(in crate::pg) struct Collected {
@@ -54,11 +76,15 @@ pub(in crate::pg) struct Collected {
 
 impl Collected {
     /// None yet, of a result with this key and these columns.
-    pub(in crate::pg) fn new(key: &[u8], columns: &[Column], max_bytes: usize) -> Collected {
+    pub(in crate::pg) fn new(key: &[u8], about: &About, columns: &[Column], max_bytes: usize) -> Collected {
         let mut bytes = vec![0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
         bytes[4..8].copy_from_slice(&(columns.len() as u32).to_le_bytes());
+        bytes[32..36].copy_from_slice(&(about.text.len() as u32).to_le_bytes());
+        bytes[36..40].copy_from_slice(&(about.relations.len() as u32).to_le_bytes());
         bytes.extend_from_slice(key);
+        bytes.extend_from_slice(&about.text);
+        about.relations.iter().for_each(|oid| bytes.extend_from_slice(&oid.to_u32().to_le_bytes()));
         pad(&mut bytes);
         columns.iter().for_each(|column| bytes.extend_from_slice(&column.to_bytes()));
         Collected { bytes, rows: 0, max_bytes, is_whole: true }
@@ -87,13 +113,14 @@ impl Collected {
         self.is_whole
     }
 
-    /// The result; `None` if it was too large.
-    pub(in crate::pg) fn finish(mut self, fill_micros: u64) -> Option<Vec<u8>> {
+    /// The result, made at this time; `None` if it was too large.
+    pub(in crate::pg) fn finish(mut self, fill_micros: u64, made_us: u64) -> Option<Vec<u8>> {
         if !self.is_whole {
             return None;
         }
         self.bytes[8..16].copy_from_slice(&self.rows.to_le_bytes());
         self.bytes[16..24].copy_from_slice(&fill_micros.to_le_bytes());
+        self.bytes[24..32].copy_from_slice(&made_us.to_le_bytes());
         Some(self.bytes)
     }
 }
@@ -107,6 +134,12 @@ fn pad(bytes: &mut Vec<u8>) {
 pub(in crate::pg) struct Rows<'a> {
     pub(in crate::pg) key: &'a [u8],
     pub(in crate::pg) count: u64,
+    pub(in crate::pg) fill_micros: u64,
+    /// When it was made, in microseconds since 1970.
+    pub(in crate::pg) made_us: u64,
+    /// The text of a statement whose key has none.
+    pub(in crate::pg) text: &'a [u8],
+    relations: &'a [u8],
     columns: &'a [u8],
     rows: &'a [u8],
 }
@@ -116,12 +149,21 @@ impl<'a> Rows<'a> {
     pub(in crate::pg) fn parse(bytes: &'a [u8]) -> Option<Rows<'a>> {
         let (header, _) = bytes.split_first_chunk::<HEADER_BYTES>()?;
         let word = |from: usize| u32::from_le_bytes(header[from..from + 4].try_into().expect("four bytes")) as usize;
-        let (key_len, columns) = (word(0), word(4));
-        let count = u64::from_le_bytes(header[8..16].try_into().expect("eight bytes"));
-        let key = bytes.get(HEADER_BYTES..)?.get(..key_len)?;
-        let (columns, rows) =
-            bytes.get((HEADER_BYTES + key_len).next_multiple_of(ALIGN)..)?.split_at_checked(columns * COLUMN_BYTES)?;
-        Some(Rows { key, count, columns, rows })
+        let long = |from: usize| u64::from_le_bytes(header[from..from + 8].try_into().expect("eight bytes"));
+        let (key_len, columns, text_len, relations_len) = (word(0), word(4), word(32), word(36) * 4);
+        let (key, rest) = bytes.get(HEADER_BYTES..)?.split_at_checked(key_len)?;
+        let (text, rest) = rest.split_at_checked(text_len)?;
+        let relations = rest.get(..relations_len)?;
+        let start = (HEADER_BYTES + key_len + text_len + relations_len).next_multiple_of(ALIGN);
+        let (columns, rows) = bytes.get(start..)?.split_at_checked(columns * COLUMN_BYTES)?;
+        let (count, fill_micros, made_us) = (long(8), long(16), long(24));
+        Some(Rows { key, count, fill_micros, made_us, text, relations, columns, rows })
+    }
+
+    /// The relations that the result depends on.
+    pub(in crate::pg) fn relations(&self) -> impl Iterator<Item = pg_sys::Oid> + 'a {
+        let oid = |bytes: &[u8]| pg_sys::Oid::from(u32::from_le_bytes(bytes.try_into().expect("four bytes")));
+        self.relations.chunks_exact(4).map(oid)
     }
 
     pub(in crate::pg) fn columns(&self) -> impl ExactSizeIterator<Item = Column> + 'a {
@@ -158,12 +200,15 @@ mod tests {
     fn rows_come_back_in_order_with_their_columns_and_key() {
         let columns = [23, 25].map(|oid: u32| Column { oid: oid.into(), modifier: -1, collation: 100.into() });
         for key in [&b""[..], b"k", b"a longer key"] {
-            let mut collected = Collected::new(key, &columns, 1 << 20);
+            let relations: Vec<pg_sys::Oid> = (0..key.len() as u32).map(pg_sys::Oid::from).collect();
+            let about = About { text: [key, b"!"].concat(), relations: relations.clone() };
+            let mut collected = Collected::new(key, &about, &columns, 1 << 20);
             let rows: Vec<_> = [16, 17, 24, 100].map(row).to_vec();
             rows.iter().for_each(|row| collected.push(row));
-            let bytes = collected.finish(5).expect("it fits");
+            let bytes = collected.finish(5, 6).expect("it fits");
             let parsed = Rows::parse(&bytes).expect("it is one");
-            assert_eq!((parsed.key, parsed.count), (key, 4));
+            assert_eq!((parsed.key, parsed.count, parsed.fill_micros, parsed.made_us), (key, 4, 5, 6));
+            assert_eq!((parsed.text, parsed.relations().collect::<Vec<_>>()), (&about.text[..], relations));
             assert!(parsed.columns().eq(columns));
             for (tuple, row) in parsed.iter().zip(&rows) {
                 // SAFETY: the row lies there, as long as it says.
@@ -175,8 +220,8 @@ mod tests {
 
     #[test]
     fn a_result_that_is_too_large_is_none() {
-        let mut collected = Collected::new(b"key", &[], 200);
+        let mut collected = Collected::new(b"key", &About::default(), &[], 200);
         (0..100).for_each(|_| collected.push(&row(16)));
-        assert_eq!((collected.rows, collected.finish(0)), (100, None));
+        assert_eq!((collected.rows, collected.finish(0, 0)), (100, None));
     }
 }

@@ -15,6 +15,8 @@ use crate::pg::versions;
 struct Receiver {
     receiver: pg_sys::DestReceiver,
     store: *mut pg_sys::Tuplestorestate,
+    /// Of one row.
+    memory: pg_sys::MemoryContext,
     /// There, once the columns are known.
     whole: Option<Whole>,
     collected: Option<Collected>,
@@ -100,6 +102,16 @@ pub(in crate::pg) fn run(
             mydest: pg_sys::CommandDest::DestNone,
         },
         store,
+        // SAFETY: below the current one, which it goes with after an ERROR.
+        memory: unsafe {
+            pg_sys::AllocSetContextCreateExtended(
+                pg_sys::CurrentMemoryContext,
+                c"Shared LRU row".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        },
         whole: None,
         collected: None,
     };
@@ -123,6 +135,7 @@ pub(in crate::pg) fn run(
         pg_sys::ExecutorFinish(description);
         pg_sys::ExecutorEnd(description);
         pg_sys::FreeQueryDesc(description);
+        pg_sys::MemoryContextDelete(receiver.memory);
         Output { columns, collected: receiver.collected.take() }
     }
 }
@@ -143,18 +156,20 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver:
     // SAFETY: the receiver is the one that `run` has given; the slot has a row of the described columns.
     unsafe {
         let receiver = &mut *receiver.cast::<Receiver>();
-        let Receiver { store, whole, collected, .. } = receiver;
+        let Receiver { store, memory, whole, collected, .. } = receiver;
         let whole = whole.as_mut().expect("there since the start");
         let count = whole.is_varlena.len();
         if c_int::from((*slot).tts_nvalid) < count as c_int {
             pg_sys::slot_getsomeattrs_int(slot, count as c_int);
         }
+        let before = pg_sys::MemoryContextSwitchTo(*memory);
         let row = whole.row(slot);
         if let Some(collected) = collected {
             collected.push(row_bytes(row));
         }
         pg_sys::tuplestore_putvalues(*store, whole.description, whole.values.as_mut_ptr(), (*slot).tts_isnull);
-        pg_sys::pfree(row.cast());
+        pg_sys::MemoryContextSwitchTo(before);
+        pg_sys::MemoryContextReset(*memory);
         true
     }
 }

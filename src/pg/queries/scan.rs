@@ -24,8 +24,9 @@ use std::time::Instant;
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 
 use super::grace::Stale;
-use super::key::{Key, StoredUnder};
-use super::rows::{Collected, Column};
+use super::key::{self, Key, StoredUnder};
+use super::refusal::Refusal;
+use super::rows::{About, Collected, Column};
 use super::run::{Whole, columns_of, row_bytes};
 use super::statement::{Marked, PlannedWith};
 use super::wishes::{Clock, Terms, Wishes};
@@ -37,6 +38,8 @@ use crate::pg::definitions::{self, Access};
 use crate::pg::encoding;
 use crate::pg::error::CacheError;
 use crate::pg::functions::bytea::Copied;
+use crate::pg::ledger::now_us;
+use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
 use crate::pg::types;
@@ -195,14 +198,23 @@ enum Outcome {
     NotStored(String),
 }
 
+impl Outcome {
+    /// Counts a refusal, and is shown as it.
+    fn refused(cache: &str, refusal: &Refusal) -> Outcome {
+        refusal.count(cache);
+        Outcome::NotStored(refusal.to_string())
+    }
+}
+
 impl Below {
-    fn passing(why: impl Into<String>) -> Source {
-        Source::Below(Below { filling: None, ahead: None, outcome: Outcome::NotStored(why.into()) })
+    /// Nothing is looked for, or was found, or is to be kept.
+    fn passing(outcome: Outcome) -> Source {
+        Source::Below(Below { filling: None, ahead: None, outcome })
     }
 
-    fn give_up(&mut self, why: &str) {
-        if self.filling.take().is_some() {
-            self.outcome = Outcome::NotStored(why.to_owned());
+    fn give_up(&mut self, why: impl FnOnce() -> Refusal) {
+        if let Some(filling) = self.filling.take() {
+            self.outcome = Outcome::refused(&filling.cache, &why());
         }
     }
 }
@@ -220,9 +232,12 @@ struct Filling {
     cache: String,
     number: u64,
     key: Key,
+    /// The part of the key that the session has, which may change while a cursor is open.
+    session: u128,
     under: StoredUnder,
     found: Found,
     learned: Vec<Dependency>,
+    about: About,
     columns: Vec<Column>,
     max_bytes: usize,
     emptied_before: Option<u64>,
@@ -235,33 +250,29 @@ struct Filling {
 impl Filling {
     fn begin_again(&mut self) {
         self.started = Instant::now();
-        self.collected = Collected::new(&self.key.0, &self.columns, self.max_bytes);
+        self.collected = Collected::new(&self.key.0, &self.about, &self.columns, self.max_bytes);
     }
 
-    /// Stores what was collected.
-    fn finish(self) -> Result<Outcome, CacheError> {
-        let not = |why: &str| Ok(Outcome::NotStored(why.to_owned()));
+    /// Stores what was collected; else why not.
+    fn finish(self) -> Result<Option<Refusal>, CacheError> {
         // A cursor's transaction may have defined something between two rows, and taken it back.
         if has_written() {
-            return not("the transaction has written");
+            return Ok(Some(Refusal::written()));
         }
         let rings = match usable_rings() {
             Ok(rings) => rings,
-            Err(why) => return not(why),
+            Err(refusal) => return Ok(Some(refusal)),
         };
-        let Some(rows) = self.collected.finish(self.started.elapsed().as_micros() as u64) else {
-            return not("it is too large for the cache");
+        let Some(rows) = self.collected.finish(self.started.elapsed().as_micros() as u64, now_us()) else {
+            return Ok(Some(Refusal::too_large()));
         };
         let Some(dependencies) = seen(&rings, &self.learned) else {
-            return not("what it depends on is being changed");
+            return Ok(Some(Refusal::being_changed()));
         };
         let catalog = Catalog::open()?;
         let stored = self.terms.compose(&rows, &dependencies)?;
         let still = || emptied(catalog, self.number) == self.emptied_before && self.terms.hold(&rings);
-        match store_result(&self.cache, &self.under, &self.found, &stored, &self.terms, still)? {
-            true => Ok(Outcome::Stored),
-            false => not("there is no room for it, or something newer"),
-        }
+        store_result(&self.cache, &self.under, &self.found, &stored, &self.terms, still)
     }
 }
 
@@ -285,8 +296,9 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
         let marked = Marked::from_list((*scan).custom_private);
         let shown = shown_columns(below).map(|entry| (*entry).resno as usize - 1).collect();
         let source = match &marked {
-            Some(marked) if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0 => look_up(marked, node, estate),
-            _ => Below::passing(""),
+            Some(marked) if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0 => look_up(marked, node, estate)
+                .unwrap_or_else(|refusal| Below::passing(Outcome::refused(&marked.cache, &refusal))),
+            _ => Below::passing(Outcome::Unfinished),
         };
         if matches!(source, Source::Below(_)) {
             (*node).ss.ps.lefttree = pg_sys::ExecInitNode(below, estate, flags);
@@ -298,50 +310,52 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
     }
 }
 
-/// Where the rows come from.
+/// Where the rows come from; or why no result is found, and none kept.
 ///
 /// # Safety
 ///
 /// - A node that begins, with the state of its query.
-unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *mut pg_sys::EState) -> Source {
+unsafe fn look_up(
+    marked: &Marked,
+    node: *mut pg_sys::CustomScanState,
+    estate: *mut pg_sys::EState,
+) -> Result<Source, Refusal> {
     let learned = match &marked.planned {
-        PlannedWith::Refused(_) => return Below::passing(""),
-        _ if refused_by_clock(marked).is_some() => return Below::passing(""),
+        PlannedWith::Refused(refusal) => return Err(refusal.clone()),
         PlannedWith::Learned(learned) => Some(learned),
         PlannedWith::Unknown => None,
     };
+    if let Some(refusal) = refused_by_clock(marked) {
+        return Err(refusal.clone());
+    }
     // SAFETY: as the caller says.
     unsafe {
         if !(*estate).es_crosscheck_snapshot.is_null() {
-            return Below::passing("it has two snapshots");
+            return Err(Refusal::new(Reason::TwoSnapshots, "it has two snapshots"));
         }
-        let rings = match usable_rings() {
-            Ok(rings) => rings,
-            Err(why) => return Below::passing(why),
-        };
-        let parameters = match values_of(&marked.parameters, (*estate).es_param_list_info) {
-            Ok(parameters) => parameters,
-            Err(why) => return Below::passing(why),
-        };
+        let rings = usable_rings()?;
+        let parameters = values_of(&marked.parameters, (*estate).es_param_list_info)?;
+        if key::settings() != marked.settings {
+            // The planner has run functions that follow them, as IMMUTABLE ones may.
+            pg_sys::ResetPlanCache();
+            return Err(Refusal::new(Reason::DefinitionsChanged, "settings have changed since it was planned"));
+        }
         let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
         let columns = columns_of(description);
         let key = Key::of_statement(&marked.statement, &parameters);
         let under = key.stored_under();
         // What is found is asked about in the statement's snapshot.
-        let found = with_snapshot((*estate).es_snapshot, || look_for(&marked.cache, &under, &key, &Wishes::default()));
-        let (number, options, found) = match found {
-            Ok(found) => found,
-            Err(error) => return Below::passing(CacheError::to_string(&error)),
-        };
+        let (number, options, found) =
+            with_snapshot((*estate).es_snapshot, || look_for(&marked.cache, &under, &key, &Wishes::default()))?;
         let found = match found {
             Found::Right(copied) => match kept(copied, &columns, description, estate) {
-                Some(kept) => return Source::Kept(kept),
+                Some(kept) => return Ok(Source::Kept(kept)),
                 None => Found::Other,
             },
             other => other,
         };
         if has_written() {
-            return Below::passing("the transaction has written");
+            return Err(Refusal::written());
         }
         let is_as_planned = |learned: &&Vec<Dependency>| {
             learned.iter().all(|dependency| rings.definitions(dependency.line) == Some(dependency.definitions))
@@ -349,49 +363,77 @@ unsafe fn look_up(marked: &Marked, node: *mut pg_sys::CustomScanState, estate: *
         let Some(learned) = learned.filter(is_as_planned) else {
             // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
             pg_sys::ResetPlanCache();
-            return Below::passing("definitions have changed since it was planned");
+            let text = "definitions have changed since it was planned";
+            return Err(Refusal::new(Reason::DefinitionsChanged, text));
         };
-        if let Some(why) = plan::refusal_of_columns(&columns) {
-            return Below::passing(why);
+        if let Some(refusal) = plan::refusal_of_columns(&columns) {
+            return Err(refusal);
         }
         if matches!(found, Found::Other) {
-            return Below::passing("a result is kept that this snapshot may not see");
+            return Err(Refusal::not_for_this_snapshot());
         }
-        let limit = definitions::find(&marked.cache, Access::Write).and_then(|_| {
-            definitions::with_cache(&marked.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)
-        });
-        let (max_bytes, catalog) = match (limit, Catalog::open()) {
-            (Ok(max_bytes), Ok(catalog)) => (max_bytes, catalog),
-            (Err(error), _) | (_, Err(error)) => return Below::passing(CacheError::to_string(&error)),
-        };
+        definitions::find(&marked.cache, Access::Write)?;
+        let max_bytes = definitions::with_cache(&marked.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
+        let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, number);
         let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, options));
-        let Some(terms) = terms else { return Below::passing("the cache is being emptied") };
+        let terms = terms.ok_or_else(Refusal::being_changed)?;
+        let about = about(estate);
         let filling = Filling {
             cache: marked.cache.clone(),
             number,
-            collected: Collected::new(&key.0, &columns, max_bytes),
+            collected: Collected::new(&key.0, &about, &columns, max_bytes),
             whole: Whole::new(description, &columns),
             key,
+            session: key::session(),
             under,
             found,
             learned: learned.clone(),
+            about,
             columns,
             max_bytes,
             emptied_before,
             terms,
             started: Instant::now(),
         };
-        Source::Below(Below { filling: Some(Box::new(filling)), ahead: None, outcome: Outcome::Unfinished })
+        Ok(Source::Below(Below { filling: Some(Box::new(filling)), ahead: None, outcome: Outcome::Unfinished }))
     }
 }
 
 /// Why the result is not kept by a cache that does not take what depends on the clock.
-fn refused_by_clock(marked: &Marked) -> Option<String> {
-    let clock = marked.clock.clone()?;
+fn refused_by_clock(marked: &Marked) -> Option<&Refusal> {
+    let clock = marked.clock.as_ref()?;
     let options = definitions::find(&marked.cache, Access::Read).map(|cache| cache.results);
     let is_taken = options.is_ok_and(|options| Wishes::default().clock_in(options) == Clock::Accepted);
     (!is_taken).then_some(clock)
+}
+
+/// What is kept of a statement for who looks at its result: the beginning of its text, and its relations, as the plan has them.
+///
+/// # Safety
+///
+/// - The state of a query that begins.
+unsafe fn about(estate: *mut pg_sys::EState) -> About {
+    const MAX_BYTES: usize = 1024;
+    // SAFETY: as the caller says: a plan, and the NUL-terminated text that it was made of.
+    unsafe {
+        let (statement, source) = (&*(*estate).es_plannedstmt, (*estate).es_sourceText);
+        let mut relations: Vec<pg_sys::Oid> = super::oids(statement.relationOids).collect();
+        relations.sort_unstable_by_key(|oid| oid.to_u32());
+        relations.dedup();
+        let source = if source.is_null() { &[][..] } else { std::ffi::CStr::from_ptr(source).to_bytes() };
+        let from = usize::try_from(statement.stmt_location).unwrap_or(0).min(source.len());
+        let len = usize::try_from(statement.stmt_len).ok().filter(|len| *len > 0).unwrap_or(source.len());
+        let text = without_comment(source[from..][..len.min(source.len() - from)].trim_ascii());
+        let whole = pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as c_int, MAX_BYTES as c_int) as usize;
+        About { text: text[..whole].to_vec(), relations }
+    }
+}
+
+/// A statement without the comment before it, which PostgreSQL counts as a part of it or not, by its version.
+fn without_comment(statement: &[u8]) -> &[u8] {
+    let end = statement.starts_with(b"/*").then(|| statement.windows(2).position(|pair| pair == b"*/")).flatten();
+    end.map_or(statement, |end| statement[end + 2..].trim_ascii_start())
 }
 
 /// A result that was found, if it has these columns.
@@ -417,12 +459,13 @@ unsafe fn kept(
 /// # Safety
 ///
 /// - It is the list of a query that runs, or null.
-unsafe fn values_of(numbers: &[i32], list: pg_sys::ParamListInfo) -> Result<Vec<Parameter>, String> {
+unsafe fn values_of(numbers: &[i32], list: pg_sys::ParamListInfo) -> Result<Vec<Parameter>, Refusal> {
+    let refuse = |text: String| Refusal::new(Reason::Parameter, text);
     let value_of = |number: i32| {
         // SAFETY: as the caller says; the number is checked. A function that gives values may use the place for one.
         let value = unsafe {
             let known = list.as_mut().filter(|list| (1..=list.numParams).contains(&number));
-            let list = known.ok_or_else(|| format!("parameter ${number} has no value"))?;
+            let list = known.ok_or_else(|| refuse(format!("parameter ${number} has no value")))?;
             match list.paramFetch {
                 Some(fetch) => {
                     let mut place = pg_sys::ParamExternData::default();
@@ -434,7 +477,7 @@ unsafe fn values_of(numbers: &[i32], list: pg_sys::ParamListInfo) -> Result<Vec<
             }
         };
         if types::stored_type(value.ptype).is_err() {
-            return Err(format!("a parameter of type {} cannot be part of a key", types::name(value.ptype)));
+            return Err(refuse(format!("a parameter of type {} cannot be part of a key", types::name(value.ptype))));
         }
         Ok(Parameter { oid: value.ptype, datum: value.value, is_null: value.isnull })
     };
@@ -540,11 +583,11 @@ unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanState) {
                 match found {
                     Ok(Found::Right(copied)) => match kept(copied, &filling.columns, description, state) {
                         Some(kept) => running.source = Source::Kept(kept),
-                        None => below.give_up("something else is kept in its place"),
+                        None => below.give_up(Refusal::not_for_this_snapshot),
                     },
-                    Ok(Found::Other) => below.give_up("a result is kept that this snapshot may not see"),
+                    Ok(Found::Other) => below.give_up(Refusal::not_for_this_snapshot),
                     Ok(found) => filling.found = found,
-                    Err(error) => below.give_up(&error.to_string()),
+                    Err(error) => below.give_up(|| error.into()),
                 }
             }
         }
@@ -563,7 +606,7 @@ unsafe fn serve_stale(stale: Stale, running: &mut Running, node: *mut pg_sys::Cu
     // SAFETY: as the caller says.
     unsafe {
         let (state, description) = ((*node).ss.ps.state, (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor);
-        let served = stale.serve(&filling.cache).ok();
+        let served = stale.serve(&filling.cache, &filling.under).ok();
         let in_query = |copied| {
             PgMemoryContexts::For((*state).es_query_cxt)
                 .switch_to(|_| kept(copied, &filling.columns, description, state))
@@ -634,15 +677,23 @@ unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys::CustomScan
         let (state, to) = (&*(*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
         let (from, runs_others) = run_below((*node).ss.ps.lefttree);
         if runs_others {
-            below.give_up(&plan::trace_refusal());
+            below.give_up(plan::trace_refusal);
+        }
+        if below.filling.as_ref().is_some_and(|filling| filling.session != key::session()) {
+            let text = "role or settings have changed while it was read";
+            below.give_up(|| Refusal::new(Reason::BeingChanged, text));
         }
         if state.es_direction != pg_sys::ScanDirection::ForwardScanDirection {
-            below.give_up("it was read backwards");
+            below.give_up(|| Refusal::new(Reason::NotReadToTheEnd, "it was read backwards"));
         }
         if from.is_null() || (*from).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
             if let Some(filling) = below.filling.take() {
-                let outcome = with_snapshot(state.es_snapshot, || filling.finish());
-                below.outcome = outcome.unwrap_or_else(|error| Outcome::NotStored(error.to_string()));
+                let cache = filling.cache.clone();
+                let refusal = with_snapshot(state.es_snapshot, || filling.finish());
+                below.outcome = match refusal.unwrap_or_else(|error| Some(error.into())) {
+                    None => Outcome::Stored,
+                    Some(refusal) => Outcome::refused(&cache, &refusal),
+                };
             }
             return false;
         }
@@ -692,7 +743,7 @@ unsafe fn collect(below: &mut Below, slot: *mut pg_sys::TupleTableSlot, context:
         pg_sys::MemoryContextSwitchTo(before);
     }
     if !filling.collected.is_whole() {
-        below.give_up("it is too large for the cache");
+        below.give_up(Refusal::too_large);
     }
 }
 
@@ -730,6 +781,7 @@ unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
     unsafe {
         if let Some(Source::Below(below)) = (*node.cast::<Node>()).running.as_mut().map(|running| &mut running.source) {
             end_ahead(below);
+            below.give_up(|| Refusal::new(Reason::NotReadToTheEnd, "it was not read to its end"));
         }
         let below = (*node).ss.ps.lefttree;
         if !below.is_null() {
@@ -774,10 +826,10 @@ unsafe extern "C-unwind" fn explain(
     };
     show(c"Cache", marked.cache.clone());
     if let PlannedWith::Refused(why) = &marked.planned {
-        return show(c"Not Kept", why.clone());
+        return show(c"Not Kept", why.to_string());
     }
     if let Some(why) = refused_by_clock(marked) {
-        return show(c"Not Kept", why);
+        return show(c"Not Kept", why.to_string());
     }
     if is_analyzed {
         let result = match &running.source {

@@ -14,6 +14,7 @@ use std::ffi::{CStr, CString};
 use pgrx::{direct_function_call, pg_sys};
 
 use super::pointers;
+use super::refusal::Refusal;
 use crate::pg::encoding;
 use crate::pg::stored::Dependency;
 use crate::pg::versions;
@@ -69,16 +70,18 @@ pub(super) struct Marked {
     pub(super) statement: Fingerprint,
     /// The parameters that it uses, by number, in their order.
     pub(super) parameters: Vec<i32>,
+    /// The session's settings when it was planned: the planner runs functions, and the plan has what they gave.
+    pub(super) settings: u128,
     pub(super) planned: PlannedWith,
     /// How it depends on the clock, if it does.
-    pub(super) clock: Option<String>,
+    pub(super) clock: Option<Refusal>,
 }
 
 /// What is known of definitions since the statement was planned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlannedWith {
     /// Its result is not to be kept, and why.
-    Refused(String),
+    Refused(Refusal),
     /// How often the definitions of what it depends on had changed before it was planned.
     Learned(Vec<Dependency>),
     /// That could not be told.
@@ -90,7 +93,7 @@ impl Marked {
     pub(super) fn to_list(&self) -> *mut pg_sys::List {
         let parameters: Vec<String> = self.parameters.iter().map(i32::to_string).collect();
         let (kind, rest) = match &self.planned {
-            PlannedWith::Refused(why) => ("refused", encoding::message(why.clone())),
+            PlannedWith::Refused(why) => ("refused", encoding::message(why.to_plan())),
             PlannedWith::Learned(dependencies) => {
                 let mut bytes = Vec::new();
                 Dependency::append_all(dependencies, &mut bytes);
@@ -98,8 +101,9 @@ impl Marked {
             }
             PlannedWith::Unknown => ("unknown", String::new()),
         };
-        let clock = encoding::message(self.clock.clone().unwrap_or_default());
-        let texts = [self.cache.clone(), to_hex(&self.statement), parameters.join(" "), kind.to_owned(), rest, clock];
+        let clock = self.clock.as_ref().map_or_else(String::new, |why| encoding::message(why.to_plan()));
+        let (settings, parameters) = (self.settings.to_string(), parameters.join(" "));
+        let texts = [self.cache.clone(), to_hex(&self.statement), parameters, settings, kind.to_owned(), rest, clock];
         let mut list = std::ptr::null_mut();
         for text in texts {
             let text = CString::new(text).expect("no NUL: a name, a message, digits");
@@ -123,15 +127,16 @@ impl Marked {
             let text = |node| versions::text_of_string(node).to_string_lossy().into_owned();
             pointers::<pg_sys::Node>(list).map(text).collect()
         };
-        let [cache, statement, parameters, kind, rest, clock] = <[String; 6]>::try_from(texts).ok()?;
-        let clock = Some(clock).filter(|clock| !clock.is_empty());
+        let [cache, statement, parameters, settings, kind, rest, clock] = <[String; 7]>::try_from(texts).ok()?;
+        let clock = if clock.is_empty() { None } else { Some(Refusal::from_plan(&clock)?) };
         let planned = match kind.as_str() {
-            "refused" => PlannedWith::Refused(rest),
+            "refused" => PlannedWith::Refused(Refusal::from_plan(&rest)?),
             "learned" => PlannedWith::Learned(Dependency::list(&from_hex(&rest)?)?.collect()),
             _ => PlannedWith::Unknown,
         };
         let parameters = parameters.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-        Some(Marked { cache, statement: from_hex(&statement)?.try_into().ok()?, parameters, planned, clock })
+        let (statement, settings) = (from_hex(&statement)?.try_into().ok()?, settings.parse().ok()?);
+        Some(Marked { cache, statement, parameters, settings, planned, clock })
     }
 }
 

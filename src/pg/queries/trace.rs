@@ -20,6 +20,8 @@ static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 thread_local! {
     /// Starts of the executor for plans with relations, since the process began.
     static STARTS: Cell<u64> = const { Cell::new(0) };
+    /// A relation of the plan that was started last.
+    static LAST_RELATION: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     static IS_INSTALLED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -45,6 +47,11 @@ pub(super) unsafe fn is_counted(plan: *const pg_sys::PlannedStmt) -> bool {
     unsafe { !(*plan).relationOids.is_null() || (*plan).commandType != pg_sys::CmdType::CMD_SELECT }
 }
 
+/// A relation of the plan that was counted last.
+pub(super) fn last_relation() -> Option<pg_sys::Oid> {
+    Some(LAST_RELATION.get()).filter(|relation| *relation != pg_sys::InvalidOid)
+}
+
 /// Counted starts of the executor so far.
 pub(super) fn starts() -> u64 {
     STARTS.get()
@@ -52,9 +59,12 @@ pub(super) fn starts() -> u64 {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    // SAFETY: what PostgreSQL is going to run has a plan.
-    if unsafe { is_counted((*query).plannedstmt) } {
-        STARTS.set(STARTS.get() + 1);
+    // SAFETY: what PostgreSQL is going to run has a plan, with a list of OIDs.
+    unsafe {
+        if is_counted((*query).plannedstmt) {
+            STARTS.set(STARTS.get() + 1);
+            LAST_RELATION.set(super::oids((*(*query).plannedstmt).relationOids).next().unwrap_or(pg_sys::InvalidOid));
+        }
     }
     // SAFETY: a hook's address, or 0, which is `None`'s representation; called as PostgreSQL would call it.
     unsafe {

@@ -140,16 +140,15 @@ fn publish(next: Next) {
     // SAFETY: inside of a transaction.
     let Some(xid) = FullXid::new(unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value) else { return };
     let Some(rings) = Area::mapped().and_then(Area::rings).filter(Rings::must_publish_relations) else { return };
-    PUBLICATIONS.with_borrow_mut(|publications| {
-        if publications.is_none() {
-            *publications = Publications::new(rings, xid);
+    // Nothing is borrowed meanwhile: whoever is terminated at a lookup ends the transaction right there, without unwinding.
+    match PUBLICATIONS.take().or_else(|| Publications::new(rings, xid)) {
+        Some(mut publications) => {
+            publications.publish(xid, next);
+            PUBLICATIONS.set(Some(publications));
         }
-        match publications {
-            Some(publications) => publications.publish(xid, next),
-            // Whoever turns it on again waits for the end of this transaction.
-            None => rings.turn_off_relations(),
-        }
-    });
+        // Whoever turns it on again waits for the end of this transaction.
+        None => rings.turn_off_relations(),
+    }
 }
 
 /// Whether this process holds a lock that a writer of a relation takes.
@@ -178,7 +177,11 @@ impl Publications {
         match next {
             Next::Commit => self.changed.for_each(|line, _| rings.begin_change(line)),
             // Who ends it tells nobody when its messages are sent. Whoever turns it on again waits for that.
-            Next::Prepare if !self.changed.is_empty() => rings.turn_off_relations(),
+            Next::Prepare if !self.changed.is_empty() => {
+                rings.turn_off_relations();
+                // No change was begun, so none is to end, should it not be prepared after all.
+                self.changed.clear();
+            }
             Next::Prepare => {}
         }
         self.written.for_each(|_, key| _ = rings.publish(key, xid));

@@ -77,12 +77,14 @@ fn prepared_transactions_create_and_drop_whoever_ends_them() {
 #[test]
 fn after_a_restart_and_a_crash_the_cache_is_there_and_empty() {
     let world = World::with(&[("fsync", "on")]);
-    world.backend().run("SELECT shared_lru.create_cache('c', 4194304, policy => 'lru')");
+    world.backend().run("SELECT shared_lru.create_cache('c', 4194304, policy => 'lru', buckets => 4096)");
     for mode in [StopMode::Fast, StopMode::Immediate] {
         world.backend().put(b"k", b"v");
         world.cluster.restart(mode).expect("the server restarts");
         let mut backend = world.backend();
         assert!(exists(&mut backend, "c") && in_memory(&mut backend) == 0, "{mode:?}");
+        let buckets: Option<i64> = backend.one("SELECT buckets FROM shared_lru.caches");
+        assert_eq!(buckets, Some(4096), "{mode:?}: the definition says so");
         assert_eq!(backend.get(b"k"), None, "{mode:?}");
         assert!(backend.put(b"k", b"v"));
         let (bytes, policy) = ("SELECT bytes FROM shared_lru.caches", "SELECT policy FROM shared_lru.caches");
@@ -472,4 +474,46 @@ fn a_standby_makes_its_own_memory_and_follows_the_definitions() {
     assert!(reader.one::<bool>("SELECT shared_lru.put('d', 'k', 'v')"));
     reader.run("SELECT shared_lru.create_cache('e', 1048576)");
     assert_eq!(in_memory(&mut reader), 2, "what was dropped while it was a standby is freed");
+}
+
+/// A definition is made, changed and dropped as the installing superuser, and a trigger on that runs as that role. It must not
+/// find what the caller has put where an unqualified name is looked for.
+#[test]
+fn a_trigger_on_definitions_does_not_look_where_the_caller_says() {
+    let world = World::new();
+    let mut admin = world.backend();
+    admin.run(
+        "CREATE TABLE log (line text);
+         CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 EXECUTE 'INSERT INTO log VALUES (' || quote_literal(tg_tag) || ')';
+             EXCEPTION WHEN undefined_table THEN
+                 NULL;
+             END
+         $$;
+         CREATE EVENT TRIGGER noter ON ddl_command_end EXECUTE FUNCTION note();
+         CREATE ROLE mallory LOGIN;
+         CREATE SCHEMA evil AUTHORIZATION mallory;
+         GRANT USAGE ON SCHEMA shared_lru TO mallory;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shared_lru TO mallory;
+         DELETE FROM log",
+    );
+    let mut mallory = world.backend_as("mallory");
+    mallory.run(
+        "CREATE TABLE evil.log (line text);
+         CREATE TABLE evil.who (role name);
+         CREATE FUNCTION evil.seize() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO evil.who VALUES (current_user); RETURN new; END $$;
+         CREATE TRIGGER seize BEFORE INSERT ON evil.log FOR EACH ROW EXECUTE FUNCTION evil.seize();
+         DELETE FROM evil.log; DELETE FROM evil.who;
+         SET search_path = evil, public;
+         SELECT shared_lru.create_cache('mine', 1048576);
+         SELECT shared_lru.alter_cache('mine', policy => 'lru');
+         SELECT shared_lru.grant_cache('mine', 'public', 'read');
+         SELECT shared_lru.rename_cache('mine', 'yours');
+         SELECT shared_lru.drop_cache('yours')",
+    );
+    assert_eq!(admin.all::<String>("SELECT role::text FROM evil.who"), Vec::<String>::new());
+    // And the caller looks where it looked before.
+    assert_eq!(mallory.one::<String>("SHOW search_path"), "evil, public");
 }

@@ -74,6 +74,7 @@ fn a_name_is_refused_or_unknown_with_its_own_sqlstate_in_every_encoding() {
             "compact(NAME)",
             "validate(NAME)",
             "get_text(NAME, 'k')",
+            "get_array_text(NAME, '{k}')",
         ] {
             let call = format!("SELECT shared_lru.{}", call.replace("NAME", &name));
             let refusal = there.refused(&call);
@@ -86,6 +87,38 @@ fn a_name_is_refused_or_unknown_with_its_own_sqlstate_in_every_encoding() {
             .refused(&format!("SELECT shared_lru.create_cache('c', 1048576, policy => {name})"))
             .is("22023", &["policy"]);
         assert_eq!(there.one::<i32>("SELECT 1"), 1);
+    }
+}
+
+#[test]
+fn keys_and_values_of_text_are_utf8_in_the_cache_and_come_back_as_they_were() {
+    let world = World::new();
+    for encoding in ["UTF8", "LATIN1", "EUC_JP", "SQL_ASCII", "KOI8R"] {
+        let mut there = backend_in_encoding(&world, encoding);
+        there.run("SELECT shared_lru.create_cache('c', 1048576)");
+        // A letter that is not ASCII, and more bytes in UTF-8 than here.
+        let letter = match encoding {
+            "UTF8" | "SQL_ASCII" => "\\xc3a9",
+            "LATIN1" => "\\xe9",
+            "EUC_JP" => "\\xb0a1",
+            _ => "\\xc1",
+        };
+        let text = format!("convert_from('{letter}'::bytea, '{encoding}')");
+        there.run(&format!(
+            "CREATE TABLE texts AS SELECT n || {text} AS key, repeat({text}, n) AS value FROM generate_series(0, 40) AS n;
+             SELECT shared_lru.put_text('c', key, value) FROM texts"
+        ));
+        let wrong = "SELECT count(*) FROM texts WHERE shared_lru.get_text('c', key) IS DISTINCT FROM value
+                        OR shared_lru.get('c', convert_to(key, 'UTF8')) IS DISTINCT FROM convert_to(value, 'UTF8')";
+        assert_eq!(there.one::<i64>(wrong), 0, "{encoding}");
+        assert_eq!(there.one::<Option<String>>("SELECT shared_lru.get_text('c', 'none')"), None);
+        let array =
+            "SELECT shared_lru.get_array_text('c', array_append(array_agg(key ORDER BY key), NULL) || 'none'::text)
+                            = array_agg(value ORDER BY key) || ARRAY[NULL, NULL] FROM texts";
+        assert!(there.one::<bool>(array), "{encoding}");
+        let rows = "SELECT count(*) FROM (SELECT array_agg(key) || 'none'::text AS keys FROM texts) AS a,
+                           LATERAL shared_lru.get_many_text('c', keys) AS g NATURAL JOIN texts";
+        assert_eq!(there.one::<i64>(rows), 41, "{encoding}");
     }
 }
 

@@ -286,7 +286,6 @@ fn functions_for_text_and_json_are_inlined() {
     let world = World::with_cache(4);
     let mut backend = world.backend();
     for (call, inner) in [
-        ("get_text('c', k)", "get("),
         ("get_jsonb('c', k)", "get_any("),
         ("remove_text('c', k)", "remove("),
         ("put_text('c', k, k)", "put("),
@@ -294,6 +293,8 @@ fn functions_for_text_and_json_are_inlined() {
         ("put_jsonb('c', k, '1')", "put_any("),
         ("put_jsonb('c', k, '1', NULL, '{t}')", "put_any("),
         ("put_text_leased('c', k, k, '')", "put_leased("),
+        ("put_jsonb_leased('c', k, '1', '')", "put_any_leased("),
+        ("put_text_if_version('c', k, k, '')", "put_if_version("),
         ("invalidate_text('c', k)", "invalidate("),
     ] {
         let plan = backend
@@ -301,4 +302,44 @@ fn functions_for_text_and_json_are_inlined() {
             .join("\n");
         assert!(plan.contains(&format!("shared_lru.{inner}")), "{call}: {plan}");
     }
+    for (call, inner) in [
+        ("get_text_or_lease('c', k)", "get_or_lease("),
+        ("get_jsonb_or_lease('c', k)", "convert_to("),
+        ("get_text_versioned('c', k)", "get_versioned("),
+    ] {
+        let explain = format!("EXPLAIN (VERBOSE) SELECT g FROM unnest('{{a,b}}'::text[]) AS k, shared_lru.{call} AS g");
+        let plan = backend.all::<String>(&explain).join("\n");
+        assert!(plan.contains(inner), "{call}: {plan}");
+    }
+}
+
+#[test]
+fn what_is_put_only_if_absent_expires_and_has_tags() {
+    let world = World::with_cache(4);
+    let (mut backend, mut other) = (world.backend(), world.backend());
+    let mut put =
+        |call: &str| backend.one::<Option<bool>>(&format!("SELECT shared_lru.put_if_absent('c', 'k', {call})"));
+    assert_eq!(put("'v', '1 day', '{t}'"), Some(true));
+    assert_eq!(put("'w', NULL, '{t}'"), Some(false));
+    assert_eq!(put("NULL"), None);
+    assert!(other.one::<bool>("SELECT expires > now() FROM shared_lru.entries('c')"));
+    assert_eq!(other.get(b"k").as_deref(), Some(&b"v"[..]));
+    other.run("SELECT shared_lru.invalidate_tag('c', 't')");
+    assert_eq!(other.get(b"k"), None, "its tag is old");
+    other.run("BEGIN; SELECT shared_lru.invalidate_tag('c', 't')");
+    assert_eq!(other.one::<Option<bool>>("SELECT shared_lru.put_if_absent('c', 'new', 'v', NULL, '{t}')"), None);
+    other.run("ROLLBACK");
+}
+
+/// A result is for the role that has asked for it, whoever else may read the cache.
+#[test]
+fn a_drain_removes_results_and_shows_them_to_nobody() {
+    let world = crate::queries::world();
+    let mut backend = world.backend();
+    backend.run("CREATE TABLE secrets (secret text); INSERT INTO secrets VALUES ('x')");
+    backend
+        .run("SELECT shared_lru.fetch('c', 'SELECT secret FROM secrets', NULL::text), shared_lru.put('c', 'k', 'v')");
+    assert_eq!(backend.one::<i64>("SELECT entries FROM shared_lru.stats"), 2);
+    assert_eq!(backend.all::<String>("SELECT encode(key, 'escape') FROM shared_lru.drain('c')"), ["k"]);
+    assert_eq!(backend.one::<i64>("SELECT entries FROM shared_lru.stats"), 0);
 }

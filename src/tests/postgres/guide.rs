@@ -105,11 +105,11 @@ fn wrong_values(product: &str) -> i64 {
 #[test]
 fn rows_and_pages_are_never_old_and_by_a_plain_put_rows_are() {
     let product = function("product");
-    let put = "PERFORM shared_lru.put_text_leased('products', wanted, found, lease);";
+    let put = "PERFORM shared_lru.put_jsonb_leased('products', wanted, found, lease);";
     assert!(product.contains(put));
     let late = |put: &str| format!("PERFORM pg_sleep(0.003); {put}");
     assert_eq!(wrong_values(&product.replace(put, &late(put))), 0);
-    let plain = "PERFORM shared_lru.put_text('products', wanted, found);";
+    let plain = "PERFORM shared_lru.put_jsonb('products', wanted, found);";
     let finds_some = (0..5).any(|_| wrong_values(&product.replace(put, &late(plain))) > 0);
     assert!(finds_some, "the test finds nothing even without leases");
 }
@@ -156,10 +156,10 @@ fn the_functions_of_the_guide_go_on_after_a_restart_and_writers_where_a_cache_is
     for mode in [StopMode::Fast, StopMode::Immediate] {
         world.cluster.restart(mode).expect("the server restarts");
         let mut backend = world.backend();
-        assert!(backend.one::<bool>("SELECT shared_lru.get_text('products', 'pen') IS NULL"), "there, and empty");
+        assert!(backend.one::<bool>("SELECT shared_lru.get_jsonb('products', 'pen') IS NULL"), "there, and empty");
         assert!(backend.one::<bool>("SELECT cached_total(7) = total(7)"));
         functions_work(&mut backend);
-        assert!(backend.one::<bool>("SELECT shared_lru.get_text('products', 'pen') IS NOT NULL"), "filled again");
+        assert!(backend.one::<bool>("SELECT shared_lru.get_jsonb('products', 'pen') IS NOT NULL"), "filled again");
         backend.run("UPDATE products SET cents = cents + 1; INSERT INTO orders VALUES (7, 'pen', 1)");
         functions_work(&mut backend);
     }

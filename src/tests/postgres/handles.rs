@@ -44,6 +44,7 @@ fn a_drop_that_is_refused_is_noticed_by_nobody() {
     let cluster = cluster();
     let (mut owner, mut reader) = (backend(&cluster), backend(&cluster));
     owner.run("SELECT named_create('c')");
+    owner.refused("SELECT named_create('c')").is("42710", &["cache \"c\" already exists"]);
     let pid = reader.pid();
     thread::scope(|scope| {
         let reading = scope.spawn(move || reader.refused("SELECT named_hold('c')"));

@@ -25,6 +25,31 @@ fn put_leased(backend: &mut Backend, key: &[u8], value: &[u8], lease: &[u8]) -> 
     backend.call("SELECT shared_lru.put_leased('c', $1, $2, $3)", &[&key, &value, &lease])
 }
 
+#[test]
+fn json_is_kept_by_leases_as_get_jsonb_finds_it() {
+    let world = World::with_cache(4);
+    let (mut reader, mut writer) = (world.backend(), world.backend());
+    let missed = "CREATE TEMPORARY TABLE missed AS SELECT * FROM shared_lru.get_jsonb_or_lease('c', 'k')";
+    let put = "SELECT shared_lru.put_jsonb_leased('c', 'k', '{\"a\": [1, 2]}', lease) FROM missed";
+    // The first lease since the server was started is not given to a transaction that has written.
+    lease(&mut reader, b"first");
+    reader.run(missed);
+    assert!(reader.one::<bool>("SELECT value IS NULL AND lease IS NOT NULL FROM missed"));
+    writer.run("SELECT shared_lru.invalidate_text('c', 'k')");
+    assert!(!reader.one::<bool>(put), "the lease is void");
+    reader.run("DROP TABLE missed");
+    reader.run(missed);
+    assert!(reader.one::<bool>(put));
+    for found in ["shared_lru.get_jsonb('c', 'k')", "(SELECT value FROM shared_lru.get_jsonb_or_lease('c', 'k'))"] {
+        assert!(writer.one::<bool>(&format!("SELECT {found} = '{{\"a\": [1, 2]}}'")), "{found}");
+    }
+    assert!(writer.one::<bool>("SELECT lease IS NULL FROM shared_lru.get_jsonb_or_lease('c', 'k')"));
+    assert!(
+        writer
+            .one::<bool>("SELECT value IS NULL AND lease IS NULL FROM shared_lru.get_jsonb_or_lease('c', NULL::text)")
+    );
+}
+
 fn invalidate(backend: &mut Backend) {
     backend.run("SELECT shared_lru.invalidate('c', 'k')");
 }
@@ -126,6 +151,10 @@ fn a_lease_is_void_once_its_key_was_invalidated_stored_or_removed() {
     let of_k = lease(&mut reader, b"k");
     assert!(!put_leased(&mut reader, b"other", b"v", &of_k));
     assert!(!reader.one::<bool>("SELECT shared_lru.put_leased('c', 'k', 'v', NULL)"));
+    for nothing in ["NULL, 'k', 'v', NULL", "'c', NULL, 'v', NULL", "'c', 'k', NULL, NULL"] {
+        let stored: Option<bool> = reader.one(&format!("SELECT shared_lru.put_leased({nothing})"));
+        assert_eq!(stored, None, "{nothing}");
+    }
     reader.refused("SELECT shared_lru.put_leased('c', 'k', 'v', 'short')").is("22023", &["48 bytes", "5"]);
 }
 

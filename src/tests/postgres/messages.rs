@@ -217,7 +217,7 @@ fn what_is_refused_is_on_the_page_with_its_sqlstate() {
     is_on_the_page(&app.refused("SELECT shared_lru.get('c', 'k')"));
 
     admin.run("SELECT shared_lru.put('c', 'bytes', '\\xff'); SELECT shared_lru.put('c', 'words', 'no JSON')");
-    for statement in ["get_text('c', 'bytes')", "get_jsonb('c', 'words')"] {
+    for statement in ["get_text('c', 'bytes')", "get_array_text('c', '{bytes}')", "get_jsonb('c', 'words')"] {
         is_on_the_page(&admin.refused(&format!("SELECT shared_lru.{statement}")));
     }
     admin.run("SELECT shared_lru.create_cache('d', 1 << 20)");
@@ -232,5 +232,7 @@ fn in_other_encodings(world: &World, admin: &mut Backend) {
     latin.run("CREATE EXTENSION pg_shared_lru; SELECT shared_lru.create_cache('c', 1 << 20)");
     is_on_the_page(&latin.refused("SELECT shared_lru.create_cache('é', 1 << 20)"));
     latin.run("SELECT shared_lru.put('c', 'k', '\\xe4b8ad')");
-    is_on_the_page(&latin.refused("SELECT shared_lru.get_text('c', 'k')"));
+    for statement in ["get_text('c', 'k')", "get_many_text('c', '{k}')"] {
+        is_on_the_page(&latin.refused(&format!("SELECT shared_lru.{statement}")));
+    }
 }

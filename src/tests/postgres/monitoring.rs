@@ -309,6 +309,42 @@ fn bytes_are_counted_by_the_beginnings_of_keys() {
     writer.refused("SELECT shared_lru.bytes_by_prefix('c')").is("42501", &["\"c\"", "read"]);
 }
 
+#[test]
+fn bytes_are_counted_by_tags() {
+    let world = World::with_cache(8);
+    let mut backend = world.backend();
+    let rows = |backend: &mut Backend, tags: &str| -> Vec<String> {
+        backend.all(&format!(
+            "SELECT concat_ws(' ', tag, entries, bytes) FROM shared_lru.bytes_by_tag('c', {tags}) WITH ORDINALITY ORDER BY ordinality"
+        ))
+    };
+    backend.run("SELECT shared_lru.put_text('c', 'plain', 'v')");
+    assert_eq!(rows(&mut backend, "'{user}'"), ["user 0 0"], "before there was any tag");
+    backend.run(
+        "SELECT shared_lru.put_text('c', 'u' || n, repeat('x', 100), NULL, '{user}') FROM generate_series(1, 9) AS n;
+         SELECT shared_lru.put_text('c', 'both', '', NULL, '{user,cart,cart}');
+         SELECT shared_lru.create_cache('other', 1 << 20), shared_lru.put_text('other', 'k', 'v', NULL, '{user}')",
+    );
+    // Besides key and value: 20 bytes for each tag, and two.
+    assert_eq!(
+        rows(&mut backend, "'{cart,none,NULL,user,cart}'"),
+        ["cart 1 66", "none 0 0", "user 10 1182", "cart 1 66"]
+    );
+    assert!(rows(&mut backend, "'{}'").is_empty());
+    // A query's result depends on lines, too, but not on tags.
+    backend.run("CREATE TABLE t AS SELECT 1 AS n; SELECT shared_lru.fetch('c', 'SELECT n FROM t', NULL::int)");
+    assert_eq!(rows(&mut backend, "'{user}'"), ["user 10 1182"]);
+    backend.run("SELECT shared_lru.remove_text('c', 'both')");
+    assert_eq!(rows(&mut backend, "'{cart,user}'"), ["cart 0 0", "user 9 1116"]);
+    backend.run(
+        "CREATE ROLE writer LOGIN; GRANT USAGE ON SCHEMA shared_lru TO writer;
+         GRANT EXECUTE ON FUNCTION shared_lru.bytes_by_tag(text, text[]) TO writer;
+         SELECT shared_lru.grant_cache('c', 'writer', 'write')",
+    );
+    let mut writer = world.backend_as("writer");
+    writer.refused("SELECT shared_lru.bytes_by_tag('c', '{user}')").is("42501", &["\"c\"", "read"]);
+}
+
 /// A cache in use, with samples, whose keys and values nobody may see.
 fn world_with_figures() -> World {
     let world = World::with(&[("pg_shared_lru.naptime", "1s"), ("pg_shared_lru.sample_interval", "1s")]);

@@ -189,11 +189,15 @@ fn an_unknown_cache_is_named_by_every_function() {
         "put_jsonb('nix', 'k', '1')",
         "get_jsonb('nix', 'k')",
         "get_many('nix', '{k}')",
+        "get_array('nix', '{k}')",
+        "get_many_text('nix', '{k}')",
+        "get_array_text('nix', '{k}')",
         "entries('nix')",
         "drain('nix')",
         "compact('nix')",
         "validate('nix')",
         "bytes_by_prefix('nix')",
+        "bytes_by_tag('nix', '{t}')",
         "reset_stats('nix')",
         "report('nix')",
         "report_json('nix')",
@@ -238,6 +242,86 @@ fn get_many_returns_the_hits_and_counts_the_misses() {
     assert_eq!(hits, ["b=", "a=1", "a=1"]);
     assert_eq!((backend.stat("hits"), backend.stat("misses")), (3, 2));
     assert_eq!(backend.one::<i64>("SELECT count(*) FROM shared_lru.get_many('c', '{}')"), 0);
+}
+
+/// Keys of all lengths, with values of all sizes, also such that a group of keys ends early; then also none; NULL.
+const KEYS_OF_ALL_SIZES: &str =
+    "SELECT n, CASE WHEN n % 37 <> 36 THEN convert_to('k' || n, 'UTF8') END AS key FROM generate_series(1, 300) AS n";
+
+#[test]
+fn many_keys_give_what_each_gives_alone_in_rows_and_in_the_array() {
+    let world = World::new();
+    for policy in ["lru", "clock", "s3-fifo"] {
+        let mut backend = world.backend();
+        backend.run(&format!(
+            "SELECT shared_lru.create_cache('c', 64 << 20, policy => '{policy}');
+             SELECT shared_lru.put('c', convert_to('k' || n, 'UTF8'), convert_to(repeat(chr(65 + n % 26), n * n % 1700), 'UTF8'),
+                                   NULL, CASE n % 4 WHEN 3 THEN '{{even,odd}}'::text[] END)
+               FROM generate_series(1, 300) AS n WHERE n % 7 <> 6 OR n < 40;
+             SELECT shared_lru.put('c', convert_to('k' || n, 'UTF8'), convert_to(repeat('l', 3000 * n), 'UTF8'))
+               FROM generate_series(100, 300, 20) AS n WHERE n % 7 <> 6"
+        ));
+        for keys in [
+            KEYS_OF_ALL_SIZES.to_owned(),
+            // None is missing, so the array has no bits.
+            format!("SELECT * FROM ({KEYS_OF_ALL_SIZES}) AS k WHERE key IS NOT NULL AND n % 7 <> 6"),
+            format!("{KEYS_OF_ALL_SIZES} LIMIT 0"),
+            // Of a row that PostgreSQL keeps in a short form.
+            "SELECT 1 AS n, 'short'::bytea AS key".to_owned(),
+        ] {
+            // To the byte: also what lies between the values.
+            let array = format!(
+                "SELECT record_image_eq(ROW(shared_lru.get_array('c', coalesce(array_agg(key ORDER BY n), '{{}}'))),
+                                        ROW(coalesce(array_agg(shared_lru.get('c', key) ORDER BY n), '{{}}'))) FROM ({keys}) AS k"
+            );
+            assert!(backend.one::<bool>(&array), "{policy}, {keys}");
+            let rows = format!(
+                "SELECT coalesce(array_agg(ROW(g.key, g.value) ORDER BY g.n), '{{}}')
+                        = (SELECT coalesce(array_agg(ROW(k.key, shared_lru.get('c', k.key)) ORDER BY k.n), '{{}}')
+                             FROM ({keys}) AS k WHERE shared_lru.get('c', k.key) IS NOT NULL)
+                   FROM (SELECT array_agg(key ORDER BY n) AS keys FROM ({keys}) AS k) AS a,
+                        LATERAL shared_lru.get_many('c', keys) WITH ORDINALITY AS g (key, value, n)"
+            );
+            assert!(backend.one::<bool>(&rows), "{policy}, {keys}");
+        }
+        // Whatever the shape of the keys' array is.
+        let shape = "SELECT shared_lru.get_array('c', ARRAY[['k1', 'x'], [NULL, 'k2']]::bytea[])
+                            = ARRAY[convert_to('B', 'UTF8'), NULL, NULL, convert_to('CCCC', 'UTF8')]";
+        assert!(backend.one::<bool>(shape), "{policy}");
+        backend.validate();
+        backend.run("SELECT shared_lru.drop_cache('c')");
+    }
+}
+
+#[test]
+fn many_keys_see_no_value_that_one_would_not() {
+    let world = World::with_cache(8);
+    let mut backend = world.backend();
+    backend.run(
+        "SELECT shared_lru.put_text('c', 'tagged', 'v', NULL, '{t}'), shared_lru.put_text('c', 'plain', 'v'),
+                shared_lru.put_text('c', 'hidden', 'v'), shared_lru.put_text('c', 'over', 'v', ttl => '100ms');
+         SELECT shared_lru.put_any('c', 'typed', 1)",
+    );
+    let many = "SELECT concat_ws(' ', (SELECT string_agg(key, ',') FROM shared_lru.get_many_text('c', k)),
+                                 shared_lru.get_array_text('c', k), shared_lru.get_array('c', k::text::bytea[]))
+                  FROM (VALUES ('{tagged,hidden,plain}'::text[])) AS v (k)";
+    let all = "tagged,hidden,plain {v,v,v} {\"\\\\x76\",\"\\\\x76\",\"\\\\x76\"}";
+    assert_eq!(backend.one::<String>(many), all);
+    backend.run("BEGIN; SELECT shared_lru.invalidate_tag('c', 't'), shared_lru.invalidate_text('c', 'hidden')");
+    assert_eq!(backend.one::<String>(many), "plain {NULL,NULL,v} {NULL,NULL,\"\\\\x76\"}");
+    backend.run("ROLLBACK");
+    assert_eq!(backend.one::<String>(many), all);
+    backend.run("SELECT shared_lru.invalidate_tag('c', 't')");
+    assert_eq!(backend.one::<String>(many), "hidden,plain {NULL,v,v} {NULL,\"\\\\x76\",\"\\\\x76\"}");
+    assert_eq!(backend.stat("invalidations"), 1, "it is gone when it was looked for");
+    backend.run("SELECT pg_sleep(0.3)");
+    assert_eq!(backend.one::<Option<String>>("SELECT (shared_lru.get_array_text('c', '{over}'))[1]"), None);
+    for call in
+        ["get_many('c', '{plain,typed}')", "get_array('c', '{plain,typed}')", "get_array_text('c', '{plain,typed}')"]
+    {
+        backend.refused(&format!("SELECT * FROM shared_lru.{call}")).is("42804", &["integer", "bytea"]);
+    }
+    backend.validate();
 }
 
 #[test]

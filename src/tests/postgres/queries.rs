@@ -1,14 +1,24 @@
 //! Results of queries are what the queries would return: always, for whoever asks, whatever others do.
 
-use std::env;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::prelude::*;
-use rand::rngs::SmallRng;
 
+use checker::{READS, READS_VARIABLE, SEED_VARIABLE, check, from_environment};
+
+use crate::cluster::StopMode;
 use crate::world::{Backend, World, wait_until};
+
+#[path = "queries/checker.rs"]
+pub mod checker;
+#[path = "queries/outside.rs"]
+mod outside;
+#[path = "queries/readers.rs"]
+mod readers;
+#[path = "queries/writers.rs"]
+mod writers;
 
 /// A server with the query cache on, and a cache `c`.
 pub fn world() -> World {
@@ -111,6 +121,50 @@ fn rows_are_kept_with_their_types() {
         None
     );
     assert_eq!(backend.one::<Option<i32>>("SELECT shared_lru.fetch('c', 'SELECT NULL::int', NULL::int)"), None);
+}
+
+#[test]
+fn a_value_from_the_cache_is_the_querys_whatever_its_type() {
+    let world = world();
+    let mut backend = world.backend();
+    let columns = [
+        ("boolean", "true"),
+        ("\"char\"", "'x'"),
+        ("smallint", "-5"),
+        ("int", "-70000"),
+        ("bigint", "-5000000000"),
+        ("real", "-1.5"),
+        ("double precision", "2.25"),
+        ("date", "'1999-12-31'"),
+        ("timestamptz", "'2024-01-01 00:00:01.5Z'"),
+        ("oid", "4000000000"),
+        ("uuid", "'00112233-4455-6677-8899-aabbccddeeff'"),
+        ("name", "'a name'"),
+        ("text", "''"),
+        ("text", "'short'"),
+        ("text", "repeat('long', 5000)"),
+        ("numeric", "-1.50"),
+        ("int[]", "'{1,NULL,3}'"),
+        ("interval", "'1 day 2 hours'"),
+        ("pair", "'(1,x)'"),
+        ("small", "7"),
+    ];
+    backend.run("CREATE TYPE pair AS (a int, b text); CREATE DOMAIN small AS smallint CHECK (VALUE < 100)");
+    for (at, (of, value)) in columns.iter().enumerate() {
+        backend.run(&format!("CREATE TABLE t{at} (v {of}); INSERT INTO t{at} VALUES ({value})"));
+        let call = format!(
+            "SELECT count(*) FROM generate_series(1, 3) AS n
+              WHERE (SELECT v FROM t{at})::text = shared_lru.fetch('c', 'SELECT v FROM t{at} WHERE $1 > 0', NULL::{of}, n)::text"
+        );
+        let before = hits(&mut backend);
+        for _ in 0..2 {
+            assert_eq!(backend.one::<i64>(&call), 3, "{of}: {value}");
+        }
+        assert_eq!(hits(&mut backend), before + 3, "{of}: {value}");
+        backend.run(&format!("UPDATE t{at} SET v = NULL"));
+        let is_null = format!("SELECT shared_lru.fetch('c', 'SELECT v FROM t{at}', NULL::{of}) IS NULL");
+        assert!(backend.one::<bool>(&is_null) && backend.one::<bool>(&is_null), "{of}");
+    }
 }
 
 #[test]
@@ -602,158 +656,6 @@ fn a_commit_that_waits_for_its_standby_is_not_seen_and_does_not_hinder_who_reads
     assert_eq!((admin.one::<i32>(call), admin.one::<i32>(call)), (2, 2));
 }
 
-/// How many reads the checker makes, and with which seed; the environment may say otherwise, as `make mutants` does.
-const READS: u64 = 200_000;
-/// How long a writer rests between two changes, at most.
-const PAUSE_MILLIS: u64 = 60;
-pub const READS_VARIABLE: &str = "QUERY_CHECK_READS";
-pub const SEED_VARIABLE: &str = "QUERY_CHECK_SEED";
-
-pub fn from_environment(variable: &str) -> Option<u64> {
-    env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|error| panic!("{variable}={value}: {error}")))
-}
-
-/// Queries over what the writers change, each with one value. The last ones name what is redefined meanwhile.
-const QUERIES: &[&str] = &[
-    "SELECT sum(v)::text FROM t",
-    "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM t WHERE id < 10",
-    "SELECT count(*)::text FROM child",
-    "SELECT sum(v)::text FROM t JOIN child USING (id)",
-    "SELECT n::text FROM mat",
-    "SELECT count(*) || ' ' || coalesce(sum(v), 0) FROM parted",
-    "SELECT sum(v)::text FROM parted WHERE k = 1",
-    "SELECT string_agg(v::text, ' ' ORDER BY v) FROM owned",
-    "SELECT doubled(3)::text",
-    "SELECT count(*)::text FROM logged",
-    "SELECT sum(v)::text FROM overview",
-    "SELECT n::text FROM again",
-];
-
-fn one_change(backend: &mut Backend, rng: &mut SmallRng, name: &str) {
-    let key = rng.random_range(0..20);
-    let statement = match rng.random_range(0..35) {
-        0..=4 => format!("UPDATE t SET v = v + 1 WHERE id = {key}"),
-        5 => format!("INSERT INTO t VALUES ({}, 1)", rng.random_range(20..1_000_000)),
-        6 => "DELETE FROM t WHERE id >= 20".to_owned(),
-        7 => format!("INSERT INTO child SELECT {key} FROM generate_series(1, 2) WHERE EXISTS (SELECT FROM t WHERE id = {key})"),
-        8 => "TRUNCATE child".to_owned(),
-        9 => format!("COPY parted FROM PROGRAM 'echo {},1' WITH (FORMAT csv)", rng.random_range(0..3)),
-        10 => "UPDATE parted SET k = (k + 1) % 3 WHERE v % 3 = 0".to_owned(),
-        11 => "DELETE FROM parted".to_owned(),
-        12 => "REFRESH MATERIALIZED VIEW mat".to_owned(),
-        13 => "REFRESH MATERIALIZED VIEW CONCURRENTLY mat".to_owned(),
-        14 => format!(
-            "CREATE OR REPLACE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * {}'",
-            rng.random_range(0..1000)
-        ),
-        15 => format!("INSERT INTO trigger_source VALUES ({key})"),
-        16 => format!("CREATE OR REPLACE VIEW overview AS SELECT v * {} AS v FROM t", rng.random_range(1..5)),
-        17 => "ALTER TABLE parted DETACH PARTITION parted_2; ALTER TABLE parted ATTACH PARTITION parted_2 FOR VALUES IN (2)".to_owned(),
-        18 => "DELETE FROM t WHERE id < 3; INSERT INTO t SELECT n, n FROM generate_series(0, 2) AS n".to_owned(),
-        19 => "TRUNCATE parted; INSERT INTO parted VALUES (1, 5)".to_owned(),
-        22 => format!("LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE; UPDATE t SET v = v + 1 WHERE id = {key}"),
-        23 => "TRUNCATE child; COPY child FROM PROGRAM 'echo 1' WITH (FORMAT csv, FREEZE)".to_owned(),
-        24 => "ALTER TABLE t ADD COLUMN more int DEFAULT 1; ALTER TABLE t DROP COLUMN more".to_owned(),
-        25 => format!("SET LOCAL session_replication_role = replica; INSERT INTO trigger_source VALUES ({key})"),
-        26 => format!("INSERT INTO owned VALUES ('{}', {key})", OWNERS[rng.random_range(0..2)]),
-        27 => "DELETE FROM owned WHERE v > 10".to_owned(),
-        28 => format!("ALTER TABLE owned {} ROW LEVEL SECURITY", ["ENABLE", "DISABLE"][rng.random_range(0..2)]),
-        29 => format!("DROP POLICY own ON owned; CREATE POLICY own ON owned USING (owner = current_user AND v < {key})"),
-        30 => "REVOKE SELECT ON owned FROM alice; GRANT SELECT ON owned TO alice".to_owned(),
-        31 => format!("WITH gone AS (DELETE FROM owned WHERE v = {key} RETURNING v) UPDATE t SET v = t.v + 1 FROM gone WHERE id = gone.v"),
-        33 => format!(
-            "MERGE INTO t USING (VALUES ({key})) AS s (id) ON t.id = s.id WHEN MATCHED THEN UPDATE SET v = t.v + 1 WHEN NOT MATCHED THEN INSERT VALUES (s.id, 1)"
-        ),
-        32 => format!("DROP TABLE IF EXISTS again; CREATE TABLE again AS SELECT {key} AS n"),
-        34 => "SELECT shared_lru.invalidate_tag('c', 'a')".to_owned(),
-        20 => "CREATE TABLE IF NOT EXISTS early.logged AS SELECT 1 AS n".to_owned(),
-        _ => "DROP TABLE IF EXISTS early.logged".to_owned(),
-    };
-    let concurrently = statement.contains("CONCURRENTLY");
-    // A prepared change of a definition turns the cache off until it is over. So there are few of them.
-    let redefines =
-        !["UPDATE", "INSERT", "DELETE", "COPY", "LOCK", "WITH", "MERGE"].iter().any(|verb| statement.starts_with(verb));
-    let prepares = !concurrently && (!redefines || rng.random_range(0..20) == 0);
-    let end = match rng.random_range(0..8) {
-        0 => "ROLLBACK".to_owned(),
-        1 => format!("SAVEPOINT s; {statement}; ROLLBACK TO s; COMMIT"),
-        2 | 3 if prepares => format!("PREPARE TRANSACTION '{name}'"),
-        _ => "COMMIT".to_owned(),
-    };
-    let script = format!("BEGIN; {statement}; {end}");
-    for part in script.split("; ") {
-        // Writers may meet, and one of them loses.
-        if backend.client.batch_execute(part).is_err() {
-            _ = backend.client.batch_execute("ROLLBACK");
-            return;
-        }
-    }
-}
-
-/// What a reader does in its transaction before it reads.
-fn own_changes(rng: &mut SmallRng) -> Vec<String> {
-    let one = |rng: &mut SmallRng| match rng.random_range(0..14) {
-        0 => "INSERT INTO public.logged VALUES (1)".to_owned(),
-        1 => format!("INSERT INTO t VALUES ({}, 7)", rng.random_range(20..1_000_000)),
-        2 => "INSERT INTO parted SELECT n, 100 FROM generate_series(0, 2) AS n".to_owned(),
-        3 => format!("INSERT INTO parted_{} SELECT 0, 100 WHERE false", rng.random_range(0..3)),
-        4 => "INSERT INTO parted VALUES (2, 50)".to_owned(),
-        5 => "INSERT INTO trigger_source VALUES (1)".to_owned(),
-        6 => format!("INSERT INTO owned VALUES ('{}', 99)", OWNERS[rng.random_range(0..2)]),
-        7 => "CREATE OR REPLACE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT -$1'".to_owned(),
-        8 => "CREATE OR REPLACE VIEW overview AS SELECT v + 1000 AS v FROM t".to_owned(),
-        9 => "DROP TABLE IF EXISTS early.again; CREATE TABLE early.again AS SELECT -1 AS n".to_owned(),
-        10 => "CREATE TABLE unread (n int)".to_owned(),
-        11 => "DELETE FROM unread_before; INSERT INTO unread_before VALUES (1)".to_owned(),
-        _ => "SELECT txid_current()".to_owned(),
-    };
-    let mut changes = vec!["SET LOCAL lock_timeout = '1s'".to_owned()];
-    for _ in 0..rng.random_range(1..3) {
-        let change = one(rng);
-        match rng.random_range(0..6) {
-            0 => changes.extend(["SAVEPOINT s".to_owned(), change, "ROLLBACK TO s; RELEASE s".to_owned()]),
-            1 => changes.extend(["SAVEPOINT s".to_owned(), change, "RELEASE s".to_owned()]),
-            2 => changes.extend(["SAVEPOINT s".to_owned(), change, "ROLLBACK TO s".to_owned()]),
-            3 => changes.extend(["SAVEPOINT s".to_owned(), change]),
-            _ => changes.push(change),
-        }
-    }
-    changes
-}
-
-/// Roles of readers, who see rows of their own in `owned`.
-const OWNERS: [&str; 2] = ["alice", "bob"];
-
-/// How many of them name only what is not redefined.
-const FIXED: i32 = 5;
-
-/// Reads each query with and without the cache in one statement, many times, in one call.
-///
-/// Where something is redefined while a statement runs, the two halves may have looked the name up before and after. So
-/// those are asked once more; what is wrong stays wrong.
-const COMPARE: &str =
-    "CREATE FUNCTION compare(queries text[], fixed int, rounds int) RETURNS text LANGUAGE plpgsql AS $$
-    DECLARE
-        cached text;
-        direct text;
-        place int;
-        call text;
-    BEGIN
-        FOR n IN 1..rounds LOOP
-            place := 1 + floor(random() * array_length(queries, 1));
-            call := CASE WHEN random() < 0.2 THEN 'fetch_with(''c'', ''1 s'', ''{a,b}'', NULL' ELSE 'fetch(''c''' END;
-            FOR try IN 0..1 LOOP
-                EXECUTE format('SELECT shared_lru.%s, %L, NULL::text), (%s)', call, queries[place], queries[place])
-                    INTO cached, direct;
-                EXIT WHEN cached IS NOT DISTINCT FROM direct OR place <= fixed;
-            END LOOP;
-            IF cached IS DISTINCT FROM direct THEN
-                RETURN format('%s: cached %s, direct %s', queries[place], cached, direct);
-            END IF;
-        END LOOP;
-        RETURN NULL;
-    END $$";
-
 #[test]
 fn rows_and_results_change_in_one_moment() {
     const COMMITS: usize = 20;
@@ -800,165 +702,77 @@ fn rows_and_results_change_in_one_moment() {
     assert_eq!(difference, None);
 }
 
-/// Readers compare while writers change; returns what differed first, and how many reads there were.
-fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
-    check_with(world, reads, seed, COMPARE)
+/// What is prepared before a restart, and what the queries give after its commit.
+const PENDING: [(&str, &str); 5] = [
+    ("UPDATE t SET v = 2", "2 10 old"),
+    ("SAVEPOINT s; UPDATE t SET v = 2; ROLLBACK TO s; INSERT INTO parted VALUES (1, 5)", "1 15 old"),
+    ("TRUNCATE parted", "1 0 old"),
+    ("ALTER TABLE t ALTER v TYPE text USING v || '!'", "1! 10 old"),
+    ("CREATE OR REPLACE FUNCTION f() RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT ''new'''", "1 10 new"),
+];
+
+/// Prepares a change, restarts the server, and ends the change.
+fn restart_while_prepared(world: &World, mode: StopMode, end: &str, change: &str, after: &str) {
+    const BEFORE: &str = "1 10 old";
+    let found = |backend: &mut Backend| {
+        ["SELECT v::text FROM t", "SELECT coalesce(sum(v), 0)::text FROM parted", "SELECT f()"]
+            .map(|query| backend.one::<String>(&format!("SELECT shared_lru.fetch('c', $${query}$$, NULL::text)")))
+            .join(" ")
+    };
+    let publishes = |backend: &mut Backend| {
+        wait_until("writers publish", || backend.one("SELECT EXISTS (SELECT FROM shared_lru.changes('pg_class'))"));
+    };
+    let mut backend = world.backend();
+    backend.run(
+        "DROP TABLE IF EXISTS t, parted;
+         CREATE TABLE t AS SELECT 1 AS v;
+         CREATE TABLE parted (k int, v int) PARTITION BY LIST (k);
+         CREATE TABLE one PARTITION OF parted FOR VALUES IN (1);
+         INSERT INTO parted VALUES (1, 10);
+         CREATE OR REPLACE FUNCTION f() RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT ''old'''",
+    );
+    publishes(&mut backend);
+    assert_eq!([found(&mut backend), found(&mut backend)], [BEFORE, BEFORE]);
+    for statement in format!("BEGIN; {change}; PREPARE TRANSACTION 'p'").split("; ") {
+        backend.run(statement);
+    }
+    world.cluster.restart(mode).expect("the server restarts");
+    let mut backend = world.backend();
+    // The worker has come by, and has had the time to turn the query cache on; which it must not.
+    backend.run("SELECT shared_lru.put('c', 'short', 'v', ttl => '1 ms')");
+    wait_until("it is swept", || backend.stat("swept") > 0);
+    // What it has locked cannot be read.
+    if !["TRUNCATE", "ALTER"].iter().any(|verb| change.starts_with(verb)) {
+        for _ in 0..3 {
+            assert_eq!(found(&mut backend), BEFORE, "{mode:?}, {change}");
+            backend.run("CREATE TABLE other (v int); INSERT INTO other VALUES (1); DROP TABLE other");
+        }
+    }
+    backend.run(&format!("{end} PREPARED 'p'"));
+    let expected = if end == "COMMIT" { after } else { BEFORE };
+    for _ in 0..2 {
+        assert_eq!(found(&mut backend), expected, "{mode:?}, {end}, {change}");
+    }
+    publishes(&mut backend);
+    for _ in 0..2 {
+        assert_eq!(found(&mut backend), expected, "{mode:?}, {end}, {change}");
+    }
 }
 
-/// As above, with another function that compares.
-pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Option<String>, u64) {
-    let mut admin = world.backend();
-    admin.run(&format!(
-        "CREATE TABLE t (id int PRIMARY KEY, v bigint NOT NULL);
-         INSERT INTO t SELECT n, n FROM generate_series(0, 19) AS n;
-         CREATE TABLE child (id int REFERENCES t ON DELETE CASCADE);
-         CREATE TABLE parted (k int, v int) PARTITION BY LIST (k);
-         CREATE TABLE parted_0 PARTITION OF parted FOR VALUES IN (0);
-         CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
-         CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2);
-         CREATE MATERIALIZED VIEW mat AS SELECT count(*) + sum(v) AS n FROM t;
-         CREATE UNIQUE INDEX ON mat (n);
-         CREATE FUNCTION doubled(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
-         CREATE TABLE trigger_source (id int);
-         CREATE TABLE logged (n int);
-         CREATE TABLE unread_before (n int);
-         CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.logged VALUES (1); RETURN NULL; END';
-         CREATE TRIGGER log AFTER INSERT ON trigger_source FOR EACH ROW EXECUTE FUNCTION log();
-         CREATE VIEW overview AS SELECT v FROM t;
-         CREATE TABLE again AS SELECT 1 AS n;
-         CREATE ROLE alice; CREATE ROLE bob;
-         CREATE TABLE owned (owner text, v int);
-         CREATE POLICY own ON owned USING (owner = current_user);
-         CREATE SCHEMA early;
-         GRANT USAGE ON SCHEMA early TO PUBLIC;
-         GRANT USAGE ON SCHEMA shared_lru TO PUBLIC;
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shared_lru TO PUBLIC;
-         GRANT SELECT ON ALL TABLES IN SCHEMA public TO PUBLIC;
-         ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC;
-         REVOKE SELECT ON owned FROM PUBLIC;
-         GRANT SELECT ON owned TO alice, bob;
-         SELECT shared_lru.grant_cache('c', 'public', 'read'), shared_lru.grant_cache('c', 'public', 'write');
-         {compare}"
-    ));
-    let (done, compared) = (AtomicBool::new(false), AtomicU64::new(0));
-    let difference = thread::scope(|scope| {
-        let done = &done;
-        for number in 0..2_u64 {
-            scope.spawn(move || {
-                let mut rng = SmallRng::seed_from_u64(seed * 100 + number);
-                let connect = || {
-                    let mut backend = world.backend();
-                    backend.run(
-                        "SET lock_timeout = '1s'; SET deadlock_timeout = '100ms'; SET application_name = 'writer'",
-                    );
-                    backend
-                };
-                let mut backend = connect();
-                for step in 0.. {
-                    if done.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    if backend.client.is_closed() {
-                        backend = connect();
-                    }
-                    one_change(&mut backend, &mut rng, &format!("{number}-{step}"));
-                    thread::sleep(Duration::from_millis(rng.random_range(0..PAUSE_MILLIS)));
-                }
-            });
-        }
-        // Prepared transactions are ended by somebody else, after a while.
-        let ender = scope.spawn(move || {
-            let mut rng = SmallRng::seed_from_u64(seed * 100 + 50);
-            let mut backend = world.backend();
-            loop {
-                let was_done = done.load(Ordering::Relaxed);
-                for name in backend.all::<String>("SELECT gid FROM pg_prepared_xacts") {
-                    let end = if rng.random_range(0..3) == 0 { "ROLLBACK" } else { "COMMIT" };
-                    backend.run(&format!("{end} PREPARED '{name}'"));
-                }
-                if was_done {
-                    return;
-                }
-                if rng.random_range(0..100) == 0 {
-                    backend.run(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'writer' LIMIT 1",
-                    );
-                }
-                thread::sleep(Duration::from_millis(rng.random_range(0..20)));
-            }
-        });
-        // A transaction that has an id, and does nothing for a while.
-        let idler = scope.spawn(move || {
-            let mut rng = SmallRng::seed_from_u64(seed * 100 + 51);
-            let mut backend = world.backend();
-            while !done.load(Ordering::Relaxed) {
-                backend.run("BEGIN; SELECT txid_current()");
-                thread::sleep(Duration::from_millis(rng.random_range(0..1000)));
-                backend.run("COMMIT");
-                thread::sleep(Duration::from_millis(rng.random_range(0..1000)));
-            }
-        });
-        let readers: Vec<_> = (0..3_u64)
-            .map(|number| {
-                let compared = &compared;
-                scope.spawn(move || {
-                    let mut rng = SmallRng::seed_from_u64(seed * 100 + 60 + number);
-                    let mut backend = world.backend();
-                    let mut has_own = false;
-                    while compared.load(Ordering::Relaxed) < reads {
-                        const ROUNDS: u64 = 100;
-                        let level = ["READ COMMITTED", "REPEATABLE READ", "REPEATABLE READ READ ONLY", "SERIALIZABLE"]
-                            [rng.random_range(0..16) / 5];
-                        let path = ["early, public", "public"][rng.random_range(0..2)];
-                        let role = ["NONE", OWNERS[0], OWNERS[1]][rng.random_range(0..3)];
-                        if rng.random_range(0..20) == 0 {
-                            // A table of its own, which hides the other until it goes.
-                            has_own = !has_own;
-                            backend.run(if has_own {
-                                "CREATE TEMPORARY TABLE logged AS SELECT 1 AS n FROM generate_series(1, 1000)"
-                            } else {
-                                "DROP TABLE pg_temp.logged"
-                            });
-                        }
-                        backend.run(&format!("SET search_path = {path}; BEGIN ISOLATION LEVEL {level}"));
-                        if rng.random_range(0..4) == 0 {
-                            // Its own, which it alone sees.
-                            let own = own_changes(&mut rng).join("; ");
-                            if backend.client.batch_execute(&own).is_err() {
-                                backend.run("ROLLBACK");
-                                continue;
-                            }
-                        }
-                        backend.run(&format!("SET LOCAL ROLE {role}"));
-                        let found: Result<_, postgres::Error> = backend
-                            .client
-                            .query_one("SELECT compare($1, $2, $3)", &[&QUERIES, &FIXED, &(ROUNDS as i32)])
-                            .map(|row| row.get::<_, Option<String>>(0));
-                        match found {
-                            Ok(Some(difference)) => return Some(format!("{level}, seed {seed}: {difference}")),
-                            Ok(None) => _ = compared.fetch_add(ROUNDS, Ordering::Relaxed),
-                            // A serialization failure, a table that was dropped just then.
-                            Err(_) => {}
-                        }
-                        backend.run("ROLLBACK");
-                    }
-                    None
-                })
-            })
-            .collect();
-        let differences: Vec<_> =
-            readers.into_iter().filter_map(|reader| reader.join().expect("a reader ends")).collect();
-        done.store(true, Ordering::Relaxed);
-        ender.join().expect("it ends");
-        idler.join().expect("it ends");
-        differences.into_iter().next()
-    });
-    (difference, compared.into_inner())
+#[test]
+fn what_was_prepared_before_a_restart_is_seen_when_it_ends_and_not_before() {
+    let world = world();
+    for (change, after) in PENDING {
+        restart_while_prepared(&world, StopMode::Fast, "COMMIT", change, after);
+    }
+    let (change, after) = PENDING[0];
+    restart_while_prepared(&world, StopMode::Immediate, "COMMIT", change, after);
+    restart_while_prepared(&world, StopMode::Fast, "ROLLBACK", change, after);
 }
 
 #[test]
 fn whatever_writers_do_a_cached_result_is_the_querys() {
-    let world = world();
+    let world = checker::world();
     let reads = from_environment(READS_VARIABLE).unwrap_or(READS);
     let seed = from_environment(SEED_VARIABLE).unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     println!("seed {seed}");

@@ -1,5 +1,6 @@
 //! Settings out of range are refused; those in range are the defaults of new caches.
 
+use crate::cluster;
 use crate::world::World;
 
 #[test]
@@ -27,8 +28,10 @@ fn sessions_cannot_set_what_is_wrong_or_not_theirs() {
     backend.refused("SET pg_shared_lru.partitions = -1").is("22023", &["pg_shared_lru.partitions"]);
     backend.refused("SET pg_shared_lru.buckets = -1").is("22023", &["pg_shared_lru.buckets"]);
     backend.refused("SET pg_shared_lru.policy = 'fifo'").is("22023", &["pg_shared_lru.policy"]);
-    // A misspelt name must not pass silently.
-    backend.refused("SET pg_shared_lru.polcy = 'lru'").is("42602", &["pg_shared_lru.polcy"]);
+    // A misspelt name must not pass silently. Version 14 knows only those that were there when the library was loaded.
+    if cluster::major_version().expect("there is a PostgreSQL") >= 15 {
+        backend.refused("SET pg_shared_lru.polcy = 'lru'").is("42602", &["pg_shared_lru.polcy"]);
+    }
 
     backend.run("CREATE ROLE nobody_special LOGIN");
     for setting in ["slab_size = '64kB'", "partitions = 2", "buckets = 64", "policy = 'lru'"] {

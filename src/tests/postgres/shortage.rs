@@ -54,7 +54,9 @@ fn a_value_that_there_is_no_memory_for_is_an_error_and_stays() {
         for call in [
             "SELECT length(shared_lru.get('c', 'large'))",
             "SELECT length(value) FROM shared_lru.get_many('c', '{none,large}')",
+            "SELECT length((shared_lru.get_array('c', '{none,large}'))[2])",
             "SELECT length(shared_lru.get_text('c', 'large'))",
+            "SELECT shared_lru.contains('c', 'large')",
             // The small one is taken out, if its turn comes first.
             "SELECT length(value) FROM shared_lru.drain('c')",
         ] {

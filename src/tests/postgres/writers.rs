@@ -485,6 +485,51 @@ fn prepared_transactions_have_published_whoever_ends_them() {
 }
 
 #[test]
+fn a_transaction_that_fails_to_be_prepared_leaves_every_line_telling() {
+    let (_world, mut b) = watched(&[("max_prepared_transactions", "5"), ("pg_shared_lru.naptime", "1")]);
+    b.run("CREATE TABLE t (id int)");
+    let too_long = "x".repeat(300);
+    for change in [
+        "ALTER ROLE CURRENT_USER PASSWORD NULL",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN 1",
+        "ALTER TABLE t ADD v int",
+    ] {
+        b.run(&format!("BEGIN; {change}"));
+        b.refused(&format!("PREPARE TRANSACTION '{too_long}'")).is("22023", &["too long"]);
+        b.run("ROLLBACK");
+        wait_until("writers publish again", || is_on(&mut b));
+        let told = "SELECT num_nonnulls(writes, definitions, code, roles) FROM shared_lru.changes('t')";
+        assert_eq!(b.one::<i32>(told), 4, "after {change}");
+    }
+}
+
+/// A look into a catalog in the middle of a commit may wait, and whoever waits may be terminated.
+#[test]
+fn who_is_terminated_while_it_looks_up_what_it_has_written_gives_its_locks_back() {
+    let (world, mut b) = watched(&[]);
+    b.run(
+        "CREATE TABLE parent (id int) PARTITION BY RANGE (id);
+         CREATE TABLE leaf PARTITION OF parent FOR VALUES FROM (0) TO (10)",
+    );
+    let mut locker = world.backend();
+    let mut writer = world.backend();
+    writer.run("SET application_name = 'writer'; BEGIN; INSERT INTO parent VALUES (1)");
+    locker.run("BEGIN; LOCK pg_class IN ACCESS EXCLUSIVE MODE");
+    let committing = std::thread::spawn(move || writer.client.batch_execute("COMMIT"));
+    let waits =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'writer' AND wait_event_type = 'Lock')";
+    wait_until("the writer waits for the catalog", || b.one(waits));
+    b.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'writer'");
+    wait_until("the writer has ended", || {
+        !b.one::<bool>("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'writer')")
+    });
+    assert!(committing.join().expect("it has ended").is_err());
+    locker.run("ROLLBACK");
+    // Had it kept its locks, this would wait for ever.
+    b.run("SET lock_timeout = '20s'; TRUNCATE parent; DROP TABLE parent");
+}
+
+#[test]
 fn it_can_be_switched_at_any_time_and_waits_for_who_has_not_seen_it() {
     let world = World::new();
     let mut b = world.backend();

@@ -16,7 +16,36 @@ crate::scenarios![edge_cases:
     a_panic_while_draining_loses_what_was_taken_and_nothing_else,
     one_bucket_is_enough,
     counters_say_what_was_done,
+    a_value_that_there_is_no_memory_for_is_an_error_of_try_get,
 ];
+
+/// No new memory for this process from here on.
+#[allow(unsafe_code)] // a plain system call
+fn limit_memory() {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux tells the size");
+    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number of pages");
+    let limit = libc::rlimit { rlim_cur: pages * 4096, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a plain system call with a valid limit.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+}
+
+fn a_value_that_there_is_no_memory_for_is_an_error_of_try_get() {
+    // Far more than the heap has left, in one slot, so that a read without the lock finds it.
+    const VALUE_BYTES: usize = 900_000;
+    let config = Config::bytes(64 << 20).partitions(1).slab_bytes(4 << 20).policy(Policy::Clock);
+    let cache = SharedCache::shared_mapping(&config).unwrap();
+    let value = vec![7; VALUE_BYTES];
+    cache.put(b"large", &value).unwrap();
+    cache.put(b"small", b"v").unwrap();
+    // Marks the use, so that the next read needs no lock. Both copies stay, so that the heap has no room of their size.
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    assert!(cache.get(b"large", &mut first));
+    limit_memory();
+    cache.try_get(b"large", &mut second).expect_err("there is no memory");
+    assert!(second.is_empty());
+    assert_eq!(cache.try_get(b"small", &mut second), Ok(true));
+    assert!(first == value, "they were there all the time");
+}
 
 fn small(policy: Policy) -> SharedCache<NoLocks> {
     SharedCache::private(&Config::bytes(1 << 20).partitions(1).slab_bytes(16 << 10).policy(policy)).unwrap()

@@ -1,0 +1,63 @@
+//! Where the bytes of a cache are, by tags: a walk over all entries, when somebody asks.
+//!
+//! A value keeps the lines of its tags, not their names. So the names are asked for, and tags that share a line are
+//! counted alike, each with the values of all of them.
+
+use hashbrown::HashMap;
+use pgrx::iter::TableIterator;
+use pgrx::prelude::*;
+
+use super::access::{Tags, parse};
+use super::find;
+use super::text::{ServerText, ShownText};
+use crate::pg::catalog::Catalog;
+use crate::pg::definitions::Access;
+use crate::pg::error::or_report;
+use crate::pg::invalidations::Target;
+use crate::rings::table::LineIndex;
+use crate::shared::scan::Entries;
+
+/// Entries, and the bytes of their keys and values.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    entries: i64,
+    bytes: i64,
+}
+
+#[pg_extern(volatile, parallel_restricted)]
+fn bytes_by_tag(
+    cache: ServerText<'_>,
+    tags: Tags<'_>,
+) -> TableIterator<'static, (name!(tag, ShownText), name!(entries, i64), name!(bytes, i64))> {
+    let cache = find(cache, Access::Read);
+    let number = cache.number;
+    let rings = or_report(Catalog::open()).area().rings();
+    // Without lines no value has a tag.
+    let line_of = |tag: &[u8]| rings.as_ref().map(|rings| rings.line_of(Target::Tag(tag).hash(number)));
+    let tags: Vec<(Vec<u8>, Option<LineIndex>)> =
+        tags.iter().flatten().map(|tag| (tag.to_vec(), line_of(tag))).collect();
+    let mut sums: HashMap<u32, Sum> =
+        tags.iter().filter_map(|(_, line)| line.map(|line| (line.get(), Sum::default()))).collect();
+    // Each step takes a lock, and asks for interrupts before.
+    for entry in Entries::over(cache, true) {
+        let Some(value) = &entry.value else { continue };
+        let stored = parse(value);
+        // What a query's result depends on is no tag.
+        if stored.is_result {
+            continue;
+        }
+        let mut lines: Vec<u32> = stored.dependencies().map(|dependency| dependency.line.get()).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        for line in lines {
+            if let Some(sum) = sums.get_mut(&line) {
+                sum.entries += 1;
+                sum.bytes += (entry.key.len() + value.len()) as i64;
+            }
+        }
+    }
+    TableIterator::new(tags.into_iter().map(move |(tag, line)| {
+        let sum = line.and_then(|line| sums.get(&line.get()).copied()).unwrap_or_default();
+        (ShownText(tag), sum.entries, sum.bytes)
+    }))
+}
