@@ -323,8 +323,8 @@ impl Fill<'_> {
             Some(_) if runs_others => Some(plan::trace_refusal()),
             Some(collected) => match (collected.finish(micros, now_us()), seen(&self.rings, &learned)) {
                 (None, _) => Some(Refusal::too_large()),
-                (_, None) => Some(Refusal::being_changed()),
-                (Some(rows), Some(dependencies)) => {
+                (_, Err(refusal)) => Some(refusal),
+                (Some(rows), Ok(dependencies)) => {
                     let stored = terms.compose(&rows, &dependencies)?;
                     store_result(self.cache, self.under, &self.found, &stored, &terms, still)?
                 }
@@ -385,12 +385,17 @@ fn learn(rings: &Rings, key: KeyHash) -> Option<Dependency> {
     Some(Dependency { line, definitions: rings.definitions(line)?, publications: 0 })
 }
 
-/// What the lines say to the running statement; `None` if one does not tell, or has something of its own transaction.
-fn seen(rings: &Rings, learned: &[Dependency]) -> Option<Vec<Dependency>> {
-    let snapshot = ActiveSnapshot::get()?;
+/// What the lines say to the running statement; or why they do not: its own transaction has written there, or one does not tell.
+fn seen(rings: &Rings, learned: &[Dependency]) -> Result<Vec<Dependency>, Refusal> {
     if writers::touches_one_of(learned.iter().map(|dependency| dependency.line)) {
-        return None;
+        return Err(Refusal::written());
     }
+    told(rings, learned).ok_or_else(Refusal::being_changed)
+}
+
+/// What the lines say to the running statement; `None` if one does not tell.
+fn told(rings: &Rings, learned: &[Dependency]) -> Option<Vec<Dependency>> {
+    let snapshot = ActiveSnapshot::get()?;
     let mut seen: Vec<Dependency> = Vec::with_capacity(learned.len());
     for Dependency { line, definitions, .. } in learned.iter().copied() {
         if seen.iter().all(|dependency| dependency.line != line) {

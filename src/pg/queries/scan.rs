@@ -266,8 +266,9 @@ impl Filling {
         let Some(rows) = self.collected.finish(self.started.elapsed().as_micros() as u64, now_us()) else {
             return Ok(Some(Refusal::too_large()));
         };
-        let Some(dependencies) = seen(&rings, &self.learned) else {
-            return Ok(Some(Refusal::being_changed()));
+        let dependencies = match seen(&rings, &self.learned) {
+            Ok(dependencies) => dependencies,
+            Err(refusal) => return Ok(Some(refusal)),
         };
         let catalog = Catalog::open()?;
         let stored = self.terms.compose(&rows, &dependencies)?;

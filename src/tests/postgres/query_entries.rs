@@ -217,7 +217,7 @@ fn what_the_moment_forbids_is_counted_apart_and_all_of_it_can_be_reset() {
         backend.run(call);
         backend.run(marked);
     };
-    backend.run("BEGIN; SELECT txid_current()");
+    backend.run("BEGIN; UPDATE t SET id = id");
     both(&mut backend);
     backend.run("COMMIT; BEGIN ISOLATION LEVEL SERIALIZABLE");
     both(&mut backend);
