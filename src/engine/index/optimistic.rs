@@ -524,9 +524,9 @@ mod tests {
                 || NOW,
                 |words, len| {
                     let half = words.len() / 2;
-                    append_words(&words[..half], 8 * half, &mut value);
+                    append_words(&words[..half], 8 * half, &mut value).expect("there is memory");
                     step(self);
-                    append_words(&words[half..], len - 8 * half, &mut value);
+                    append_words(&words[half..], len - 8 * half, &mut value).expect("there is memory");
                 },
             );
             self.writer.validate().unwrap();
@@ -675,7 +675,7 @@ mod tests {
             let old = vec![1; len];
             let seen = |shared: &Shared, now: &dyn Fn() -> Moment| {
                 let mut value = Vec::new();
-                let take = |words: &[Word64], len| append_words(words, len, &mut value);
+                let take = |words: &[Word64], len| append_words(words, len, &mut value).expect("there is memory");
                 let seen = shared.reader().read_optimistic(key(NAME), Touch::No, now, take);
                 seen.map(|_| value)
             };
@@ -812,7 +812,7 @@ mod tests {
                     Touch::No,
                     || NOW,
                     |words, len| {
-                        append_words(words, len, &mut out);
+                        append_words(words, len, &mut out).expect("there is memory");
                     },
                 );
                 assert!(out.len() <= 16 << 10);
