@@ -483,7 +483,7 @@ fn a_trigger_on_definitions_does_not_look_where_the_caller_says() {
     let world = World::new();
     let mut admin = world.backend();
     admin.run(
-        "CREATE TABLE log (line text);
+        "CREATE TABLE log (line text); GRANT INSERT ON log TO PUBLIC;
          CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS $$
              BEGIN
                  EXECUTE 'INSERT INTO log VALUES (' || quote_literal(tg_tag) || ')';

@@ -30,8 +30,8 @@ fn an_ordinary_role_may_nothing_until_it_is_granted() {
     let views = every_view(&mut admin);
     // All but the trigger.
     let script = include_str!("../../../sql/pg_shared_lru--0.2.0.sql");
-    assert_eq!(calls.len(), script.matches("CREATE FUNCTION ").count() - 1, "{calls:?}");
-    assert_eq!(views.len(), script.matches("CREATE VIEW @").count(), "{views:?}");
+    assert_eq!(calls.len(), script.matches("CREATE FUNCTION @extschema@.").count() - 1, "{calls:?}");
+    assert_eq!(views.len(), script.matches("CREATE VIEW @extschema@.").count(), "{views:?}");
 
     let mut stranger = world.backend_as("stranger");
     for statement in calls.iter().chain(&views) {

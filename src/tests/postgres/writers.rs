@@ -509,20 +509,32 @@ fn who_is_terminated_while_it_looks_up_what_it_has_written_gives_its_locks_back(
     let (world, mut b) = watched(&[]);
     b.run(
         "CREATE TABLE parent (id int) PARTITION BY RANGE (id);
-         CREATE TABLE leaf PARTITION OF parent FOR VALUES FROM (0) TO (10)",
+         CREATE TABLE leaf PARTITION OF parent FOR VALUES FROM (0) TO (10); CREATE TABLE other ()",
     );
     let mut locker = world.backend();
     let mut writer = world.backend();
     writer.run("SET application_name = 'writer'; BEGIN; INSERT INTO parent VALUES (1)");
+    // It forgets what it knew of the leaf.
+    b.run("ANALYZE leaf");
+    writer.run("SELECT FROM other");
+    // Nor can anybody look into the catalog meanwhile: what is asked then is planned before.
+    b.run(
+        "PREPARE waits AS SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'writer' AND wait_event_type = 'Lock');
+         PREPARE is_there AS SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'writer');
+         PREPARE ends (name) AS SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1",
+    );
+    let mut ask = |statement: &str| b.client.simple_query(statement).expect("it is planned");
+    let is_so = |answer: Vec<postgres::SimpleQueryMessage>| {
+        answer.iter().any(|row| matches!(row, postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("t")))
+    };
+    for statement in ["EXECUTE waits", "EXECUTE is_there", "EXECUTE ends ('nobody')"] {
+        ask(statement);
+    }
     locker.run("BEGIN; LOCK pg_class IN ACCESS EXCLUSIVE MODE");
     let committing = std::thread::spawn(move || writer.client.batch_execute("COMMIT"));
-    let waits =
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'writer' AND wait_event_type = 'Lock')";
-    wait_until("the writer waits for the catalog", || b.one(waits));
-    b.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'writer'");
-    wait_until("the writer has ended", || {
-        !b.one::<bool>("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'writer')")
-    });
+    wait_until("the writer waits for the catalog", || is_so(ask("EXECUTE waits")));
+    ask("EXECUTE ends ('writer')");
+    wait_until("the writer has ended", || !is_so(ask("EXECUTE is_there")));
     assert!(committing.join().expect("it has ended").is_err());
     locker.run("ROLLBACK");
     // Had it kept its locks, this would wait for ever.
