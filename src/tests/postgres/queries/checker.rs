@@ -11,7 +11,7 @@ use super::outside::{self, confirm, publish, subscribe};
 use super::readers::{COMPARE, read};
 use super::world_with;
 use super::writers::{end_what_is_prepared, idle, write};
-use crate::world::World;
+use crate::world::{World, wait_until};
 
 /// How many reads the checker makes, and with which seed; the environment may say otherwise, as `make mutants` does.
 pub const READS: u64 = 200_000;
@@ -86,6 +86,8 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Optio
         others.into_iter().for_each(|other| other.join().expect("it ends"));
         stopped.store(true, Ordering::Relaxed);
         let confirmed = standby.join().expect("it ends");
+        // The last prepared change of a definition may have ended just now.
+        wait_until("writers publish", || admin.one("SELECT EXISTS (SELECT FROM shared_lru.changes('applied'))"));
         let applied: i64 = admin.one("SELECT writes FROM shared_lru.changes('applied')");
         println!("{confirmed} commits have waited for the standby; {applied} were an apply worker's");
         assert!(confirmed > 0 && applied > 1, "{confirmed}, {applied}");
