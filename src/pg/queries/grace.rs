@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::entries;
 use super::key::StoredUnder;
+use super::{are_definitions_the_same, entries};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access, DefinedCache};
 use crate::pg::error::CacheError;
@@ -80,7 +80,7 @@ pub(super) fn judge(stored: &Stored<'_>, grace: Duration) -> Verdict {
             OutdatedBy::Age if outdated.from_us > now_us => Verdict::Right,
             OutdatedBy::Age => within(grace, outdated, now_us),
         },
-        (Freshness::Outdated, Some(outdated)) if are_definitions_the_same(stored) => within(grace, outdated, now_us),
+        (Freshness::Outdated, Some(outdated)) if only_rows_have_changed(stored) => within(grace, outdated, now_us),
         (Freshness::Outdated, _) => Verdict::Gone,
     }
 }
@@ -99,12 +99,9 @@ fn within(grace: Duration, outdated: Outdated, now_us: u64) -> Verdict {
 }
 
 /// Whether only rows have changed. Whatever the statement's snapshot sees of other changes was counted before.
-fn are_definitions_the_same(stored: &Stored<'_>) -> bool {
+fn only_rows_have_changed(stored: &Stored<'_>) -> bool {
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
-    let same = |rings: crate::rings::table::Rings| {
-        stored.dependencies().all(|dependency| rings.definitions(dependency.line) == Some(dependency.definitions))
-    };
-    rings.is_some_and(same)
+    rings.is_some_and(|rings| are_definitions_the_same(&rings, stored.dependencies()))
 }
 
 impl Stale {

@@ -106,6 +106,14 @@ impl Key {
         Some((pg_sys::Oid::from(u32::from_le_bytes(*role)), is_text.then_some(query)))
     }
 
+    /// Whether the session is what it was when the key was composed: role, settings, search path.
+    pub(super) fn is_of_session(&self) -> bool {
+        let mut part = Vec::with_capacity(256);
+        push_session(&mut part);
+        // Each of its parts has its length, so no other session's begins like it.
+        self.0.starts_with(&part)
+    }
+
     pub(super) fn stored_under(&self) -> StoredUnder {
         let mut under = [0; 18];
         under[..2].copy_from_slice(&Key::PREFIX);
@@ -114,14 +122,7 @@ impl Key {
     }
 }
 
-/// What all keys of the session have in them just now, as a hash.
-pub(super) fn session() -> u128 {
-    let mut part = Vec::with_capacity(256);
-    push_session(&mut part);
-    xxh3_128(&part)
-}
-
-/// The settings among these, as a hash: what IMMUTABLE functions may follow nevertheless, such as `byteaout`.
+/// The settings that are in the key, as a hash: what IMMUTABLE functions may follow nevertheless, such as `byteaout`.
 pub(super) fn settings() -> u128 {
     let mut part = Vec::with_capacity(256);
     push_settings(&mut part);

@@ -294,7 +294,7 @@ impl Fill<'_> {
         let (planned, learned) = self.plan(query, parameters)?;
         // A schema of the search path may have come or gone, which the plan knows and the key does not.
         let may_store = || match definitions::find(self.cache, Access::Write) {
-            Ok(_) if Key::compose(query, parameters, self.wishes).0 == self.key.0 => Ok(()),
+            Ok(_) if self.key.is_of_session() => Ok(()),
             Ok(_) => Err(Refusal::being_changed()),
             Err(error) => Err(error.into()),
         };
@@ -368,7 +368,7 @@ impl Fill<'_> {
     }
 }
 
-/// How often a cache has been emptied by `invalidate_all`.
+/// How often a cache has been emptied, by `invalidate_all` or `clear`.
 fn emptied(catalog: Catalog, number: u64) -> Option<u64> {
     let rings = invalidations::rings(catalog)?;
     Some(rings.publications(rings.line_of(emptied_line(number))).get())
@@ -383,6 +383,11 @@ fn emptied_line(number: u64) -> KeyHash {
 fn learn(rings: &Rings, key: KeyHash) -> Option<Dependency> {
     let line = rings.line_of(key);
     Some(Dependency { line, definitions: rings.definitions(line)?, publications: 0 })
+}
+
+/// Whether no definition has changed since this was learned.
+fn are_definitions_the_same(rings: &Rings, mut learned: impl Iterator<Item = Dependency>) -> bool {
+    learned.all(|dependency| rings.definitions(dependency.line) == Some(dependency.definitions))
 }
 
 /// What the lines say to the running statement; or why they do not: its own transaction has written there, or one does not tell.

@@ -31,7 +31,8 @@ use super::run::{Whole, columns_of, row_bytes};
 use super::statement::{Marked, PlannedWith};
 use super::wishes::{Clock, Terms, Wishes};
 use super::{
-    Answer, Flight, Found, Parameter, emptied, look_for, plan, pointers, seen, store_result, trace, usable_rings,
+    Answer, Flight, Found, Parameter, are_definitions_the_same, emptied, look_for, plan, pointers, seen, store_result,
+    trace, usable_rings,
 };
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access};
@@ -232,8 +233,6 @@ struct Filling {
     cache: String,
     number: u64,
     key: Key,
-    /// The part of the key that the session has, which may change while a cursor is open.
-    session: u128,
     under: StoredUnder,
     found: Found,
     learned: Vec<Dependency>,
@@ -358,9 +357,7 @@ unsafe fn look_up(
         if has_written() {
             return Err(Refusal::written());
         }
-        let is_as_planned = |learned: &&Vec<Dependency>| {
-            learned.iter().all(|dependency| rings.definitions(dependency.line) == Some(dependency.definitions))
-        };
+        let is_as_planned = |learned: &&Vec<Dependency>| are_definitions_the_same(&rings, learned.iter().copied());
         let Some(learned) = learned.filter(is_as_planned) else {
             // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
             pg_sys::ResetPlanCache();
@@ -386,7 +383,6 @@ unsafe fn look_up(
             collected: Collected::new(&key.0, &about, &columns, max_bytes),
             whole: Whole::new(description, &columns),
             key,
-            session: key::session(),
             under,
             found,
             learned: learned.clone(),
@@ -680,7 +676,7 @@ unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys::CustomScan
         if runs_others {
             below.give_up(plan::trace_refusal);
         }
-        if below.filling.as_ref().is_some_and(|filling| filling.session != key::session()) {
+        if below.filling.as_ref().is_some_and(|filling| !filling.key.is_of_session()) {
             let text = "role or settings have changed while it was read";
             below.give_up(|| Refusal::new(Reason::BeingChanged, text));
         }
