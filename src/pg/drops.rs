@@ -54,9 +54,14 @@ pub(super) fn definition_of(relation: pg_sys::Oid) -> u64 {
     u64::from(relation.to_u32()) << 32 | u64::from(row_type.to_u32())
 }
 
+/// The foreign table that has, or had, this number.
+pub(super) fn relation_of(definition: u64) -> pg_sys::Oid {
+    pg_sys::Oid::from((definition >> 32) as u32)
+}
+
 /// Whether what defined a cache is there. A look into the catalogs.
 pub(super) fn is_defined(definition: u64) -> bool {
-    definition_of(pg_sys::Oid::from((definition >> 32) as u32)) == definition
+    definition_of(relation_of(definition)) == definition
 }
 
 /// Installs the hook, once per library: for all processes while the postmaster loads its libraries, else for this one.

@@ -239,12 +239,8 @@ impl Definition {
     /// The privileges of the current role.
     fn allowed(&self) -> u64 {
         let all = Access::ReadAndWrite.mask() | Access::Own.mask();
-        // SAFETY: a lookup in the catalogs.
-        let has = |mode: u64| unsafe {
-            pg_sys::pg_class_aclcheck(self.relation, current_role(), mode as pg_sys::AclMode)
-                == pg_sys::AclResult::ACLCHECK_OK
-        };
-        (0..u64::BITS).map(|bit| 1 << bit).filter(|mode| all & mode != 0 && has(*mode)).sum()
+        let has = |privilege: &u64| all & privilege != 0 && has_privilege(self.relation, *privilege);
+        (0..u64::BITS).map(|bit| 1 << bit).filter(has).sum()
     }
 
     /// Whether the current role may do this.
@@ -434,7 +430,7 @@ fn is_orphan(database: u32, definition: Option<u64>) -> bool {
             pg_sys::get_database_name(pg_sys::Oid::from(database)).is_null()
         },
         Some(definition) => {
-            let relation = pg_sys::Oid::from((definition >> 32) as u32);
+            let relation = drops::relation_of(definition);
             // Who has created or dropped it, and has not committed, holds a lock on it.
             // SAFETY: takes a lock, or does not, and gives it back.
             unsafe {
@@ -452,7 +448,7 @@ fn is_orphan(database: u32, definition: Option<u64>) -> bool {
 
 /// Whether the contents of a cache are kept, as its definition says at this moment; `None`: there is none, or it cannot be read.
 pub(super) fn says_persist(definition: u64) -> Option<bool> {
-    let relation = pg_sys::Oid::from((definition >> 32) as u32);
+    let relation = drops::relation_of(definition);
     // SAFETY: there is such a foreign table; its options are as the catalogs have them.
     let options = || unsafe { Options::of_table((*pg_sys::GetForeignTable(relation)).options) };
     drops::is_defined(definition).then(options)?.ok().map(|options| options.persist)
@@ -460,11 +456,14 @@ pub(super) fn says_persist(definition: u64) -> Option<bool> {
 
 /// Whether the current role may read the cache of this number; not if there is none.
 pub(super) fn may_read(number: u64) -> bool {
-    let relation = pg_sys::Oid::from((number >> 32) as u32);
-    let mode = Access::Read.mask() as pg_sys::AclMode;
-    // SAFETY: a lookup in the catalogs; the relation is there by the one before.
-    drops::is_defined(number)
-        && unsafe { pg_sys::pg_class_aclcheck(relation, current_role(), mode) == pg_sys::AclResult::ACLCHECK_OK }
+    drops::is_defined(number) && has_privilege(drops::relation_of(number), Access::Read.mask())
+}
+
+/// Whether the current role has these privileges on a foreign table, which is there.
+fn has_privilege(relation: pg_sys::Oid, mask: u64) -> bool {
+    // SAFETY: a lookup in the catalogs.
+    let result = unsafe { pg_sys::pg_class_aclcheck(relation, current_role(), mask as pg_sys::AclMode) };
+    result == pg_sys::AclResult::ACLCHECK_OK
 }
 
 /// The role that owns a foreign table; `None` if there is none.

@@ -16,6 +16,7 @@ use crate::engine::report::{ClassReport, MemoryReport};
 use crate::pg::accounts::{Account, Tenant};
 use crate::pg::catalog::{Catalog, Listing};
 use crate::pg::definitions;
+use crate::pg::drops;
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles;
 use crate::pg::ledger::SqlCounter;
@@ -83,7 +84,7 @@ fn list_caches() -> TableIterator<
     TableIterator::new(listings(catalog).map(move |cache| {
         let saved_ms = catalog.map_or(0, |catalog| catalog.saved(&cache).saved_ms);
         let own = cache.database == handles::my_database();
-        let relation = cache.definition.map(|definition| pg_sys::Oid::from((definition >> 32) as u32));
+        let relation = cache.definition.map(drops::relation_of);
         let owner = relation.filter(|_| own).and_then(definitions::owner_of);
         let owner = owner.unwrap_or(pg_sys::Oid::from(cache.owner));
         (
