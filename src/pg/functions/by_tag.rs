@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 
 use super::access::{Tags, parse};
 use super::find;
+use super::prefixes::Sum;
 use super::text::{ServerText, ShownText};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::Access;
@@ -17,14 +18,7 @@ use crate::pg::invalidations::Target;
 use crate::rings::table::LineIndex;
 use crate::shared::scan::Entries;
 
-/// Entries, and the bytes of their keys and values.
-#[derive(Clone, Copy, Default)]
-struct Sum {
-    entries: i64,
-    bytes: i64,
-}
-
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn bytes_by_tag(
     cache: ServerText<'_>,
     tags: Tags<'_>,
@@ -51,13 +45,12 @@ fn bytes_by_tag(
         lines.dedup();
         for line in lines {
             if let Some(sum) = sums.get_mut(&line) {
-                sum.entries += 1;
-                sum.bytes += (entry.key.len() + value.len()) as i64;
+                sum.add(entry.key.len() + value.len());
             }
         }
     }
     TableIterator::new(tags.into_iter().map(move |(tag, line)| {
         let sum = line.and_then(|line| sums.get(&line.get()).copied()).unwrap_or_default();
-        (ShownText(tag), sum.entries, sum.bytes)
+        (ShownText(tag), sum.entries as i64, sum.bytes as i64)
     }))
 }

@@ -19,7 +19,7 @@ use crate::pg::refusals::Object;
 use crate::pg::tallies::Cause;
 use crate::shared::cache::SharedCache;
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_query_entries() -> TableIterator<
     'static,
@@ -93,7 +93,7 @@ fn text_of(cause: Cause) -> String {
     }
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn list_query_refusals() -> TableIterator<
     'static,

@@ -39,13 +39,13 @@ impl End<'_> {
 
 /// Entries, and the bytes of their keys and values.
 #[derive(Clone, Copy, Default)]
-struct Sum {
-    entries: u64,
-    bytes: u64,
+pub(super) struct Sum {
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
 }
 
 impl Sum {
-    fn add(&mut self, bytes: usize) {
+    pub(super) fn add(&mut self, bytes: usize) {
         self.entries += 1;
         self.bytes += bytes as u64;
     }
@@ -80,7 +80,7 @@ impl Sums {
     }
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn bytes_by_prefix(
     cache: Option<ServerText<'_>>,
     delimiter: Option<&[u8]>,

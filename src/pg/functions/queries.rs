@@ -138,7 +138,7 @@ unsafe fn query(call: pg_sys::FunctionCallInfo, between: Between) -> pg_sys::Dat
 
 /// Whether the result of a query would be kept, if not why, and what it depends on. With types of its parameters, and for a
 /// cache.
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn explain_query(
     query: Option<&[u8]>,

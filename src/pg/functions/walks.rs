@@ -20,7 +20,7 @@ use crate::shared::scan::Entries;
 const BATCH_ENTRIES: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns of a table
 fn entries(
     cache: ServerText<'_>,
@@ -124,10 +124,10 @@ impl Iterator for Drain {
     }
 }
 
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern]
 fn drain(
     cache: Option<ServerText<'_>>,
-    max_entries: default!(Option<i64>, "NULL"),
+    max_entries: Option<i64>,
 ) -> TableIterator<'static, (name!(key, Bytea), name!(value, Bytea))> {
     let cache = find(not_null("cache", cache), Access::ReadAndWrite);
     let left = max_entries.map_or(usize::MAX, |count| number("max_entries", count));
