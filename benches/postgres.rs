@@ -10,7 +10,7 @@
 //!
 //! | contender  | what a statement does                                                             |
 //! |------------|-----------------------------------------------------------------------------------|
-//! | statement  | nothing: what any statement costs                                                 |
+//! | statement  | nothing: what any statement costs that returns a value of this size               |
 //! | shared_lru | `shared_lru.get_text`, or `get_many_text`                                         |
 //! | tagged     | as `shared_lru`, of values with a tag and a time to live                          |
 //! | array      | `shared_lru.get_array_text`: the values as one array, in the order of the keys    |
@@ -135,7 +135,7 @@ fn run(args: &Args) -> Result<()> {
     ])?;
     let mut admin = cluster.connect("postgres")?;
     fill(&mut admin, args)?;
-    let mut contenders = contenders();
+    let mut contenders = contenders(args);
     if let Err(why) = fill_pgmemcache(&mut admin, memcached.is_some()) {
         eprintln!("postgres: pgmemcache is left out: {why:#}");
         contenders.retain(|contender| contender.name != "pgmemcache");
@@ -186,7 +186,8 @@ fn fill_pgmemcache(admin: &mut Client, has_memcached: bool) -> Result<()> {
     Ok(admin.batch_execute("SELECT count(memcache_set(key, value)) FROM logged")?)
 }
 
-fn contenders() -> Vec<Contender> {
+fn contenders(args: &Args) -> Vec<Contender> {
+    let constant = "x".repeat(args.value_bytes as usize);
     let last = KEYS_PER_STATEMENT - 1;
     let texts = format!("ARRAY(SELECT i::text FROM generate_series(:k::int, :k::int + {last}) i)");
     let cached = |name, cache: &str| Contender {
@@ -209,7 +210,7 @@ fn contenders() -> Vec<Contender> {
     vec![
         Contender {
             name: "statement",
-            one: "SELECT :k::text".into(),
+            one: format!("SELECT CASE WHEN :k::text IS NOT NULL THEN '{constant}'::text END"),
             many: format!("SELECT cardinality({texts})"),
             per_session: "",
             value: None,

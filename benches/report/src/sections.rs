@@ -276,12 +276,12 @@ impl Runner<'_> {
     }
 
     fn postgres(&mut self) -> Result<()> {
-        let (clients, seconds, runs) = (self.choose("1,4", "1,2,4,8"), self.choose("1", "5"), self.choose("1", "5"));
+        let (clients, seconds, runs) = (self.choose("1,4", "1,2,4"), self.choose("1", "2"), self.choose("1", "5"));
         self.bench("postgres", &[], &["--clients", clients, "--seconds", seconds, "--runs", runs])
     }
 
     fn query(&mut self) -> Result<()> {
-        let (scale, seconds, runs) = (self.choose("5", "20"), self.choose("2", "10"), self.choose("1", "3"));
+        let (scale, seconds, runs) = (self.choose("5", "20"), self.choose("2", "4"), self.choose("1", "3"));
         let calls = self.choose("300000", "2000000");
         self.bench("query", &[], &["--scale", scale, "--seconds", seconds, "--runs", runs, "--calls", calls])
     }
