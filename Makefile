@@ -128,7 +128,7 @@ bench-postgres: install ## look keys up in PostgreSQL: the cache, tables, memcac
 	$(WITH_PG) cargo bench --no-default-features --bench postgres -- $(if $(FULL),--clients 1,2,4 --runs 5,--clients 1,2 --seconds 1 --runs 3)
 
 bench-query: install ## ask for a report while its tables are written: the query cache and other ways (FULL=1: scale 20, longer)
-	$(WITH_PG) cargo run --release -p report -- --only query $(if $(FULL),--full)
+	$(WITH_PG) cargo run --release -p report -- --only query,writers $(if $(FULL),--full)
 
 MINUTES ?= 5
 soak: install ## use caches in every way at once and watch memory, hits and waits (MINUTES=5)

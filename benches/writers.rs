@@ -10,11 +10,12 @@
 //! | workload | what a transaction does                                                                    |
 //! |----------|--------------------------------------------------------------------------------------------|
 //! | tpcb     | pgbench's own: three updates, a lookup and an insert, in seven statements                  |
+//! | simple   | pgbench's own simple update: one update, a lookup and an insert                            |
 //! | update   | one update by primary key, of a table with three indexes                                   |
 //! | read     | one lookup by primary key: writes nothing                                                  |
 //!
-//! Each is run with publications off and on, in the same server, and in one without the library; they take turns. The
-//! figure is transactions per second of all clients, the median of `--runs` runs with the least and the most, and the
+//! Each is run with publications off and on, and on while a cache has results that depend on all these tables (`used`), in the
+//! same server, and in one without the library; they take turns. The figure is transactions per second of all clients, the median of `--runs` runs with the least and the most, and the
 //! median of the ratios to `off`, turn by turn. `fsync` is off, so that nothing hides behind a disk. pgbench and the
 //! backends share the machine's processors.
 //!
@@ -66,15 +67,35 @@ enum Publications {
     Absent,
     Off,
     On,
+    /// On, and results are kept that depend on what is written.
+    Used,
 }
 
-const ALL: [Publications; 3] = [Publications::Off, Publications::On, Publications::Absent];
+const ALL: [Publications; 4] = [Publications::Off, Publications::On, Publications::Used, Publications::Absent];
 
-/// A name, and a script for pgbench; `None`: its own.
-const WORKLOADS: [(&str, Option<&str>); 3] = [
-    ("tpcb", None),
-    ("update", Some("\\set id random(1, 10000)\nUPDATE indexed SET v = v + 1 WHERE id = :id;\n")),
-    ("read", Some("\\set id random(1, 10000)\nSELECT w FROM indexed WHERE id = :id;\n")),
+/// Results of each query that are kept.
+const KEPT: u32 = 200;
+/// Queries of one parameter, which depend on all tables.
+const QUERIES: [&str; 5] = [
+    "SELECT abalance::text FROM pgbench_accounts WHERE aid = $1",
+    "SELECT tbalance::text FROM pgbench_tellers WHERE tid = $1",
+    "SELECT bbalance::text FROM pgbench_branches WHERE bid = $1",
+    "SELECT count(*)::text FROM pgbench_history WHERE tid = $1",
+    "SELECT v::text FROM indexed WHERE id = $1",
+];
+
+/// What pgbench runs.
+enum Script {
+    /// One of its own, by its name.
+    Own(&'static str),
+    Text(&'static str),
+}
+
+const WORKLOADS: [(&str, Script); 4] = [
+    ("tpcb", Script::Own("tpcb-like")),
+    ("simple", Script::Own("simple-update")),
+    ("update", Script::Text("\\set id random(1, 10000)\nUPDATE indexed SET v = v + 1 WHERE id = :id;\n")),
+    ("read", Script::Text("\\set id random(1, 10000)\nSELECT w FROM indexed WHERE id = :id;\n")),
 ];
 
 /// A name, what a transaction does in PL/pgSQL, and how many of them a run has.
@@ -130,6 +151,7 @@ fn run(args: &Args) -> Result<()> {
     for cluster in [&with, &without] {
         fill(args, cluster)?;
     }
+    admin.batch_execute("SELECT shared_lru.create_cache('kept')")?;
     measure_loops(args, &mut admin, &with, &without)?;
     if !args.json {
         print(&format!(
@@ -148,7 +170,7 @@ fn run(args: &Args) -> Result<()> {
                     if ALL[kind] != Publications::Absent {
                         switch(&mut admin, ALL[kind])?;
                     }
-                    rates[kind].push(pgbench(args, cluster, script, clients)?);
+                    rates[kind].push(pgbench(args, cluster, &script, clients)?);
                 }
             }
             for (publications, rate) in ALL.iter().zip(&rates) {
@@ -236,29 +258,46 @@ fn fill(args: &Args, cluster: &Cluster) -> Result<()> {
 
 /// Turns publications on or off, and waits until they are.
 fn switch(admin: &mut Client, publications: Publications) -> Result<()> {
-    let is_on = publications == Publications::On;
+    let is_on = publications != Publications::Off;
     admin.batch_execute(&format!("ALTER SYSTEM SET pg_shared_lru.query_cache = {is_on}"))?;
     admin.batch_execute("SELECT pg_reload_conf()")?;
     let end = Instant::now() + PATIENCE;
     loop {
         let rows = admin.query("SELECT FROM shared_lru.changes('pgbench_accounts')", &[])?;
         if rows.is_empty() != is_on {
-            return Ok(());
+            break;
         }
         ensure!(Instant::now() < end, "publications cannot be turned {publications:?}");
         thread::sleep(Duration::from_millis(5));
     }
+    admin.batch_execute("SELECT shared_lru.clear('kept')")?;
+    if publications == Publications::Used {
+        for query in QUERIES {
+            let fetch = "SELECT count(*) FROM (SELECT shared_lru.fetch('kept', $1, NULL::text, n) FROM generate_series(1, $2) n OFFSET 0) f";
+            admin.query(fetch, &[&query, &(KEPT as i32)])?;
+        }
+        let kept: i64 = admin.query_one("SELECT entries FROM shared_lru.stats WHERE cache = 'kept'", &[])?.get(0);
+        ensure!(kept >= i64::from(KEPT) * QUERIES.len() as i64, "only {kept} results are kept");
+    }
+    Ok(())
 }
 
 /// Transactions per second.
-fn pgbench(args: &Args, cluster: &Cluster, script: Option<&str>, clients: u32) -> Result<f64> {
+fn pgbench(args: &Args, cluster: &Cluster, script: &Script, clients: u32) -> Result<f64> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(clients as usize);
     let mut pgbench = cluster.client_program("pgbench");
     pgbench.args(["--no-vacuum", "--protocol", "prepared", "--client", &clients.to_string()]);
     pgbench.args(["--jobs", &threads.to_string(), "--time", &args.seconds.to_string()]);
-    if script.is_some() {
-        pgbench.args(["--file", "-"]);
-    }
+    let text = match script {
+        Script::Own(name) => {
+            pgbench.args(["--builtin", name]);
+            ""
+        }
+        Script::Text(text) => {
+            pgbench.args(["--file", "-"]);
+            text
+        }
+    };
     let mut pgbench = pgbench
         .arg("postgres")
         .stdin(Stdio::piped())
@@ -266,7 +305,7 @@ fn pgbench(args: &Args, cluster: &Cluster, script: Option<&str>, clients: u32) -
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot run pgbench")?;
-    pgbench.stdin.take().context("pgbench takes no script")?.write_all(script.unwrap_or_default().as_bytes())?;
+    pgbench.stdin.take().context("pgbench takes no script")?.write_all(text.as_bytes())?;
     let output = pgbench.wait_with_output()?;
     let report = String::from_utf8_lossy(&output.stdout);
     let rate = report.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());

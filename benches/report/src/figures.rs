@@ -26,6 +26,7 @@ pub struct Figures {
     pub contention: Table,
     pub postgres: Table,
     pub query: Table,
+    pub writers: Table,
     pub soak: Table,
     /// Of `make bench-build`.
     pub build: Table,
@@ -57,6 +58,7 @@ impl Figures {
             contention: newest("contention")?,
             postgres: newest("postgres")?,
             query: newest("query")?,
+            writers: newest("writers")?,
             soak: newest("soak")?,
             build: read_if_there(&folder.join(BUILD))?,
             machines,

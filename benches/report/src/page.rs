@@ -44,6 +44,8 @@ pub fn write(folder: &Path, figures: &Figures, goals: &[Goal]) -> Result<()> {
     places.insert("postgres", postgres(figures, folder)?);
     places.insert("query", query::answers(figures, folder)?);
     places.insert("query-hit", query::hit(figures));
+    places.insert("writers-processor", query::writers_processor(figures));
+    places.insert("writers", query::writers(figures));
     places.insert("soak", soak::section(figures, folder)?);
     let mut page = String::new();
     for line in TEMPLATE.lines() {

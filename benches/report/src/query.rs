@@ -1,5 +1,5 @@
-//! The section about a report whose tables are written: throughput, the slowest answers and the stale ones; and what a
-//! hit costs.
+//! The section about a report whose tables are written: throughput, the slowest answers and the stale ones; what a hit
+//! costs; and what it costs writers.
 
 use std::path::Path;
 
@@ -79,4 +79,31 @@ pub fn hit(figures: &Figures) -> String {
         ]
     });
     markdown(&["a hit of", "processor ns", "of nothing", "beyond it"], rows)
+}
+
+/// The processor time of transactions that write.
+pub fn writers_processor(figures: &Figures) -> String {
+    let rows = figures.writers.rows().filter(|row| !row.text("transaction").is_empty()).map(|row| {
+        vec![
+            row.text("transaction").to_owned(),
+            row.text("publications").to_owned(),
+            spread(row, "processor_ns", 0),
+            digits(row.number("to_off"), 3),
+        ]
+    });
+    markdown(&["transaction", "publications", "processor ns", "to `off`"], rows)
+}
+
+/// The rates of pgbench's clients that write.
+pub fn writers(figures: &Figures) -> String {
+    let rows = figures.writers.rows().filter(|row| !row.text("workload").is_empty()).map(|row| {
+        vec![
+            row.text("workload").to_owned(),
+            row.text("clients").to_owned(),
+            row.text("publications").to_owned(),
+            spread(row, "transactions_per_second", 0),
+            digits(row.number("to_off"), 3),
+        ]
+    });
+    markdown(&["workload", "clients", "publications", "transactions per second", "to `off`"], rows)
 }

@@ -60,6 +60,8 @@ pub enum Section {
     Postgres,
     /// A report while its tables are written.
     Query,
+    /// What writers pay for the query cache.
+    Writers,
     /// Everything at once, for long.
     Soak,
 }
@@ -93,6 +95,7 @@ impl Section {
             Section::Contention => "contention",
             Section::Postgres => "postgres",
             Section::Query => "query",
+            Section::Writers => "writers",
             Section::Soak => "soak",
         }
     }
@@ -120,6 +123,7 @@ impl Section {
             Section::Contention => runner.contention(),
             Section::Postgres => runner.postgres(),
             Section::Query => runner.query(),
+            Section::Writers => runner.writers(),
             Section::Soak => runner.soak(),
         };
         // What a soak has seen until it failed is what it was for.
@@ -284,6 +288,11 @@ impl Runner<'_> {
         let (scale, seconds, runs) = (self.choose("5", "20"), self.choose("2", "4"), self.choose("1", "3"));
         let calls = self.choose("300000", "2000000");
         self.bench("query", &[], &["--scale", scale, "--seconds", seconds, "--runs", runs, "--calls", calls])
+    }
+
+    fn writers(&mut self) -> Result<()> {
+        let (clients, seconds, runs) = (self.choose("1", "1,4"), self.choose("1", "2"), self.choose("3", "7"));
+        self.bench("writers", &[], &["--clients", clients, "--seconds", seconds, "--runs", runs])
     }
 
     fn soak(&mut self) -> Result<()> {
