@@ -76,7 +76,7 @@ pub use engine::flight::version::Version;
 pub use engine::header::AttachError;
 pub use engine::ids::EntryId;
 pub use engine::index::optimistic::PlacementHint;
-pub use engine::partition::{PushError, Put};
+pub use engine::outcomes::{PushError, Put};
 pub use engine::policy::Policy;
 pub use engine::report::{ClassReport, MemoryReport};
 pub use shared::cache::SharedCache;

@@ -20,7 +20,8 @@ use super::entry::record::{Flags, Pin, Record};
 use super::evict::{Candidates, Eviction, Search};
 use super::evicted::OnEvict;
 use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
-use super::partition::{LARGE_VALUE_BYTES, Partition};
+use super::large::LARGE_VALUE_BYTES;
+use super::partition::Partition;
 use super::reservation::{NoRoom, Reclaim, Reservation};
 use super::work::Work;
 

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::engine::config::Config;
     use crate::engine::evicted::Evicted;
-    use crate::engine::partition::LARGE_VALUE_BYTES;
+    use crate::engine::large::LARGE_VALUE_BYTES;
     use crate::engine::policy::Policy;
     use crate::shared::drains::Drained;
 

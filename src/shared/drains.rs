@@ -8,7 +8,7 @@ use super::lock::Locks;
 use super::resources::PinGuard;
 use crate::engine::counters::Removal;
 use crate::engine::evicted::Evicted;
-use crate::engine::partition::{Collect, Popped, PushError, Unfinished};
+use crate::engine::outcomes::{Collect, Popped, PushError, Unfinished};
 use crate::engine::work::Work;
 
 /// Entries that a batch has, at most.

@@ -15,7 +15,7 @@ use crate::engine::config::checked_ttl_ms;
 use crate::engine::config_error::ConfigError;
 use crate::engine::header::{LiveSettings, live_settings};
 use crate::engine::moment::{MAX_TTL_MS, Moment};
-use crate::engine::partition::PushError;
+use crate::engine::outcomes::PushError;
 pub use crate::engine::sweep::SweepReport;
 use crate::engine::work::Work;
 
@@ -173,7 +173,7 @@ mod tests {
     use crate::engine::config::Config;
     use crate::engine::evicted::Evicted;
     use crate::engine::index::optimistic::PlacementHint;
-    use crate::engine::partition::Put;
+    use crate::engine::outcomes::Put;
     use crate::engine::policy::Policy;
     use crate::shared::bounded::Fetched;
     use crate::shared::drains::Drained;

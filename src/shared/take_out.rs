@@ -17,7 +17,7 @@ use super::lock::Locks;
 use super::write_back::{Blocked, LeaseGuard};
 use crate::engine::flight::version::Version;
 use crate::engine::ids::EntryId;
-use crate::engine::partition::TakeOutcome;
+use crate::engine::write_back::TakeOutcome;
 
 /// The right to an entry that is to leave the cache.
 ///

@@ -17,7 +17,9 @@ use crate::engine::entry::record::Pin;
 use crate::engine::evicted::{Evicted, OnEvict};
 use crate::engine::flight::version::Version;
 use crate::engine::hash::Key;
-use crate::engine::partition::{LARGE_VALUE_BYTES, Partition, PushError, Put, Unfinished};
+use crate::engine::large::LARGE_VALUE_BYTES;
+use crate::engine::outcomes::{PushError, Put, Unfinished};
+use crate::engine::partition::Partition;
 use crate::engine::work::Work;
 
 /// What became of a large value that was complete.

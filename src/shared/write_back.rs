@@ -25,8 +25,10 @@ use crate::engine::flight::inflight::LeaseId;
 use crate::engine::flight::version::Version;
 use crate::engine::hash::KeyHash;
 use crate::engine::ids::{EntryId, EntryIndex};
-use crate::engine::partition::{Expected, LoadOutcome, Partition, PushError, Put, StoreOutcome, WriteBack};
+use crate::engine::outcomes::{PushError, Put};
+use crate::engine::partition::Partition;
 use crate::engine::work::Work;
+use crate::engine::write_back::{Expected, LoadOutcome, StoreOutcome, WriteBack};
 
 /// How long to wait before looking again, whatever is known of the others.
 const WAIT_SLICE: Duration = Duration::from_millis(20);

@@ -41,7 +41,7 @@ use super::typed::debug_types;
 use crate::engine::config::Config;
 use crate::engine::flight::version::Version;
 use crate::engine::header::AttachError;
-use crate::engine::partition::{PushError, Put};
+use crate::engine::outcomes::{PushError, Put};
 use crate::shared::cache::SharedCache;
 use crate::shared::lock::{Locks, NoLocks};
 use crate::shared::open::CreateError;

@@ -29,7 +29,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::adapters::codec::Codec;
 use crate::adapters::stored::CacheKey;
-use crate::engine::partition::Put;
+use crate::engine::outcomes::Put;
 
 /// No entry; in the ring, where its two ends meet.
 const NONE: u32 = 0;

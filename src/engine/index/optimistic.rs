@@ -453,8 +453,9 @@ mod tests {
     use crate::engine::evicted::OnEvict;
     use crate::engine::layout::Layout;
     use crate::engine::memory::copy::append_words;
-    use crate::engine::partition::Collect;
-    use crate::engine::partition::{Partition, Popped};
+    use crate::engine::outcomes::Collect;
+    use crate::engine::outcomes::Popped;
+    use crate::engine::partition::Partition;
     use crate::engine::policy::Policy;
     use crate::engine::reservation::Reclaim;
     use crate::engine::slab::allocator::SlabUse;
