@@ -10,6 +10,7 @@
 use super::cache::SharedCache;
 use super::expiry::Expiry;
 use super::lock::Locks;
+use super::read::Appended;
 use super::resources::{HeldResource, PinGuard, Registration};
 use crate::engine::counters::Removal;
 use crate::engine::entry::payload::Lengths;
@@ -360,9 +361,7 @@ impl<L: Locks> SharedCache<L> {
         })?;
         if let Some(pin) = large {
             let guard = PinGuard::new(self, index, pin);
-            let len = self.read_pinned(index, |unlocked| unlocked.value_len(pin.entry));
-            value.try_reserve_exact(len).expect("memory for a value");
-            self.read_pinned(index, |unlocked| unlocked.copy_parts(pin.entry, |part| value.extend_from_slice(part)));
+            self.copy_pinned(index, pin, &mut Appended::to(&mut value)).expect("memory for a value");
             drop(guard);
             self.free_large(index);
         }
