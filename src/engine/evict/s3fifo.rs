@@ -102,6 +102,13 @@ impl S3Fifo {
 }
 
 impl Eviction for S3Fifo {
+    const MAIN_LIST: &'static str = "main queue";
+
+    #[inline]
+    fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
     fn format(&mut self) {
         self.queues.format();
         self.ghosts.format();
@@ -238,12 +245,8 @@ impl Eviction for S3Fifo {
         if self.small_is_next(totals) { self.queues.last(first) } else { self.queues.last(second) }
     }
 
-    fn tick(&self) -> u32 {
-        self.queues.tick()
-    }
-
     fn validate(&self, totals: Totals, bytes_of: &dyn Fn(EntryIndex) -> Option<u64>, findings: &mut Findings) {
-        let (main, _) = self.queues.validate("main queue", self.queues.main(), bytes_of, findings);
+        let (main, _) = self.queues.validate(Self::MAIN_LIST, self.queues.main(), bytes_of, findings);
         let (small, bytes) = self.queues.validate("small queue", self.queues.small(), bytes_of, findings);
         findings.expect(|| "entries in the queues".into(), (main.len() + small.len()) as u32, totals.entries);
         findings.expect(
