@@ -86,4 +86,4 @@ pub use shared::lock::{LockMode, Locks, NoLocks, Tenancy};
 pub use shared::multi_get::Found;
 pub use shared::open::CreateError;
 pub use shared::robust_locks::RobustLocks;
-pub use shared::scan::{Cursor, Entries, EntrySnapshot};
+pub use shared::scan::{Cursor, Entries, EntrySnapshot, SnapshotOf};

@@ -179,6 +179,7 @@ mod tests {
     use crate::shared::drains::Drained;
     use crate::shared::multi_get::Found;
     use crate::shared::robust_locks::RobustLocks;
+    use crate::shared::scan::SnapshotOf;
     use crate::shared::write_back::{Concurrency, Condition, LoadStep, StoreStep};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -226,7 +227,7 @@ mod tests {
                     let mut scanned = Vec::new();
                     (0..2).for_each(|partition| {
                         let cursor = crate::shared::scan::Cursor::from_u64(partition << 32);
-                        cache.scan(cursor, 5, true, &mut scanned);
+                        cache.scan(cursor, 5, SnapshotOf::KeysAndValues, &mut scanned);
                     });
                     [
                         cache.get(b"key", &mut out),
