@@ -9,7 +9,7 @@
 //! Locking: the exclusive lock for each step. Not here: the slots (`reclaim`), and what fills them
 //! (`index/optimistic`).
 
-use super::entry::payload::Lengths;
+use super::entry::lengths::Lengths;
 use super::entry::record::{Flags, Pin};
 use super::evicted::OnEvict;
 use super::hash::Key;

@@ -10,7 +10,7 @@
 //! Locking: the exclusive lock. Not here: where the room comes from (`reclaim`), values that are copied without the lock
 //! (`large`), stores under a condition (`write_back`).
 
-use super::entry::payload::{Lengths, PayloadShape};
+use super::entry::lengths::{Lengths, PayloadShape};
 use super::entry::record::Flags;
 use super::evict::Eviction;
 use super::evicted::OnEvict;

@@ -15,7 +15,7 @@
 //!
 //! Locking: everything here is part of a change under the partition's exclusive lock.
 
-use super::entry::payload::{HEADER_BYTES, Lengths, PayloadShape};
+use super::entry::lengths::{HEADER_BYTES, Lengths, PayloadShape};
 use super::entry::record::{Flags, Pin, Record};
 use super::evict::{Candidates, Eviction, Search};
 use super::evicted::OnEvict;

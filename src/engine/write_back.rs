@@ -8,7 +8,7 @@
 //! Locking: the exclusive lock, but for questions. Not here: which leases a key may have (`flight`), and who waits for whom
 //! (`shared/write_back.rs`).
 
-use super::entry::payload::Lengths;
+use super::entry::lengths::Lengths;
 use super::entry::record::Flags;
 use super::evicted::{Evicted, OnEvict};
 use super::flight::inflight::{Concurrency, LeaseId};

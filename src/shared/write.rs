@@ -13,7 +13,7 @@ use super::lock::Locks;
 use super::read::Appended;
 use super::resources::{HeldResource, PinGuard, Registration};
 use crate::engine::counters::Removal;
-use crate::engine::entry::payload::Lengths;
+use crate::engine::entry::lengths::Lengths;
 use crate::engine::entry::record::Pin;
 use crate::engine::evicted::{Evicted, OnEvict};
 use crate::engine::flight::version::Version;
