@@ -37,14 +37,14 @@ use room::find_room;
 pub struct Catalog(Area);
 
 /// Marks a slot until it is told how that ended.
-struct Marked<'a> {
+struct MarkedSlot<'a> {
     slot: &'a CacheSlot,
     life: Life,
     /// What becomes of the slot if something goes wrong.
     back_to: Phase,
 }
 
-impl Marked<'_> {
+impl MarkedSlot<'_> {
     /// The cache is made: others may use it.
     fn become_live(self) {
         self.slot.set(self.life, Phase::Live);
@@ -52,7 +52,7 @@ impl Marked<'_> {
     }
 }
 
-impl Drop for Marked<'_> {
+impl Drop for MarkedSlot<'_> {
     fn drop(&mut self) {
         self.slot.set(self.life, self.back_to);
     }
@@ -227,7 +227,7 @@ impl Catalog {
         identity: SlotIdentity,
         bytes: usize,
         is_same: impl Fn(&CacheSlot) -> bool,
-    ) -> Result<(usize, Marked<'static>), CacheError> {
+    ) -> Result<(usize, MarkedSlot<'static>), CacheError> {
         let mut pieces = Vec::with_capacity(self.0.max_caches() + 1);
         self.0.with_catalog(LockMode::Exclusive, || {
             let mut free = None;
@@ -245,13 +245,13 @@ impl Catalog {
             let piece = find_room(&mut pieces, self.0.bytes(), bytes)?;
             let life = slot.begin(identity, piece);
             self.0.ledger(index).clear();
-            Ok((index, Marked { slot, life, back_to: Phase::Free }))
+            Ok((index, MarkedSlot { slot, life, back_to: Phase::Free }))
         })
     }
 
     /// Makes the memory of a slot that is being created a cache.
     #[allow(unsafe_code)] // a piece of the area becomes a cache
-    fn format(self, index: usize, new: &Marked<'_>, config: &Config) -> Result<SharedCache<LwLocks>, CacheError> {
+    fn format(self, index: usize, new: &MarkedSlot<'_>, config: &Config) -> Result<SharedCache<LwLocks>, CacheError> {
         let piece = new.slot.memory();
         let locks = LwLocks::new(self.0, index, new.life).alone();
         let (memory, stripes) = (self.0.cache_memory(piece), Some(self.0.stripes(index)));
@@ -287,7 +287,7 @@ impl Catalog {
     /// # Errors
     ///
     /// As [`Catalog::drop_cache`].
-    fn begin_drop(self, listing: &Listing) -> Result<Option<Marked<'static>>, CacheError> {
+    fn begin_drop(self, listing: &Listing) -> Result<Option<MarkedSlot<'static>>, CacheError> {
         let slot = &self.0.slots()[listing.slot];
         let marked = loop {
             let (life, phase) = self.0.with_catalog(LockMode::Exclusive, || {
@@ -299,7 +299,7 @@ impl Catalog {
             });
             match phase {
                 _ if life != listing.life => return Ok(None),
-                Phase::Live => break Marked { slot, life, back_to: Phase::Live },
+                Phase::Live => break MarkedSlot { slot, life, back_to: Phase::Live },
                 // Another backend is about to; it may have to leave the cache.
                 Phase::BeingDropped => sleep_a_moment(),
                 Phase::Free | Phase::BeingCreated => return Ok(None),
