@@ -46,7 +46,7 @@ use crate::engine::ids::EntryIndex;
 use crate::engine::index::optimistic::PlacementHint;
 use crate::engine::limits::MAX_PARTITIONS;
 use crate::engine::moment::Moment;
-use crate::engine::partition::{PushError, Put};
+use crate::engine::outcomes::{PushError, Put};
 use crate::shared::cache::SharedCache;
 use crate::shared::expiry::Expiry;
 use crate::shared::lock::Locks;

@@ -20,7 +20,7 @@ use crate::engine::findings::Inconsistencies;
 use crate::engine::flight::version::Version;
 use crate::engine::header::AttachError;
 use crate::engine::index::optimistic::PlacementHint;
-use crate::engine::partition::{PushError, Put};
+use crate::engine::outcomes::{PushError, Put};
 use crate::engine::report::MemoryReport;
 use crate::shared::cache::SharedCache;
 use crate::shared::drained::Parts;

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use super::config_error::ConfigError;
-use super::entry::payload::PayloadShape;
+use super::entry::lengths::PayloadShape;
 use super::ids::ClassIndex;
-use super::index::table::{Bucket, TableSize};
+use super::index::bucket::Bucket;
+use super::index::table::TableSize;
 use super::layout::{Geometry, Layout};
 use super::limits::{
     BUCKET_CELLS, MAX_BUCKETS, MAX_ENTRIES, MAX_ENTRY_BYTES, MAX_PARTITION_BYTES, MAX_PARTITIONS, MAX_REGION_BYTES,

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 
 use super::counters::{Counters, Stripe};
 use super::entry::directory::Directory;
-use super::entry::payload::PayloadShape;
+use super::entry::lengths::PayloadShape;
 use super::evict::EvictionOrder;
 use super::flight::inflight::Inflight;
 use super::index::table::{Table, TableSize};

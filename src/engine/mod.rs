@@ -15,8 +15,10 @@
 //! header, layout, config   where everything lies, and what was asked for
 //! index/optimistic   lookups beside a writer, without the lock
 //! reservation what is asked of reclaim, and what it answers
-//! partition   the components, composed: the cache's operations
-//! reclaim, sweep, compaction, recovery, report, validate   further operations of a partition
+//! outcomes    what a partition's operations answer
+//! partition   the components, composed: the handle, lookups, pins, walks
+//! put, removal, large, write_back, reclaim, sweep, compaction, recovery, report, validate   further operations of a
+//!             partition, one concern each
 //! ```
 
 pub mod compaction;
@@ -32,17 +34,22 @@ pub mod hash;
 pub mod header;
 pub mod ids;
 pub mod index;
+pub mod large;
 pub mod layout;
 pub mod limits;
 pub mod memory;
 pub mod moment;
+pub mod outcomes;
 pub mod partition;
 pub mod policy;
+mod put;
 mod reclaim;
 pub mod recovery;
+mod removal;
 pub mod report;
 mod reservation;
 pub mod slab;
 pub mod sweep;
 pub mod validate;
 pub mod work;
+pub mod write_back;

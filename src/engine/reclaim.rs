@@ -15,12 +15,13 @@
 //!
 //! Locking: everything here is part of a change under the partition's exclusive lock.
 
-use super::entry::payload::{HEADER_BYTES, Lengths, PayloadShape};
+use super::entry::lengths::{HEADER_BYTES, Lengths, PayloadShape};
 use super::entry::record::{Flags, Pin, Record};
 use super::evict::{Candidates, Eviction, Search};
 use super::evicted::OnEvict;
 use super::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
-use super::partition::{LARGE_VALUE_BYTES, Partition};
+use super::large::LARGE_VALUE_BYTES;
+use super::partition::Partition;
 use super::reservation::{NoRoom, Reclaim, Reservation};
 use super::work::Work;
 

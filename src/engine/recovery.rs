@@ -17,7 +17,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::evict::Eviction;
 use super::ids::{EntryIndex, SlabIndex};
 use super::partition::Partition;
-use super::slab::allocator::SlabUse;
+use super::slab::slab_use::SlabUse;
 
 /// Insertions and uses between two fruitless searches for an end of the quarantine.
 const TICKS_BETWEEN_SEARCHES: u32 = 64;

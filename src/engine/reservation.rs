@@ -1,7 +1,7 @@
 //! What is asked of `reclaim`, and what it answers: how room may be made, why there is none, and memory that is reserved
 //! over several steps.
 
-use super::entry::payload::Lengths;
+use super::entry::lengths::Lengths;
 use super::entry::record::Pin;
 use super::evicted::OnEvict;
 use super::ids::EntryIndex;

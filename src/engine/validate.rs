@@ -14,7 +14,7 @@ use super::evict::Eviction;
 use super::findings::{Findings, Inconsistencies};
 use super::ids::{ClassIndex, EntryIndex, Location};
 use super::partition::Partition;
-use super::slab::allocator::SlabUse;
+use super::slab::slab_use::SlabUse;
 
 impl Partition {
     /// Checks every structure of the partition against the others.

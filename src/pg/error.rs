@@ -9,7 +9,7 @@ use crate::adapters::codec::DecodeError;
 use crate::engine::config_error::ConfigError;
 use crate::engine::findings::Inconsistencies;
 use crate::engine::header::AttachError;
-use crate::engine::partition::PushError;
+use crate::engine::outcomes::PushError;
 use crate::shared::open::CreateError;
 
 /// An error that PostgreSQL can raise.

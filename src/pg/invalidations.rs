@@ -19,7 +19,7 @@ use super::error::CacheError;
 use super::handles;
 use super::snapshot::has_written;
 use crate::engine::counters::Removal;
-use crate::rings::key::{DependencyKey, KeyHash};
+use crate::rings::key::{DependencyHash, DependencyKey};
 use crate::rings::table::{LineIndex, Rings};
 use crate::rings::xid::FullXid;
 use crate::shared::lock::LockMode;
@@ -66,7 +66,7 @@ impl<'a> Target<'a> {
     }
 
     /// Which line it has. Leases on all keys that begin alike cannot be told apart: they are those of the whole cache.
-    pub(super) fn hash(self, cache: u64) -> KeyHash {
+    pub(super) fn hash(self, cache: u64) -> DependencyHash {
         let (kind, name) = match self {
             Target::Prefix(_) => Target::All.parts(),
             target => target.parts(),

@@ -108,6 +108,14 @@ impl SlotIdentity {
     }
 }
 
+/// A piece of the caches' memory, in the order in which they lie there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Piece {
+    /// Where it starts, from the start of the caches' memory.
+    pub(super) offset_bytes: usize,
+    pub(super) bytes: usize,
+}
+
 /// What is known of the last image of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "extension"), allow(dead_code))]
@@ -134,6 +142,12 @@ pub(super) struct ImageWords {
 impl ImageWords {
     pub(super) fn persists(&self) -> bool {
         self.persists.get() != 0
+    }
+
+    /// It does not persist, and has no image.
+    fn clear(&self) {
+        self.set_persists(false);
+        self.set_saved(SavedImage::default());
     }
 
     pub(super) fn set_persists(&self, persists: bool) {
@@ -203,31 +217,33 @@ impl CacheSlot {
     }
 
     /// Fills a free slot in, for the one backend that creates a cache there. Ends with the phase.
-    pub(super) fn begin(&self, identity: SlotIdentity, (offset, bytes): (usize, usize)) -> Life {
+    pub(super) fn begin(&self, identity: SlotIdentity, memory: Piece) -> Life {
         let SlotIdentity { database, owner, definition, name } = identity;
         let (life, phase) = self.now();
         debug_assert_eq!(phase, Phase::Free);
-        self.offset.set(offset as u64);
-        self.bytes.set(bytes as u64);
+        self.set_memory(memory);
         self.database.set(database);
         self.owner.set(owner);
         self.definition.set(definition);
         self.rename(name);
-        self.image.set_persists(false);
-        self.image.set_saved(SavedImage::default());
+        self.image.clear();
         self.set(life, Phase::BeingCreated);
         life
     }
 
     /// Ends a life and begins the next with the same cache, in another place: for the one backend that moves it, under
-    /// the catalog's exclusive lock. The offset is that of the new place, the bytes are those of both until
+    /// the catalog's exclusive lock. `both` begins where the new place does and ends where the old one does, until
     /// [`CacheSlot::end_move`].
-    pub(super) fn begin_again(&self, life: Life, (offset, bytes): (usize, usize)) -> Life {
+    pub(super) fn begin_again(&self, life: Life, both: Piece) -> Life {
         let next = life.next();
         self.set(next, Phase::BeingCreated);
-        self.offset.set(offset as u64);
-        self.bytes.set(bytes as u64);
+        self.set_memory(both);
         next
+    }
+
+    fn set_memory(&self, Piece { offset_bytes, bytes }: Piece) {
+        self.offset.set(offset_bytes as u64);
+        self.bytes.set(bytes as u64);
     }
 
     /// The cache is in its new place.
@@ -249,9 +265,9 @@ impl CacheSlot {
         self.database.set(NO_DATABASE);
     }
 
-    /// Offset and bytes of its memory.
-    pub(super) fn memory(&self) -> (usize, usize) {
-        (self.offset.get() as usize, self.bytes.get() as usize)
+    /// Where its memory is.
+    pub(super) fn memory(&self) -> Piece {
+        Piece { offset_bytes: self.offset.get() as usize, bytes: self.bytes.get() as usize }
     }
 
     /// OID of its database.
@@ -297,6 +313,10 @@ mod tests {
         }
     }
 
+    fn piece(offset_bytes: usize, bytes: usize) -> Piece {
+        Piece { offset_bytes, bytes }
+    }
+
     fn identity(name: &str) -> SlotIdentity {
         SlotIdentity { database: 5, owner: 10, definition: 0, name: Name::new(name).expect("a good name") }
     }
@@ -304,7 +324,7 @@ mod tests {
     #[test]
     fn a_handle_is_of_its_own_life_only_and_through_a_drop_that_fails() {
         let slot = slot();
-        let life = slot.begin(identity("cache"), (4096, 8192));
+        let life = slot.begin(identity("cache"), piece(4096, 8192));
         assert!(!slot.is_of(life), "nobody can have it yet");
         slot.set(life, Phase::Live);
         assert!(slot.is_of(life));
@@ -316,10 +336,10 @@ mod tests {
         slot.set(life, Phase::BeingDropped);
         slot.end(life);
         assert!(!slot.is_of(life));
-        let next = slot.begin(identity("cache"), (0, 1));
+        let next = slot.begin(identity("cache"), piece(0, 1));
         slot.set(next, Phase::Live);
         assert!(slot.is_of(next) && !slot.is_of(life), "the next cache passed for the one before");
-        let moved = slot.begin_again(next, (4096, 1));
+        let moved = slot.begin_again(next, piece(4096, 1));
         slot.end_move(moved, 1);
         assert!(slot.is_of(moved) && !slot.is_of(next), "a handle of the old place passed for one of the new");
     }
@@ -337,7 +357,7 @@ mod tests {
     fn names_have_from_1_to_63_bytes_and_come_back_as_they_were() {
         for name in ["c", &"n".repeat(63), "Ä b\"c'd"] {
             let slot = slot();
-            slot.begin(identity(name), (0, 0));
+            slot.begin(identity(name), piece(0, 0));
             assert_eq!(String::from(slot.name()), name);
             assert!(slot.name() == Name::new(name).expect("a good name"));
         }

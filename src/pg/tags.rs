@@ -10,7 +10,7 @@ use super::catalog::Catalog;
 use super::invalidations::{self, Target};
 use super::snapshot::ActiveSnapshot;
 use super::stored::Dependency;
-use crate::rings::key::KeyHash;
+use crate::rings::key::DependencyHash;
 use crate::rings::table::Rings;
 
 /// What the running statement may make of a value.
@@ -35,7 +35,7 @@ pub(super) enum Of {
 
 /// What a line says to the running statement; `None` if it does not tell, or has publications whose end the statement
 /// does not see.
-pub(super) fn settled(rings: &Rings, key: KeyHash) -> Option<Dependency> {
+pub(super) fn settled(rings: &Rings, key: DependencyHash) -> Option<Dependency> {
     let line = rings.line_of(key);
     let definitions = rings.definitions(line)?;
     let publications = rings.ver(&ActiveSnapshot::get()?, line, definitions)?.get();

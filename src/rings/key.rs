@@ -45,7 +45,7 @@ pub enum DependencyKey<'a> {
 
 impl DependencyKey<'_> {
     /// The key's hash: XXH3 with a fixed seed.
-    pub fn hash(&self) -> KeyHash {
+    pub fn hash(&self) -> DependencyHash {
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         let words: [u64; 3] = match *self {
             DependencyKey::Relation { database, relation } => [1, pair(database, relation), 0],
@@ -54,15 +54,15 @@ impl DependencyKey<'_> {
             DependencyKey::Roles => [4, 0, 0],
             DependencyKey::Tag { cache, tag } => [5, cache, xxh3_64_with_seed(tag, SEED)],
         };
-        KeyHash(xxh3_64_with_seed(bytemuck::bytes_of(&words.map(u64::to_le)), SEED))
+        DependencyHash(xxh3_64_with_seed(bytemuck::bytes_of(&words.map(u64::to_le)), SEED))
     }
 }
 
 /// A dependency key's hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct KeyHash(pub(super) u64);
+pub struct DependencyHash(pub(super) u64);
 
-impl KeyHash {
+impl DependencyHash {
     /// The number, as a line notes it.
     pub fn get(self) -> u64 {
         self.0
@@ -98,7 +98,7 @@ mod tests {
     fn hashes_are_the_same_in_every_build() {
         assert_eq!(
             DependencyKey::Relation { database: 5, relation: 16_384 }.hash(),
-            KeyHash(11_347_951_516_510_524_100)
+            DependencyHash(11_347_951_516_510_524_100)
         );
     }
 }

@@ -37,7 +37,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::key::KeyHash;
+use super::key::DependencyHash;
 use super::word::SharedWord;
 use super::xid::{FullXid, Snapshot};
 use crate::engine::memory::region::region_struct;
@@ -139,7 +139,7 @@ impl Publications {
 ///
 /// To be called before the transaction's commit record, or before it is prepared. Cannot fail and does not allocate;
 /// waits for other publishers as the head of this file says.
-pub fn publish<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L, key: KeyHash, xid: FullXid) {
+pub fn publish<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L, key: DependencyHash, xid: FullXid) {
     let count = enter(line);
     let slot = &line.ring()[(count % SLOTS as u64) as usize];
     // An exchange, so that a mark is either on what leaves the slot or comes too late. Acquire: pairs with the release
@@ -222,9 +222,9 @@ pub fn publications<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) -> Public
 }
 
 /// Whose publication was the last; `None` before the first. It may be one that is just being made.
-pub fn last_key<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) -> Option<KeyHash> {
+pub fn last_key<const SLOTS: usize, L: LineWords<SLOTS>>(line: &L) -> Option<DependencyHash> {
     // Acquire: where there is a publication, so is its key.
-    (line.progress().load(Acquire) >> 1 != 0).then(|| KeyHash(line.last_key().load(Relaxed)))
+    (line.progress().load(Acquire) >> 1 != 0).then(|| DependencyHash(line.last_key().load(Relaxed)))
 }
 
 /// What a line says at one moment.
@@ -319,7 +319,7 @@ mod tests {
             last_key: Word64::default(),
             ring: Default::default(),
         };
-        published.into_iter().for_each(|id| publish(&line, KeyHash(id), xid(id)));
+        published.into_iter().for_each(|id| publish(&line, DependencyHash(id), xid(id)));
         line
     }
 
@@ -341,8 +341,8 @@ mod tests {
     fn who_sees_the_newest_sees_all_that_left_the_ring_after_they_ended() {
         let line = line(20..30);
         mark_ended(&line, |id| id < xid(22));
-        publish(&line, KeyHash(0), xid(30));
-        publish(&line, KeyHash(0), xid(31));
+        publish(&line, DependencyHash(0), xid(30));
+        publish(&line, DependencyHash(0), xid(31));
         const NEWEST: &[u64] = &[22, 23, 24, 25, 26, 27, 28, 29, 30, 31];
         assert_eq!(count(&line, 15, NEWEST), Some(12));
         assert_eq!(count(&line, 15, &NEWEST[..9]), None, "its xmin does not tell whether it sees the first two");
@@ -372,7 +372,7 @@ mod tests {
         let line = line(20..30);
         mark_ended(&line, |id| {
             if id == xid(20) {
-                publish(&line, KeyHash(0), xid(30));
+                publish(&line, DependencyHash(0), xid(30));
             }
             id == xid(20)
         });

@@ -26,7 +26,7 @@
 //! A reader: its snapshot; of each line [`Rings::definitions`], before it plans; then [`Rings::ver`].
 
 use super::definitions::{self, Definitions};
-use super::key::KeyHash;
+use super::key::DependencyHash;
 use super::line::{self, Line, Publications};
 use super::reader;
 use super::switch::{self, State};
@@ -39,7 +39,7 @@ const MAX_LINES: u32 = 1 << 24;
 
 region_struct! {
     /// The header and the switch.
-    struct Header: 128 bytes, align 64 {
+    struct RingsHeader: 128 bytes, align 64 {
         /// Also the version of the layout; stored last.
         magic: Word64,
         line_count: Word64,
@@ -111,8 +111,8 @@ impl LineIndex {
     }
 
     /// A hash that names this line and stands for no key: of publications whose keys nobody has noted.
-    pub fn hash(self) -> KeyHash {
-        KeyHash(u64::from(self.0))
+    pub fn hash(self) -> DependencyHash {
+        DependencyHash(u64::from(self.0))
     }
 }
 
@@ -126,7 +126,7 @@ pub struct Rings {
 impl Rings {
     /// Bytes of a region for so many lines: 128 for each, and 128.
     pub const fn region_bytes(lines: LineCount) -> usize {
-        size_of::<Header>() + lines.0 as usize * size_of::<Line>()
+        size_of::<RingsHeader>() + lines.0 as usize * size_of::<Line>()
     }
 
     /// Makes lines in a region, without publications and turned off. Nobody else may use the region yet.
@@ -138,7 +138,7 @@ impl Rings {
         let bytes = Rings::region_bytes(lines);
         assert!(bytes <= region.len_bytes(), "{} lines take {bytes} bytes: {region:?}", lines.0);
         region.zero(0, bytes);
-        let header: &Header = region.at(0);
+        let header: &RingsHeader = region.at(0);
         header.line_count.set(u64::from(lines.0));
         // Release: who finds the magic number finds the rest.
         header.magic.store_release(MAGIC);
@@ -152,10 +152,10 @@ impl Rings {
     /// If nothing was formatted there, or the region is too short for it.
     pub fn open(region: Region) -> Result<Rings, OpenError> {
         let found = region.len_bytes();
-        if found < size_of::<Header>() {
-            return Err(OpenError::Bytes { found, expected: size_of::<Header>() });
+        if found < size_of::<RingsHeader>() {
+            return Err(OpenError::Bytes { found, expected: size_of::<RingsHeader>() });
         }
-        let header: &Header = region.at(0);
+        let header: &RingsHeader = region.at(0);
         let magic = header.magic.load_acquire();
         if magic != MAGIC {
             return Err(OpenError::Magic(magic));
@@ -174,24 +174,24 @@ impl Rings {
 
     /// The line of a key.
     #[inline]
-    pub fn line_of(&self, key: KeyHash) -> LineIndex {
+    pub fn line_of(&self, key: DependencyHash) -> LineIndex {
         LineIndex(key.get() as u32 & (self.lines.0 - 1))
     }
 
     #[inline]
     fn line(&self, index: LineIndex) -> &Line {
         let index = (index.0 & (self.lines.0 - 1)) as usize;
-        self.region.at(size_of::<Header>() + index * size_of::<Line>())
+        self.region.at(size_of::<RingsHeader>() + index * size_of::<Line>())
     }
 
     #[inline]
     fn tags(&self) -> &Word64 {
-        &self.region.at::<Header>(0).tags
+        &self.region.at::<RingsHeader>(0).tags
     }
 
     #[inline]
     fn relations(&self) -> &Word64 {
-        &self.region.at::<Header>(0).relations
+        &self.region.at::<RingsHeader>(0).relations
     }
 
     fn renew_all(&self) {
@@ -241,7 +241,7 @@ impl Rings {
     }
 
     /// Publishes that a transaction has written what a key stands for, and says in which line: see [`line::publish`].
-    pub fn publish(&self, key: KeyHash, xid: FullXid) -> LineIndex {
+    pub fn publish(&self, key: DependencyHash, xid: FullXid) -> LineIndex {
         let index = self.line_of(key);
         line::publish(self.line(index), key, xid);
         index
@@ -274,7 +274,7 @@ impl Rings {
 
     /// The key whose publication was the last in a line; `None` before the first. For people who look: the number may
     /// be of a publication that is just being made.
-    pub fn last_key(&self, index: LineIndex) -> Option<KeyHash> {
+    pub fn last_key(&self, index: LineIndex) -> Option<DependencyHash> {
         line::last_key(self.line(index))
     }
 
@@ -341,7 +341,7 @@ mod tests {
         LineCount::new(count).expect("a power of two")
     }
 
-    fn relation(relation: u32) -> KeyHash {
+    fn relation(relation: u32) -> DependencyHash {
         DependencyKey::Relation { database: 5, relation }.hash()
     }
 
@@ -354,7 +354,7 @@ mod tests {
         let region = Region::leaked(Rings::region_bytes(lines(64)));
         let rings = Rings::format(region, lines(64));
         rings.turn_on(|| xid(100));
-        let keys: Vec<KeyHash> = (0..200).map(relation).collect();
+        let keys: Vec<DependencyHash> = (0..200).map(relation).collect();
         for (key, id) in keys.iter().zip(100..) {
             assert_eq!(rings.publish(*key, xid(id)), rings.line_of(*key));
             rings.mark_ended(rings.line_of(*key), xid(id));
@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(Rings::open(region.part(0, 576)).err(), Some(short));
         let none = OpenError::Bytes { found: 64, expected: 128 };
         assert_eq!(Rings::open(region.part(0, 64)).err(), Some(none));
-        region.at::<Header>(0).line_count.set(3);
+        region.at::<RingsHeader>(0).line_count.set(3);
         assert_eq!(Rings::open(region).err(), Some(OpenError::LineCount(3)));
         for count in [0, 3, MAX_LINES * 2] {
             assert_eq!(LineCount::new(count), Err(LineCountError(count)));

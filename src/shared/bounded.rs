@@ -31,12 +31,12 @@ pub enum Fetched {
 }
 
 /// Room of the caller's, filled from its start.
-struct Room<'a> {
+struct CallerRoom<'a> {
     room: &'a mut [MaybeUninit<u8>],
     filled: usize,
 }
 
-impl ValueBuffer for Room<'_> {
+impl ValueBuffer for CallerRoom<'_> {
     fn take_words(&mut self, words: &[Word64], len_bytes: usize) -> bool {
         self.filled = len_bytes;
         // Words are copied whole, so the room has to be a multiple of eight.
@@ -87,7 +87,7 @@ impl<L: Locks> SharedCache<L> {
     /// As [`SharedCache::get_within`], with the version of a value that was copied, by which it can be recognised later.
     #[inline]
     pub fn get_within_versioned(&self, key: &[u8], room: &mut [MaybeUninit<u8>]) -> (Fetched, Option<Version>) {
-        let mut room = Room { room, filled: 0 };
+        let mut room = CallerRoom { room, filled: 0 };
         match self.look_up(self.key(key), Use::Counted, &mut room) {
             Lookup::Hit(version) => (Fetched::Copied(room.filled), Some(version)),
             Lookup::Miss => (Fetched::Absent, None),
@@ -97,7 +97,7 @@ impl<L: Locks> SharedCache<L> {
 
     /// As [`SharedCache::get_within`], but updates neither the statistics nor the order of eviction.
     pub fn peek_within(&self, key: &[u8], room: &mut [MaybeUninit<u8>]) -> Fetched {
-        let mut room = Room { room, filled: 0 };
+        let mut room = CallerRoom { room, filled: 0 };
         match self.look_up(self.key(key), Use::None, &mut room) {
             Lookup::Hit(_) => Fetched::Copied(room.filled),
             Lookup::Miss => Fetched::Absent,
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::engine::config::Config;
     use crate::engine::evicted::Evicted;
-    use crate::engine::partition::LARGE_VALUE_BYTES;
+    use crate::engine::large::LARGE_VALUE_BYTES;
     use crate::engine::policy::Policy;
     use crate::shared::drains::Drained;
 

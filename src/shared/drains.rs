@@ -8,7 +8,7 @@ use super::lock::Locks;
 use super::resources::PinGuard;
 use crate::engine::counters::Removal;
 use crate::engine::evicted::Evicted;
-use crate::engine::partition::{Collect, Popped, PushError, Unfinished};
+use crate::engine::outcomes::{Collect, Popped, PushError, Unfinished};
 use crate::engine::work::Work;
 
 /// Entries that a batch has, at most.
@@ -47,7 +47,11 @@ impl<L: Locks> SharedCache<L> {
         }
     }
 
-    /// Removes every entry and says how many there were, expired ones included. Entries added meanwhile go or stay.
+    /// Removes every entry and says how many went, expired ones included.
+    ///
+    /// No value that was there at the start is there at the end, whatever is used, pinned or leased meanwhile. Who has one
+    /// pinned reads on; a write-back that is finished says `false`; what only the cache had is lost to the store behind it.
+    /// Values stored meanwhile go or stay, those that loads bring included.
     pub fn clear(&self) -> u64 {
         self.clear_in_steps(|| ())
     }
@@ -230,6 +234,8 @@ mod tests {
     use super::*;
     use crate::engine::config::Config;
     use crate::engine::policy::Policy;
+    use crate::shared::inspect::InFlight;
+    use crate::shared::take_out::TakeOutStep;
 
     #[test]
     fn a_clear_leaves_nothing_that_was_there_whatever_is_used_and_stored_meanwhile() {
@@ -245,6 +251,32 @@ mod tests {
             assert!(steps > 5001, "{policy}: too few steps for anything to come between");
             let there: Vec<u32> = (0..5000u32).filter(|key| cache.contains(&key.to_be_bytes())).collect();
             assert!(there.is_empty(), "{policy}: {there:?}");
+            cache.validate().unwrap();
+        }
+    }
+    #[test]
+    fn a_clear_leaves_nothing_that_a_reader_has_pinned_or_a_worker_leased_meanwhile() {
+        for policy in Policy::ALL {
+            let cache = SharedCache::shared_mapping(&Config::bytes(4 << 20).partitions(1).policy(policy)).unwrap();
+            (0..5000u32).for_each(|key| _ = cache.put(&key.to_be_bytes(), b"v").unwrap());
+            let (mut steps, mut leased) = (5000u32, None);
+            let read = cache.with(&4998u32.to_be_bytes(), |pinned| {
+                cache.clear_in_steps(|| {
+                    cache.put(&steps.to_be_bytes(), b"new").unwrap();
+                    steps += 1;
+                    if leased.is_none() {
+                        let entry = cache.iter().find(|entry| entry.key == 4999u32.to_be_bytes()).expect("used last");
+                        leased = Some(cache.lease_entry(entry.id, &mut Vec::new()));
+                    }
+                });
+                pinned.to_vec()
+            });
+            assert_eq!(read.as_deref(), Some(&b"v"[..]), "{policy}");
+            let there: Vec<u32> = (0..5000u32).filter(|key| cache.contains(&key.to_be_bytes())).collect();
+            assert!(there.is_empty(), "{policy}: {there:?}");
+            let Some(TakeOutStep::Yours(guard)) = leased else { panic!("{policy}: nobody else has it") };
+            assert!(!guard.finish(), "{policy}: it is gone");
+            assert_eq!(cache.in_flight(), InFlight::default(), "{policy}");
             cache.validate().unwrap();
         }
     }

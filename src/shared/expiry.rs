@@ -15,7 +15,7 @@ use crate::engine::config::checked_ttl_ms;
 use crate::engine::config_error::ConfigError;
 use crate::engine::header::{LiveSettings, live_settings};
 use crate::engine::moment::{MAX_TTL_MS, Moment};
-use crate::engine::partition::PushError;
+use crate::engine::outcomes::PushError;
 pub use crate::engine::sweep::SweepReport;
 use crate::engine::work::Work;
 
@@ -173,12 +173,13 @@ mod tests {
     use crate::engine::config::Config;
     use crate::engine::evicted::Evicted;
     use crate::engine::index::optimistic::PlacementHint;
-    use crate::engine::partition::Put;
+    use crate::engine::outcomes::Put;
     use crate::engine::policy::Policy;
     use crate::shared::bounded::Fetched;
     use crate::shared::drains::Drained;
     use crate::shared::multi_get::Found;
     use crate::shared::robust_locks::RobustLocks;
+    use crate::shared::scan::SnapshotOf;
     use crate::shared::write_back::{Concurrency, Condition, LoadStep, StoreStep};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -226,7 +227,7 @@ mod tests {
                     let mut scanned = Vec::new();
                     (0..2).for_each(|partition| {
                         let cursor = crate::shared::scan::Cursor::from_u64(partition << 32);
-                        cache.scan(cursor, 5, true, &mut scanned);
+                        cache.scan(cursor, 5, SnapshotOf::KeysAndValues, &mut scanned);
                     });
                     [
                         cache.get(b"key", &mut out),

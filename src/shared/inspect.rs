@@ -1,4 +1,4 @@
-//! What a cache says of itself, and compaction.
+//! What a cache says of itself: reports, counts, checks; and compaction.
 //!
 //! Each step takes one partition's lock, in shared mode but for compaction, for a bounded time; a check of a whole
 //! partition takes as long as the partition is large, and holds the lock in shared mode.
@@ -19,14 +19,44 @@ pub const AGE_GROUPS: usize = 33;
 /// Entries or buckets that are looked at under one hold of a lock.
 const STEP: usize = 4096;
 
+/// What workers have under way in a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// Entries being written back.
+    pub writes: u64,
+    /// Keys being loaded.
+    pub loads: u64,
+    /// Entries that readers have pinned.
+    pub pins: u64,
+}
+
+impl InFlight {
+    /// All together.
+    pub fn total(self) -> u64 {
+        self.writes + self.loads + self.pins
+    }
+}
+
 impl<L: Locks> SharedCache<L> {
+    /// What is under way in the whole cache. Costs a walk over it.
+    pub fn in_flight(&self) -> InFlight {
+        let mut sum = InFlight::default();
+        for index in 0..self.partition_count() {
+            let (loads, writes) = self.shared(index, |partition| partition.lease_counts());
+            sum.loads += u64::from(loads);
+            sum.writes += u64::from(writes);
+            sum.pins += self.pinned_in(index);
+        }
+        sum
+    }
+
     /// Entries, removed ones included, that some reader of any process has pinned. Costs a walk over all entries.
     pub fn pinned(&self) -> u64 {
         (0..self.partition_count()).map(|index| self.pinned_in(index)).sum()
     }
 
     /// As [`SharedCache::pinned`], of one partition.
-    pub(super) fn pinned_in(&self, index: usize) -> u64 {
+    fn pinned_in(&self, index: usize) -> u64 {
         let (mut sum, mut from) = (0, Some(EntryIndex::NONE));
         while let Some(start) = from {
             let (count, next) = self.shared(index, |partition| partition.count_pinned(start, STEP));

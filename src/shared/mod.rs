@@ -19,6 +19,7 @@
 //! private       a cache of one thread and one handle
 //! resets        whether entries were lost
 //! inspect       reports, checks, compaction
+//! lease         what its guards and those of `take_out` have in common
 //! write_back    a cache before a store: versions, single loads, write-backs in two phases
 //! take_out      its entries taken out by many workers at once, each by one
 //! ```
@@ -31,6 +32,7 @@ pub mod drains;
 pub mod expiry;
 pub(crate) mod image;
 pub mod inspect;
+mod lease;
 pub mod lock;
 pub mod multi_get;
 pub mod open;

@@ -15,7 +15,7 @@ use crate::engine::config::{Config, Resolved};
 use crate::engine::evicted::Evicted;
 use crate::engine::hash::KeyHash;
 use crate::engine::ids::EntryIndex;
-use crate::engine::partition::{PushError, Put};
+use crate::engine::outcomes::{PushError, Put};
 
 /// The cache; it hands out no handle of its own.
 pub(crate) struct PrivateCache {

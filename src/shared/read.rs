@@ -294,15 +294,25 @@ impl<L: Locks> SharedCache<L> {
             Locked::NoRoom(len) => Lookup::NoRoom(len),
             Locked::Large(pin, version) => {
                 let guard = PinGuard::new(self, index, pin);
-                let len = self.read_pinned(index, |unlocked| unlocked.value_len(pin.entry));
-                if !buffer.make_room(len) {
-                    return Lookup::NoRoom(len);
-                }
-                self.read_pinned(index, |unlocked| unlocked.copy_parts(pin.entry, |part| buffer.take_part(part)));
+                let copied = self.copy_pinned(index, pin, buffer);
                 drop(guard);
-                Lookup::Hit(version)
+                match copied {
+                    Ok(()) => Lookup::Hit(version),
+                    Err(len) => Lookup::NoRoom(len),
+                }
             }
         }
+    }
+
+    /// Copies a value without a lock, which the caller's pin keeps. Where the buffer has no room, that many bytes are the
+    /// error.
+    pub(super) fn copy_pinned<B: ValueBuffer>(&self, index: usize, pin: Pin, buffer: &mut B) -> Result<(), usize> {
+        let len = self.read_pinned(index, |unlocked| unlocked.value_len(pin.entry));
+        if !buffer.make_room(len) {
+            return Err(len);
+        }
+        self.read_pinned(index, |unlocked| unlocked.copy_parts(pin.entry, |part| buffer.take_part(part)));
+        Ok(())
     }
 
     /// The key as it was seen without the lock, if that sufficed: with a value, or without.
@@ -385,9 +395,7 @@ impl<L: Locks> SharedCache<L> {
         if let Some(value) = self.read_pinned(index, |unlocked| unlocked.value_in_place(pin.entry)) {
             return Some(read(value));
         }
-        let len = self.read_pinned(index, |unlocked| unlocked.value_len(pin.entry));
-        copied.try_reserve_exact(len).expect("memory for a value");
-        self.read_pinned(index, |unlocked| unlocked.copy_parts(pin.entry, |part| copied.extend_from_slice(part)));
+        self.copy_pinned(index, pin, &mut Appended::to(&mut copied)).expect("memory for a value");
         drop(guard);
         Some(read(&copied))
     }

@@ -69,6 +69,15 @@ pub struct EntrySnapshot {
     pub expires: Option<SystemTime>,
 }
 
+/// What a walk copies of each entry, beside what is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotOf {
+    /// The key.
+    Keys,
+    /// The key and the value.
+    KeysAndValues,
+}
+
 /// Iterates over all entries; see [`SharedCache::iter`].
 ///
 /// `C` is any way to hold on to a cache: a reference, or an `Rc`.
@@ -76,14 +85,23 @@ pub struct EntrySnapshot {
 pub struct Entries<C> {
     cache: C,
     cursor: Option<Cursor>,
-    with_values: bool,
+    of: SnapshotOf,
     batch: std::vec::IntoIter<EntrySnapshot>,
 }
 
 impl<C> Entries<C> {
-    /// A walk from the first entry on.
-    pub fn over(cache: C, with_values: bool) -> Self {
-        Entries { cache, cursor: Some(Cursor::START), with_values, batch: Vec::new().into_iter() }
+    /// A walk from the first entry on, without the values.
+    pub fn keys(cache: C) -> Self {
+        Self::over(cache, SnapshotOf::Keys)
+    }
+
+    /// A walk from the first entry on, with the values.
+    pub fn with_values(cache: C) -> Self {
+        Self::over(cache, SnapshotOf::KeysAndValues)
+    }
+
+    fn over(cache: C, of: SnapshotOf) -> Self {
+        Entries { cache, cursor: Some(Cursor::START), of, batch: Vec::new().into_iter() }
     }
 }
 
@@ -97,7 +115,7 @@ impl<L: Locks, C: Deref<Target = SharedCache<L>>> Iterator for Entries<C> {
                 return Some(entry);
             }
             let mut batch = Vec::with_capacity(BATCH);
-            self.cursor = self.cache.scan(self.cursor?, BATCH, self.with_values, &mut batch);
+            self.cursor = self.cache.scan(self.cursor?, BATCH, self.of, &mut batch);
             self.batch = batch.into_iter();
         }
     }
@@ -106,23 +124,17 @@ impl<L: Locks, C: Deref<Target = SharedCache<L>>> Iterator for Entries<C> {
 impl<L: Locks> SharedCache<L> {
     /// All entries, without their values. No lock is held between steps.
     pub fn iter(&self) -> Entries<&Self> {
-        Entries::over(self, false)
+        Entries::keys(self)
     }
 
     /// All entries with their values.
     pub fn iter_with_values(&self) -> Entries<&Self> {
-        Entries::over(self, true)
+        Entries::with_values(self)
     }
 
     /// One step of a walk: looks at up to `limit` entries (at least one, if any is left in the partition), appends those
     /// that have not expired to `out` and says where to go on; `None` after the last.
-    pub fn scan(
-        &self,
-        cursor: Cursor,
-        limit: usize,
-        with_values: bool,
-        out: &mut Vec<EntrySnapshot>,
-    ) -> Option<Cursor> {
+    pub fn scan(&self, cursor: Cursor, limit: usize, of: SnapshotOf, out: &mut Vec<EntrySnapshot>) -> Option<Cursor> {
         let index = cursor.partition();
         if index >= self.partition_count() {
             return None;
@@ -133,7 +145,7 @@ impl<L: Locks> SharedCache<L> {
             for _ in 0..limit.max(1) {
                 let entry = partition.walk(from)?;
                 if !partition.has_expired(entry, &|| *now) {
-                    out.push(self.snapshot(partition, index, entry, with_values));
+                    out.push(self.snapshot(partition, index, entry, of));
                 }
                 from = EntryIndex(entry.0 + 1);
             }
@@ -151,7 +163,7 @@ impl<L: Locks> SharedCache<L> {
         self.shared(index, |partition| {
             let entry = partition.resolve(entry, id.generation().get())?;
             let is_there = !partition.has_expired(entry, &|| self.now());
-            is_there.then(|| self.snapshot(partition, index, entry, true))
+            is_there.then(|| self.snapshot(partition, index, entry, SnapshotOf::KeysAndValues))
         })
     }
 
@@ -166,9 +178,9 @@ impl<L: Locks> SharedCache<L> {
         EntryId::new(entry.0 * self.partition_count() as u32 + index as u32, generation)
     }
 
-    fn snapshot(&self, partition: &Partition, index: usize, entry: EntryIndex, with_value: bool) -> EntrySnapshot {
+    fn snapshot(&self, partition: &Partition, index: usize, entry: EntryIndex, of: SnapshotOf) -> EntrySnapshot {
         let info = partition.info(entry);
-        let value = with_value.then(|| {
+        let value = (of == SnapshotOf::KeysAndValues).then(|| {
             let mut value = Vec::with_capacity(info.value_len);
             partition.copy_parts(entry, |part| value.extend_from_slice(part));
             value

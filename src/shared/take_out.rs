@@ -1,7 +1,7 @@
-//! Entries that many workers take out of a cache at the same time, each by one of them.
+//! Entries that are taken out of a cache by their id: by one worker, or by many at the same time, each by one of them.
 //!
 //! Invariants:
-//! - Who takes an entry out has a lease on its key, as for a write-back: no other worker takes it, evicts it, loads or
+//! - Who takes an entry out beside others has a lease on its key, as for a write-back: no other worker takes it, evicts it, loads or
 //!   writes its key. Readers find it, and it may be changed.
 //! - The entry goes when the lease is finished, and only with the value that was handed out. A lease that ends otherwise (an
 //!   error that unwinds, an exit callback, a death that others notice) leaves the entry as it was, for the next.
@@ -13,11 +13,12 @@
 use std::fmt;
 
 use super::cache::SharedCache;
+use super::lease::LeaseGuard;
 use super::lock::Locks;
-use super::write_back::{Blocked, LeaseGuard};
+use super::write_back::Blocked;
 use crate::engine::flight::version::Version;
 use crate::engine::ids::EntryId;
-use crate::engine::partition::TakeOutcome;
+use crate::engine::write_back::TakeOutcome;
 
 /// The right to an entry that is to leave the cache.
 ///
@@ -44,15 +45,8 @@ impl<L: Locks> TakeOutGuard<'_, L> {
     /// Says that the value is where it belongs. `true` if the entry has gone; `false` if its value was changed meanwhile,
     /// so that it stays; or if the guard is none any more: given back by [`SharedCache::release_all`], or inherited over
     /// `fork`.
-    pub fn finish(mut self) -> bool {
-        let guard = &mut self.guard;
-        if !guard.is_held() {
-            return false;
-        }
-        let (lease, version) = (guard.lease, self.version);
-        let gone = guard.cache.exclusive(guard.partition, |partition| partition.finish_take_out(lease, version));
-        guard.set_ended();
-        gone
+    pub fn finish(self) -> bool {
+        self.guard.finish(|partition, lease| partition.finish_take_out(lease, self.version))
     }
 }
 
@@ -86,5 +80,29 @@ impl<L: Locks> SharedCache<L> {
             TakeOutcome::Taken => TakeOutStep::Taken,
             TakeOutcome::TableFull => TakeOutStep::TooMany(Blocked { partition: index, completed }),
         }
+    }
+
+    /// The value of the entry with this id, its version, and whether it is dirty; `None` if the entry is gone. No use of
+    /// the entry.
+    pub fn value_of(&self, id: EntryId, out: &mut Vec<u8>) -> Option<(Version, bool)> {
+        let (index, entry) = self.place_of(id);
+        self.shared(index, |partition| {
+            let entry = partition.resolve(entry, id.generation().get())?;
+            if partition.has_expired(entry, &|| self.now()) {
+                return None;
+            }
+            out.clear();
+            partition.copy_parts(entry, |part| out.extend_from_slice(part));
+            Some((partition.version_of_entry(entry), partition.is_dirty(entry)))
+        })
+    }
+
+    /// Removes the entry with this id if it has this version; `false` if not.
+    pub fn take_out(&self, id: EntryId, version: Version) -> bool {
+        let (index, entry) = self.place_of(id);
+        self.exclusive(index, |partition| {
+            let found = partition.resolve(entry, id.generation().get());
+            found.is_some_and(|entry| partition.remove_if(entry, version))
+        })
     }
 }

@@ -10,14 +10,17 @@
 use super::cache::SharedCache;
 use super::expiry::Expiry;
 use super::lock::Locks;
+use super::read::Appended;
 use super::resources::{HeldResource, PinGuard, Registration};
 use crate::engine::counters::Removal;
-use crate::engine::entry::payload::Lengths;
+use crate::engine::entry::lengths::Lengths;
 use crate::engine::entry::record::Pin;
 use crate::engine::evicted::{Evicted, OnEvict};
 use crate::engine::flight::version::Version;
 use crate::engine::hash::Key;
-use crate::engine::partition::{LARGE_VALUE_BYTES, Partition, PushError, Put, Unfinished};
+use crate::engine::large::LARGE_VALUE_BYTES;
+use crate::engine::outcomes::{PushError, Put, Unfinished};
+use crate::engine::partition::Partition;
 use crate::engine::work::Work;
 
 /// What became of a large value that was complete.
@@ -358,9 +361,7 @@ impl<L: Locks> SharedCache<L> {
         })?;
         if let Some(pin) = large {
             let guard = PinGuard::new(self, index, pin);
-            let len = self.read_pinned(index, |unlocked| unlocked.value_len(pin.entry));
-            value.try_reserve_exact(len).expect("memory for a value");
-            self.read_pinned(index, |unlocked| unlocked.copy_parts(pin.entry, |part| value.extend_from_slice(part)));
+            self.copy_pinned(index, pin, &mut Appended::to(&mut value)).expect("memory for a value");
             drop(guard);
             self.free_large(index);
         }

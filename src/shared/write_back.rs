@@ -10,64 +10,28 @@
 //!
 //! Locking: one partition at a time, as everywhere; nothing of the caller's runs under it. Write-backs and loads are guards:
 //! dropped without having been finished, as by an error that unwinds, they are undone.
+//!
+//! Not here: what the guards have in common (`lease`), entries that are taken out (`take_out`).
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use super::cache::SharedCache;
+use super::lease::LeaseGuard;
 use super::lock::Locks;
 use super::process::is_alive;
-use super::resources::{HeldResource, Registration, thread_holds_something};
+use super::resources::thread_holds_something;
 use crate::engine::evicted::{Evicted, OnEvict};
 pub use crate::engine::flight::inflight::Concurrency;
-use crate::engine::flight::inflight::LeaseId;
 use crate::engine::flight::version::Version;
 use crate::engine::hash::KeyHash;
-use crate::engine::ids::{EntryId, EntryIndex};
-use crate::engine::partition::{Expected, LoadOutcome, Partition, PushError, Put, StoreOutcome, WriteBack};
+use crate::engine::outcomes::{PushError, Put};
+use crate::engine::partition::Partition;
 use crate::engine::work::Work;
+use crate::engine::write_back::{Expected, LoadOutcome, StoreOutcome, WriteBack};
 
 /// How long to wait before looking again, whatever is known of the others.
 const WAIT_SLICE: Duration = Duration::from_millis(20);
-
-/// A lease that is given back when this drops. Belongs to the thread that made it.
-pub(super) struct LeaseGuard<'a, L: Locks> {
-    pub(super) cache: &'a SharedCache<L>,
-    pub(super) partition: usize,
-    pub(super) lease: LeaseId,
-    registration: Registration,
-    has_ended: bool,
-    thread: PhantomData<*const ()>,
-}
-
-impl<'a, L: Locks> LeaseGuard<'a, L> {
-    pub(super) fn new(cache: &'a SharedCache<L>, partition: usize, lease: LeaseId) -> Self {
-        let registration = cache.resources.register(HeldResource::Lease { partition, lease });
-        LeaseGuard { cache, partition, lease, registration, has_ended: false, thread: PhantomData }
-    }
-
-    /// Whether the lease is still this process's: not given back by `release_all`, not inherited over `fork`.
-    pub(super) fn is_held(&self) -> bool {
-        self.cache.resources.is_held(self.registration)
-    }
-
-    /// Notes that the lease was ended, under the lock that its end belongs to.
-    pub(super) fn set_ended(&mut self) {
-        self.has_ended = true;
-    }
-}
-
-impl<L: Locks> Drop for LeaseGuard<'_, L> {
-    fn drop(&mut self) {
-        let held = self.cache.resources.unregister(self.registration);
-        if self.has_ended {
-            self.cache.locks.wake(self.partition);
-        } else if let Some(held) = held {
-            self.cache.release(held);
-        }
-    }
-}
 
 /// The right, and the duty, to write an entry back that has to make way.
 ///
@@ -101,15 +65,8 @@ impl<L: Locks> WriteBackGuard<'_, L> {
     /// Says that the value is written. `true` if the entry has gone; `false` if its value was changed meanwhile, so that
     /// it stays, dirty; or if the guard is none any more: given back by [`SharedCache::release_all`], or inherited over
     /// `fork`.
-    pub fn finish(mut self) -> bool {
-        let guard = &mut self.guard;
-        if !guard.is_held() {
-            return false;
-        }
-        let (lease, version) = (guard.lease, self.version);
-        let gone = guard.cache.exclusive(guard.partition, |partition| partition.finish_write(lease, version));
-        guard.set_ended();
-        gone
+    pub fn finish(self) -> bool {
+        self.guard.finish(|partition, lease| partition.finish_write(lease, self.version))
     }
 }
 
@@ -298,68 +255,9 @@ impl<L: Locks> SharedCache<L> {
             }
         }
     }
-
-    /// What is under way in the whole cache. Costs a walk over it.
-    pub fn in_flight(&self) -> InFlight {
-        let mut sum = InFlight::default();
-        for index in 0..self.partition_count() {
-            let (loads, writes) = self.shared(index, |partition| partition.lease_counts());
-            sum.loads += u64::from(loads);
-            sum.writes += u64::from(writes);
-            sum.pins += self.pinned_in(index);
-        }
-        sum
-    }
-
-    /// Times that each partition was found left half-way by a process that died, and emptied.
-    pub fn resets(&self) -> Vec<u64> {
-        (0..self.partition_count()).map(|index| self.shared(index, |partition| partition.resets())).collect()
-    }
-
-    /// The value of the entry with this id, its version, and whether it is dirty; `None` if the entry is gone. No use of
-    /// the entry.
-    pub fn value_of(&self, id: EntryId, out: &mut Vec<u8>) -> Option<(Version, bool)> {
-        let (index, entry) = self.place_of(id);
-        self.shared(index, |partition| {
-            let entry = partition.resolve(entry, id.generation().get())?;
-            if partition.has_expired(entry, &|| self.now()) {
-                return None;
-            }
-            out.clear();
-            partition.copy_parts(entry, |part| out.extend_from_slice(part));
-            Some((partition.version_of_entry(entry), partition.is_dirty(entry)))
-        })
-    }
-
-    /// Removes the entry with this id if it has this version; `false` if not.
-    pub fn take_out(&self, id: EntryId, version: Version) -> bool {
-        let (index, entry) = self.place_of(id);
-        self.exclusive(index, |partition| {
-            let found: Option<EntryIndex> = partition.resolve(entry, id.generation().get());
-            found.is_some_and(|entry| partition.remove_if(entry, version))
-        })
-    }
 }
 
 /// Whether the calling thread may wait for others: it holds no pin, load or write-back of any cache.
 pub fn may_wait() -> bool {
     !thread_holds_something()
-}
-
-/// What workers have under way in a cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InFlight {
-    /// Entries being written back.
-    pub writes: u64,
-    /// Keys being loaded.
-    pub loads: u64,
-    /// Entries that readers have pinned.
-    pub pins: u64,
-}
-
-impl InFlight {
-    /// All together.
-    pub fn total(self) -> u64 {
-        self.writes + self.loads + self.pins
-    }
 }

@@ -25,6 +25,8 @@ mod layout;
 mod operations;
 #[path = "exhaustive/reads.rs"]
 mod reads;
+#[path = "exhaustive/recording.rs"]
+mod recording;
 #[path = "exhaustive/runner.rs"]
 mod runner;
 #[path = "exhaustive/stepper.rs"]

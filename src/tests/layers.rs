@@ -31,11 +31,16 @@ const ENGINE: &[&str] = &[
     "slab/bitmap",
     "slab/class",
     "slab/sizing",
+    "slab/slab_use",
     "slab/allocator",
+    "slab/allocator/validate",
     "entry/record",
     "entry/directory",
+    "entry/lengths",
     "entry/payload",
     "entry/mod",
+    "index/bucket",
+    "index/shape",
     "index/table",
     "evict/queues",
     "evict/eviction",
@@ -54,7 +59,12 @@ const ENGINE: &[&str] = &[
     "config",
     "index/optimistic",
     "reservation",
+    "outcomes",
     "partition",
+    "put",
+    "removal",
+    "large",
+    "write_back",
     "reclaim",
     "sweep",
     "compaction",
@@ -150,6 +160,8 @@ fn each_file_of_the_rings_uses_only_those_before_it_and_the_engines_memory() {
 fn each_file_of_the_engine_uses_only_those_before_it() {
     let mut found = BTreeMap::new();
     files(&sources().join("engine"), "", &mut found);
+    // Unit tests of the file that the folder is called after.
+    found.retain(|file, _| !file.ends_with("/tests"));
     let is_list = |file: &str| file.ends_with("mod") && !ENGINE.contains(&file);
     let unknown: Vec<_> = found.keys().filter(|file| !is_list(file) && !ENGINE.contains(&&file[..])).collect();
     assert!(unknown.is_empty(), "files that have no place in the order: {unknown:?}");

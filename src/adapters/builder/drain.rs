@@ -12,9 +12,9 @@ use super::wait::WaitBudget;
 use crate::adapters::codec::Codec;
 use crate::adapters::stored::{CacheKey, CacheValue};
 use crate::engine::ids::EntryId;
+use crate::shared::inspect::InFlight;
 use crate::shared::lock::Locks;
 use crate::shared::take_out::{TakeOutGuard, TakeOutStep};
-use crate::shared::write_back::InFlight;
 
 /// Which of the workers that drain a cache together this one is. It says where in the order of keys the worker begins, and
 /// nothing else: what the others do not take it takes, too.

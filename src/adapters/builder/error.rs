@@ -1,7 +1,7 @@
 //! Why an operation of a builder cache, or its drain, failed.
 
 use crate::adapters::codec::DecodeError;
-use crate::engine::partition::PushError;
+use crate::engine::outcomes::PushError;
 
 /// Why an operation failed. The cache and the store have lost nothing by it, but for [`BuilderError::Lost`].
 #[derive(Debug, thiserror::Error)]

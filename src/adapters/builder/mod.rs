@@ -41,12 +41,13 @@ use super::typed::debug_types;
 use crate::engine::config::Config;
 use crate::engine::flight::version::Version;
 use crate::engine::header::AttachError;
-use crate::engine::partition::{PushError, Put};
+use crate::engine::outcomes::{PushError, Put};
 use crate::shared::cache::SharedCache;
+use crate::shared::inspect::InFlight;
 use crate::shared::lock::{Locks, NoLocks};
 use crate::shared::open::CreateError;
 use crate::shared::write_back::{
-    Blocked, Concurrency, Condition, InFlight, LoadGuard, LoadStep, StoreStep, WriteBackGuard, may_wait,
+    Blocked, Concurrency, Condition, LoadGuard, LoadStep, StoreStep, WriteBackGuard, may_wait,
 };
 
 pub use drain::DrainShare;

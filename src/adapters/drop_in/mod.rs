@@ -35,7 +35,7 @@ use super::stored::{CacheKey, CacheValue, key_bytes, value_bytes};
 use super::typed::debug_types;
 use crate::engine::config::Config;
 use crate::engine::config_error::ConfigError;
-use crate::engine::partition::Put;
+use crate::engine::outcomes::Put;
 use crate::shared::open::CreateError;
 
 /// The least memory that [`LruCacheWithStats::with_memory`] takes: where a budget is divided among workers,

@@ -29,14 +29,14 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::adapters::codec::Codec;
 use crate::adapters::stored::CacheKey;
-use crate::engine::partition::Put;
+use crate::engine::outcomes::Put;
 
 /// No entry; in the ring, where its two ends meet.
 const NONE: u32 = 0;
 
 /// An entry's neighbours in the order of use. Entry `n` has links `n`, and lies at `n - 1`.
 #[derive(Clone, Copy)]
-struct Links {
+struct OrderLinks {
     /// Towards the most recently used; of `NONE`: the least recently used.
     newer: u32,
     /// Towards the least recently used; of `NONE`: the most recently used.
@@ -46,7 +46,7 @@ struct Links {
 /// At most so many entries.
 pub(super) struct PlainStore<K, V> {
     entries: Vec<(K, V)>,
-    links: Vec<Links>,
+    links: Vec<OrderLinks>,
     table: HashTable<u32>,
     hasher: DefaultHashBuilder,
     last_found: u32,
@@ -58,14 +58,14 @@ impl<K: CacheKey, V> PlainStore<K, V> {
     pub(super) const MAX_ENTRY_BYTES: usize = 256;
     /// Key and value.
     pub(super) const ENTRY_BYTES: usize = size_of::<(K, V)>();
-    const LINKED_BYTES: usize = Self::ENTRY_BYTES + size_of::<Links>();
+    const LINKED_BYTES: usize = Self::ENTRY_BYTES + size_of::<OrderLinks>();
     /// A table's cell: a number and a byte of the hash.
     const CELL_BYTES: usize = size_of::<u32>() + 1;
 
     pub(super) fn new(max_entries: NonZero<usize>) -> Self {
         PlainStore {
             entries: Vec::new(),
-            links: vec![Links { newer: NONE, older: NONE }],
+            links: vec![OrderLinks { newer: NONE, older: NONE }],
             table: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             last_found: NONE,
@@ -150,7 +150,7 @@ impl<K: CacheKey, V> PlainStore<K, V> {
             panic!("no memory for more than {} entries of {} bytes: {error}", self.len(), Self::LINKED_BYTES);
         }
         self.entries.push((key, value));
-        self.links.push(Links { newer: NONE, older: NONE });
+        self.links.push(OrderLinks { newer: NONE, older: NONE });
         let added = self.entries.len() as u32;
         self.add_cell(hash, added);
         self.link_front(added);
@@ -170,7 +170,7 @@ impl<K: CacheKey, V> PlainStore<K, V> {
         if removed != last {
             let hash = self.hash_of(last);
             self.remove_cell(hash, last);
-            let Links { newer, older } = self.links[last as usize];
+            let OrderLinks { newer, older } = self.links[last as usize];
             self.links[newer as usize].older = removed;
             self.links[older as usize].newer = removed;
             self.table.insert_unique(hash, removed, |_| unreachable!("a cell was freed"));
@@ -221,7 +221,7 @@ impl<K: CacheKey, V> PlainStore<K, V> {
     #[inline(always)]
     fn unlink(&mut self, number: u32) {
         let links = &mut self.links[..];
-        let Links { newer, older } = links[number as usize];
+        let OrderLinks { newer, older } = links[number as usize];
         links[newer as usize].older = older;
         links[older as usize].newer = newer;
     }
@@ -230,7 +230,7 @@ impl<K: CacheKey, V> PlainStore<K, V> {
     fn link_front(&mut self, number: u32) {
         let links = &mut self.links[..];
         let newest = links[NONE as usize].older;
-        links[number as usize] = Links { newer: NONE, older: newest };
+        links[number as usize] = OrderLinks { newer: NONE, older: newest };
         links[newest as usize].newer = number;
         links[NONE as usize].older = number;
     }

@@ -32,7 +32,7 @@ use super::fit::{self, SizeHistogram};
 use crate::engine::config::{Classes, Config};
 use crate::engine::entry::ENTRY_METADATA_BYTES;
 use crate::engine::evicted::Evicted;
-use crate::engine::partition::Put;
+use crate::engine::outcomes::Put;
 use crate::shared::open::CreateError;
 use crate::shared::private::PrivateCache;
 

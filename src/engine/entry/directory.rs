@@ -22,9 +22,10 @@ use crate::engine::findings::Findings;
 use crate::engine::ids::{ClassIndex, EntryIndex, Location, SlabIndex};
 use crate::engine::memory::region::Region;
 use crate::engine::memory::words::Word32;
-use crate::engine::slab::allocator::{SlabAllocator, SlabUse};
+use crate::engine::slab::allocator::SlabAllocator;
 use crate::engine::slab::area::SlabArea;
 use crate::engine::slab::class::Class;
+use crate::engine::slab::slab_use::SlabUse;
 
 /// The directory of one partition.
 #[derive(Clone, Debug)]

@@ -6,10 +6,8 @@
 //! which every entry was used is shared by many searches.
 
 use super::eviction::{Candidates, Eviction, HitNeeds, Search};
-use super::queues::{Queues, Totals};
+use super::queues::Queues;
 use crate::engine::entry::record::{Flags, Record, Records};
-use crate::engine::findings::Findings;
-use crate::engine::hash::KeyHash;
 use crate::engine::ids::EntryIndex;
 use crate::engine::memory::region::Region;
 use crate::engine::work::Work;
@@ -41,22 +39,15 @@ impl Clock {
 }
 
 impl Eviction for Clock {
+    const MAIN_LIST: &'static str = "clock";
+
+    #[inline]
+    fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
     fn format(&mut self) {
         self.queues.format();
-    }
-
-    #[inline]
-    fn insert(&mut self, entry: EntryIndex, _hash: KeyHash, _bytes: u64, _totals: Totals) {
-        self.queues.push(self.queues.main(), entry);
-    }
-
-    #[inline]
-    fn remove(&mut self, entry: EntryIndex, _bytes: u64) {
-        self.queues.remove(self.queues.main(), entry);
-    }
-
-    fn replace(&mut self, old: EntryIndex, _old_bytes: u64, new: EntryIndex, _new_bytes: u64) {
-        self.queues.replace(self.queues.main(), old, new);
     }
 
     #[inline(always)]
@@ -106,18 +97,5 @@ impl Eviction for Clock {
         }
         work.note_nothing_to_evict();
         Search::NothingToEvict
-    }
-
-    fn oldest(&self, _totals: Totals) -> Option<EntryIndex> {
-        self.queues.last(self.queues.main())
-    }
-
-    fn tick(&self) -> u32 {
-        self.queues.tick()
-    }
-
-    fn validate(&self, totals: Totals, bytes_of: &dyn Fn(EntryIndex) -> Option<u64>, findings: &mut Findings) {
-        let (entries, _) = self.queues.validate("clock", self.queues.main(), bytes_of, findings);
-        findings.expect(|| "entries in the clock".into(), entries.len() as u32, totals.entries);
     }
 }

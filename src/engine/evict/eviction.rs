@@ -6,7 +6,7 @@
 //! Locking: lists are changed under the exclusive lock; [`Eviction::mark`] runs under the shared one, and
 //! [`Eviction::hit`] without any.
 
-use super::queues::Totals;
+use super::queues::{Queues, Totals};
 use crate::engine::entry::record::Record;
 use crate::engine::findings::Findings;
 use crate::engine::hash::KeyHash;
@@ -47,7 +47,16 @@ pub struct Candidates<'a> {
 }
 
 /// A policy. An entry's `bytes` are those of its key and value.
+///
+/// Where there is a default, it is that of a policy with one list, the main one of its [`Queues`]. The choice of a policy
+/// (`order`) has to hand all of them on.
 pub trait Eviction {
+    /// What findings call the main list.
+    const MAIN_LIST: &'static str = "main list";
+
+    /// The lists.
+    fn queues(&self) -> &Queues;
+
     /// Whether every hit moves its entry, so that a read that counts as a use takes the exclusive lock at once.
     fn promotes_on_hit(&self) -> bool {
         false
@@ -57,16 +66,24 @@ pub trait Eviction {
     fn format(&mut self);
 
     /// A new entry. `totals` are those without it.
-    fn insert(&mut self, entry: EntryIndex, hash: KeyHash, bytes: u64, totals: Totals);
+    #[inline]
+    fn insert(&mut self, entry: EntryIndex, _hash: KeyHash, _bytes: u64, _totals: Totals) {
+        self.queues().push(self.queues().main(), entry);
+    }
 
     /// An entry goes, evicted or not.
-    fn remove(&mut self, entry: EntryIndex, bytes: u64);
+    #[inline]
+    fn remove(&mut self, entry: EntryIndex, _bytes: u64) {
+        self.queues().remove(self.queues().main(), entry);
+    }
 
     /// An entry is about to be evicted: what is to be remembered of it.
     fn note_eviction(&mut self, _entry: EntryIndex, _hash: KeyHash) {}
 
     /// `new` takes the place of `old`, which goes.
-    fn replace(&mut self, old: EntryIndex, old_bytes: u64, new: EntryIndex, new_bytes: u64);
+    fn replace(&mut self, old: EntryIndex, _old_bytes: u64, new: EntryIndex, _new_bytes: u64) {
+        self.queues().replace(self.queues().main(), old, new);
+    }
 
     /// An entry's value was replaced.
     fn resize(&mut self, _entry: EntryIndex, _bytes_before: u64, _bytes: u64) {}
@@ -87,12 +104,20 @@ pub trait Eviction {
     fn victim(&mut self, candidates: &Candidates<'_>, work: &mut Work) -> Search;
 
     /// The entry that a search looks at first.
-    fn oldest(&self, totals: Totals) -> Option<EntryIndex>;
+    fn oldest(&self, _totals: Totals) -> Option<EntryIndex> {
+        self.queues().last(self.queues().main())
+    }
 
     /// Counts insertions and uses; ages are told by it.
-    fn tick(&self) -> u32;
+    #[inline]
+    fn tick(&self) -> u32 {
+        self.queues().tick()
+    }
 
     /// Checks the lists: each entry is in one of them, once. `bytes_of` gives the bytes of a live entry, and `None` for
     /// anything else.
-    fn validate(&self, totals: Totals, bytes_of: &dyn Fn(EntryIndex) -> Option<u64>, findings: &mut Findings);
+    fn validate(&self, totals: Totals, bytes_of: &dyn Fn(EntryIndex) -> Option<u64>, findings: &mut Findings) {
+        let (entries, _) = self.queues().validate(Self::MAIN_LIST, self.queues().main(), bytes_of, findings);
+        findings.expect(|| format!("entries in the {}", Self::MAIN_LIST), entries.len() as u32, totals.entries);
+    }
 }

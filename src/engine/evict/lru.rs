@@ -1,10 +1,8 @@
 //! Exact least recently used: one list; a hit moves the entry to the head, the victim is the tail.
 
 use super::eviction::{Candidates, Eviction, HitNeeds, Search};
-use super::queues::{Queues, Totals};
+use super::queues::Queues;
 use crate::engine::entry::record::{Record, Records};
-use crate::engine::findings::Findings;
-use crate::engine::hash::KeyHash;
 use crate::engine::ids::EntryIndex;
 use crate::engine::memory::region::Region;
 use crate::engine::work::Work;
@@ -32,26 +30,19 @@ impl Lru {
 }
 
 impl Eviction for Lru {
+    const MAIN_LIST: &'static str = "recency list";
+
+    #[inline]
+    fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
     fn promotes_on_hit(&self) -> bool {
         true
     }
 
     fn format(&mut self) {
         self.queues.format();
-    }
-
-    #[inline]
-    fn insert(&mut self, entry: EntryIndex, _hash: KeyHash, _bytes: u64, _totals: Totals) {
-        self.queues.push(self.queues.main(), entry);
-    }
-
-    #[inline]
-    fn remove(&mut self, entry: EntryIndex, _bytes: u64) {
-        self.queues.remove(self.queues.main(), entry);
-    }
-
-    fn replace(&mut self, old: EntryIndex, _old_bytes: u64, new: EntryIndex, _new_bytes: u64) {
-        self.queues.replace(self.queues.main(), old, new);
     }
 
     #[inline]
@@ -98,18 +89,5 @@ impl Eviction for Lru {
         }
         work.note_nothing_to_evict();
         Search::NothingToEvict
-    }
-
-    fn oldest(&self, _totals: Totals) -> Option<EntryIndex> {
-        self.queues.last(self.queues.main())
-    }
-
-    fn tick(&self) -> u32 {
-        self.queues.tick()
-    }
-
-    fn validate(&self, totals: Totals, bytes_of: &dyn Fn(EntryIndex) -> Option<u64>, findings: &mut Findings) {
-        let (entries, _) = self.queues.validate("recency list", self.queues.main(), bytes_of, findings);
-        findings.expect(|| "entries in the recency list".into(), entries.len() as u32, totals.entries);
     }
 }

@@ -3,7 +3,7 @@
 use super::clock::Clock;
 use super::eviction::{Candidates, Eviction, HitNeeds, Search};
 use super::lru::Lru;
-use super::queues::Totals;
+use super::queues::{Queues, Totals};
 use super::s3fifo::S3Fifo;
 use crate::engine::entry::record::{Record, Records};
 use crate::engine::findings::Findings;
@@ -53,6 +53,11 @@ macro_rules! policies {
 policies!(Lru, Clock, S3Fifo);
 
 impl Eviction for EvictionOrder {
+    #[inline]
+    fn queues(&self) -> &Queues {
+        of_policy!(self, policy => policy.queues())
+    }
+
     fn promotes_on_hit(&self) -> bool {
         of_policy!(self, policy => policy.promotes_on_hit())
     }
@@ -111,10 +116,6 @@ impl Eviction for EvictionOrder {
 
     fn oldest(&self, totals: Totals) -> Option<EntryIndex> {
         of_policy!(self, policy => policy.oldest(totals))
-    }
-
-    fn tick(&self) -> u32 {
-        of_policy!(self, policy => policy.tick())
     }
 
     fn validate(&self, totals: Totals, bytes_of: &dyn Fn(EntryIndex) -> Option<u64>, findings: &mut Findings) {

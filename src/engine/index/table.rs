@@ -4,33 +4,29 @@
 //! region   ┌─────────────┬────────────┬───────────┬───────────┬──────────────┐
 //!          │ ReadersLine │ TableState │ segment…  │ base buckets           … │     further buckets fill slabs
 //!          └─────────────┴────────────┴───────────┴──────────────────────────┘
-//! Bucket   0             12         16                                   64
-//!          ┌─────────────┬──────────┬────────────────────────────────────┐
-//!          │ 12 tag bytes│ overflow │ 12 entry indexes                   │
-//!          └─────────────┴──────────┴────────────────────────────────────┘
 //! ```
 //!
-//! A lookup compares the key's tag (8 bits of its hash) with all tags of the line at once, and visits only records whose
-//! tag matches: one line for the bucket, one for the record, then the slot. Entries beyond the twelfth are chained
-//! through their records from `overflow`, so any number of entries works with any number of buckets; a removal moves one
-//! back into the line. The hash is not stored; it is computed from the key again where it is needed.
+//! Entries beyond a bucket's twelfth are chained through their records, so any number of entries works with any number of
+//! buckets; a removal moves one back into the line. The hash is not stored; it is computed from the key again where it is
+//! needed.
 //!
 //! # Growth
 //!
-//! Linear hashing (Litwin, "Linear Hashing: A New Tool for File and Table Addressing", VLDB 1980). With `n` buckets, a
-//! hash's bucket is the hash modulo the power of two at or above `n`; if there is no such bucket yet, the highest bit is
-//! left out. To grow, bucket `n` is added, and what belongs there is moved out of its one *sibling*; to shrink, the last
-//! bucket's entries return to theirs. So each step handles the entries of one bucket. The base buckets lie in the table's
-//! own region; the others fill whole slabs, *segments*, which come from the pool and return to it.
+//! By linear hashing (`shape`). To grow, bucket `n` is added, and what belongs there is moved out of its one *sibling*; to
+//! shrink, the last bucket's entries return to theirs. So each step handles the entries of one bucket. The base buckets lie
+//! in the table's own region; the others fill whole slabs, *segments*, which come from the pool and return to it.
 //!
 //! `shape` holds the number of buckets and a version, which is odd while a step is under way. An optimistic read that
 //! does not find its key compares it: the key may have been moved past the reader. One that finds the key need not care.
 //!
 //! Locking: changed under the partition's exclusive lock, read under any, or without (`optimistic`); so the words that
-//! name entries are stored with release ordering. Not here: keys (the caller compares), the slabs' hand-over (`reclaim`).
+//! name entries are stored with release ordering. Not here: what a line holds (`bucket`), keys (the caller compares), the slabs'
+//! hand-over (`reclaim`).
 
 use std::sync::atomic::{Ordering, fence};
 
+use super::bucket::Bucket;
+use super::shape::TableShape;
 use crate::engine::entry::record::{Flags, Records};
 use crate::engine::hash::KeyHash;
 use crate::engine::ids::{BucketIndex, EntryIndex, SlabIndex};
@@ -61,148 +57,6 @@ region_struct! {
         /// Entries that found no room in their bucket's line.
         overflowed: Word32,
         _pad: [Word32; 15],
-    }
-}
-
-region_struct! {
-    /// One bucket.
-    pub struct Bucket: 64 bytes, align 64 {
-        tags: Word64,
-        more_tags: Word32,
-        overflow: Word32,
-        entries: [Word32; BUCKET_CELLS],
-    }
-}
-
-/// Cells of a bucket that have a tag, one bit (at 8·cell + 7) for each; iterates over their numbers.
-struct Matches(u128);
-
-impl Iterator for Matches {
-    type Item = usize;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<usize> {
-        if self.0 == 0 {
-            return None;
-        }
-        let cell = self.0.trailing_zeros() as usize / 8;
-        self.0 &= self.0 - 1;
-        Some(cell)
-    }
-}
-
-impl Bucket {
-    /// The cells with this tag: exact, there are no false positives among tags.
-    #[inline(always)]
-    fn matches(&self, tag: u8) -> Matches {
-        const ONES: u128 = 0x0101_0101_0101_0101_0101_0101;
-        const LOW: u128 = 0x7f * ONES;
-        let tags = u128::from(self.tags.get()) | u128::from(self.more_tags.get()) << 64;
-        let differing = tags ^ (u128::from(tag) * ONES);
-        Matches(!(((differing & LOW) + LOW) | differing | LOW) & (0x80 * ONES))
-    }
-
-    fn tag_at(&self, cell: usize) -> u8 {
-        let tags = u128::from(self.tags.get()) | u128::from(self.more_tags.get()) << 64;
-        (tags >> (8 * cell)) as u8
-    }
-
-    fn set_cell(&self, cell: usize, tag: u8, entry: EntryIndex) {
-        if cell < 8 {
-            let cleared = self.tags.get() & !(0xff << (8 * cell));
-            self.tags.set(cleared | u64::from(tag) << (8 * cell));
-        } else {
-            let cleared = self.more_tags.get() & !(0xff << (8 * (cell - 8)));
-            self.more_tags.set(cleared | u32::from(tag) << (8 * (cell - 8)));
-        }
-        self.entries[cell].store_release(entry.0);
-    }
-
-    fn clear(&self) {
-        self.tags.set(0);
-        self.more_tags.set(0);
-        self.overflow.set(0);
-        self.entries.iter().for_each(|cell| cell.set(0));
-    }
-
-    /// The cells that a key with this tag may be named in, and what they name; safe beside writers.
-    #[inline(always)]
-    pub fn candidates(&self, tag: u8) -> impl Iterator<Item = (usize, EntryIndex)> + '_ {
-        let cells = self.matches(tag).map(|cell| (cell, self.entry_at(cell)));
-        cells.filter(|(_, entry)| !entry.is_none())
-    }
-
-    /// What a cell names; with acquire ordering.
-    #[inline(always)]
-    pub fn entry_at(&self, cell: usize) -> EntryIndex {
-        EntryIndex(self.entries[cell].load_acquire())
-    }
-
-    /// The first entry chained beyond the line, if any; safe beside writers.
-    #[inline(always)]
-    pub fn first_overflowed(&self) -> Option<EntryIndex> {
-        EntryIndex(self.overflow.load_acquire()).some()
-    }
-
-    /// The entries that a key with this tag may have in the line, or else the first one chained beyond it.
-    #[inline]
-    fn likely(&self, tag: u8) -> impl Iterator<Item = EntryIndex> + '_ {
-        let chained = if self.matches(tag).next().is_none() { self.first_overflowed() } else { None };
-        self.candidates(tag).map(|(_, entry)| entry).chain(chained)
-    }
-
-    fn cell_of(&self, entry: EntryIndex) -> Option<usize> {
-        self.entries.iter().position(|cell| cell.get() == entry.0)
-    }
-
-    /// Cells that name an entry, and the entry.
-    pub fn cells(&self) -> impl Iterator<Item = (usize, EntryIndex)> + '_ {
-        let cells = self.entries.iter().enumerate();
-        cells.filter_map(|(cell, word)| Some((cell, EntryIndex(word.get()).some()?)))
-    }
-}
-
-/// How many buckets there are, and since when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableShape(u64);
-
-impl TableShape {
-    const ONE_VERSION: u64 = 1 << 32;
-
-    /// Number of buckets.
-    #[inline(always)]
-    pub fn bucket_count(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// Whether entries are being moved between buckets.
-    #[inline]
-    fn is_changing(self) -> bool {
-        self.0 & Self::ONE_VERSION != 0
-    }
-
-    /// The bucket of a hash.
-    #[inline(always)]
-    fn bucket_of(self, hash: KeyHash) -> BucketIndex {
-        // Of a damaged table with no bucket, the first: what is looked up there fails by the bounds of the region.
-        let last = self.bucket_count().wrapping_sub(1);
-        let mask = u32::MAX.checked_shr(last.leading_zeros()).unwrap_or(0);
-        let bucket = hash.bucket_bits() & mask;
-        BucketIndex(if bucket <= last { bucket } else { bucket & mask >> 1 })
-    }
-
-    /// The bucket whose entries a bucket shares with its sibling before it exists.
-    fn sibling(bucket: u32) -> BucketIndex {
-        BucketIndex(bucket & !(1 << bucket.ilog2()))
-    }
-
-    fn begin_change(self) -> TableShape {
-        TableShape(self.0.wrapping_add(Self::ONE_VERSION) | Self::ONE_VERSION)
-    }
-
-    fn end_change(self, bucket_count: u32) -> TableShape {
-        let next = self.0.wrapping_add(Self::ONE_VERSION) & !Self::ONE_VERSION & !u64::from(u32::MAX);
-        TableShape(next | u64::from(bucket_count))
     }
 }
 
@@ -679,36 +533,6 @@ mod tests {
 
     const SLAB_BYTES: u32 = 2048;
     const SLABS: u32 = 40;
-
-    #[test]
-    fn tags_match_exactly() {
-        let region = Region::leaked(64);
-        let bucket: &Bucket = region.at(0);
-        let tags = [0, 1, 0x7f, 0x80, 0x81, 0xff, 0xfe, 1, 0, 0x80, 0xff, 1];
-        for (cell, &tag) in tags.iter().enumerate() {
-            bucket.set_cell(cell, tag, EntryIndex(cell as u32 + 1));
-            assert_eq!(bucket.tag_at(cell), tag);
-        }
-        for tag in 0..=255u8 {
-            let found: Vec<usize> = bucket.matches(tag).collect();
-            let expected: Vec<usize> = (0..12).filter(|&cell| tags[cell] == tag).collect();
-            assert_eq!(found, expected, "tag {tag:#x}");
-        }
-    }
-
-    #[test]
-    fn a_bucket_that_is_added_takes_over_from_its_sibling_alone() {
-        let mut random = 1u64;
-        for count in 1..300u32 {
-            let (before, after) = (TableShape(u64::from(count)), TableShape(u64::from(count) + 1));
-            for _ in 0..200 {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let (old, new) = (before.bucket_of(KeyHash(random)), after.bucket_of(KeyHash(random)));
-                assert!(old.0 < count);
-                assert!(new == old || (new.0 == count && old == TableShape::sibling(count)), "{old:?} {new:?}");
-            }
-        }
-    }
 
     /// A table whose entries are records 1, 2, … with hashes that the test makes up.
     struct World {

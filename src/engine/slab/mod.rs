@@ -5,6 +5,7 @@
 //! class      slab classes: which slot sizes exist
 //! sizing     sizes of slabs and classes by the size of a partition
 //! area       where slabs and slots lie
+//! slab_use   what a slab serves
 //! allocator  slots by class, slabs from a pool
 //! ```
 
@@ -13,3 +14,4 @@ pub mod area;
 pub mod bitmap;
 pub mod class;
 pub mod sizing;
+pub mod slab_use;

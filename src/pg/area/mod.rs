@@ -34,7 +34,7 @@ use super::drops;
 use super::error::CacheError;
 use super::ledger::Ledger;
 use super::lwlock::LwLockGuard;
-use super::slot::CacheSlot;
+use super::slot::{CacheSlot, Piece};
 #[cfg(feature = "extension")]
 use super::tallies::Tallies;
 use super::tallies::{self, TallySet};
@@ -338,11 +338,11 @@ impl Area {
         &self.0.ledgers[slot]
     }
 
-    /// The memory of the cache at this offset.
-    pub(super) fn cache_memory(self, (offset, bytes): (usize, usize)) -> NonNull<u8> {
-        assert!(bytes <= self.bytes() && offset <= self.bytes() - bytes);
+    /// The start of a piece of the caches' memory.
+    pub(super) fn cache_memory(self, Piece { offset_bytes, bytes }: Piece) -> NonNull<u8> {
+        assert!(bytes <= self.bytes() && offset_bytes <= self.bytes() - bytes);
         // SAFETY: inside the caches' memory (checked).
-        unsafe { self.0.heap.add(offset) }
+        unsafe { self.0.heap.add(offset_bytes) }
     }
 
     /// Runs `work` under the catalog's lock. `work` raises no errors, takes no other lock, and is short: the lock holds

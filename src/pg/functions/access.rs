@@ -15,7 +15,7 @@ use super::packed::Packed;
 use super::text::{ServerText, from_utf8, to_utf8};
 use super::with_cache;
 use crate::engine::counters::Removal;
-use crate::engine::partition::{PushError, Put};
+use crate::engine::outcomes::{PushError, Put};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};

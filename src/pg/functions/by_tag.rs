@@ -33,7 +33,7 @@ fn bytes_by_tag(
     let mut sums: HashMap<u32, Sum> =
         tags.iter().filter_map(|(_, line)| line.map(|line| (line.get(), Sum::default()))).collect();
     // Each step takes a lock, and asks for interrupts before.
-    for entry in Entries::over(cache, true) {
+    for entry in Entries::with_values(cache) {
         let Some(value) = &entry.value else { continue };
         let stored = parse(value);
         // What a query's result depends on is no tag.

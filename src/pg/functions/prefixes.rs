@@ -98,7 +98,7 @@ fn bytes_by_prefix(
     };
     let mut sums = Sums::default();
     // Each step takes a lock, and asks for interrupts before.
-    for entry in Entries::over(cache, false) {
+    for entry in Entries::keys(cache) {
         sums.add(end.prefix_of(&entry.key), entry.key.len() + entry.value_len);
     }
     let row = |(prefix, Sum { entries, bytes }): (Option<Vec<u8>>, Sum)| {

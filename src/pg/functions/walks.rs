@@ -39,7 +39,7 @@ fn entries(
         name!(expires, Option<TimestampWithTimeZone>),
     ),
 > {
-    TableIterator::new(Entries::over(find(cache, Access::Read), false).map(|entry| {
+    TableIterator::new(Entries::keys(find(cache, Access::Read)).map(|entry| {
         (
             entry.id.to_u64() as i64,
             Bytea::copy_of(&entry.key),

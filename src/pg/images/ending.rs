@@ -32,14 +32,14 @@ const REPLAYS: [&str; 2] = ["standby.signal", "recovery.signal"];
 const BACKUP: &str = "backup_label";
 
 /// What the control file says.
-struct Control {
+struct ControlFile {
     cluster: u64,
     seal: Seal,
     state: pg_sys::DBState::Type,
 }
 
-impl Control {
-    fn read() -> Option<Control> {
+impl ControlFile {
+    fn read() -> Option<ControlFile> {
         let bytes = std::fs::read("global/pg_control").ok()?;
         if bytes.len() < size_of::<pg_sys::ControlFileData>() {
             return None;
@@ -49,20 +49,20 @@ impl Control {
         let hash = xxh3_128(&bytes);
         // Nothing that is sealed has the seal of nothing.
         let seal = Seal([hash as u64 | 1, (hash >> 64) as u64]);
-        Some(Control { cluster: control.system_identifier, seal, state: control.state })
+        Some(ControlFile { cluster: control.system_identifier, seal, state: control.state })
     }
 
     /// What it says if the server has ended cleanly.
-    fn of_clean_end() -> Option<Control> {
+    fn of_clean_end() -> Option<ControlFile> {
         use pg_sys::DBState::{DB_SHUTDOWNED, DB_SHUTDOWNED_IN_RECOVERY};
-        Control::read().filter(|control| [DB_SHUTDOWNED, DB_SHUTDOWNED_IN_RECOVERY].contains(&control.state))
+        ControlFile::read().filter(|control| [DB_SHUTDOWNED, DB_SHUTDOWNED_IN_RECOVERY].contains(&control.state))
     }
 
     /// The same at a start, if the server goes on with what it had: what it replays from elsewhere invalidates nothing here.
-    fn of_clean_start() -> Option<Control> {
+    fn of_clean_start() -> Option<ControlFile> {
         let replays = REPLAYS.iter().any(|file| Path::new(file).exists());
-        let goes_on = |control: &Control| replays == (control.state == pg_sys::DBState::DB_SHUTDOWNED_IN_RECOVERY);
-        Control::of_clean_end().filter(goes_on).filter(|_| !Path::new(BACKUP).exists())
+        let goes_on = |control: &ControlFile| replays == (control.state == pg_sys::DBState::DB_SHUTDOWNED_IN_RECOVERY);
+        ControlFile::of_clean_end().filter(goes_on).filter(|_| !Path::new(BACKUP).exists())
     }
 }
 
@@ -85,7 +85,7 @@ unsafe extern "C-unwind" fn at_start() {
     // SAFETY: reads a variable of this process's only thread.
     let Some(area) = Area::mapped().filter(|_| unsafe { !pg_sys::IsUnderPostmaster }) else { return };
     file::remove_unfinished();
-    let seal = Control::of_clean_start().map_or(Seal::NONE, |control| control.seal);
+    let seal = ControlFile::of_clean_start().map_or(Seal::NONE, |control| control.seal);
     let unread = if seal == Seal::NONE { 0 } else { ImageFile::all().filter(|file| has_seal(*file, seal)).count() };
     let words = area.words();
     words.unread_images.atomic().store(unread as u32, Ordering::Relaxed);
@@ -103,14 +103,14 @@ fn has_seal(file: ImageFile, seal: Seal) -> bool {
 unsafe extern "C-unwind" fn at_end(code: i32, _argument: pg_sys::Datum) {
     if code == 0
         && let Some(catalog) = Catalog::mapped()
-        && let Some(control) = Control::of_clean_end()
+        && let Some(control) = ControlFile::of_clean_end()
         && catch_unwind(AssertUnwindSafe(|| write_all(catalog, &control))).is_err()
     {
         pgrx::log!("pg_shared_lru has not written all images of its caches");
     }
 }
 
-fn write_all(catalog: Catalog, control: &Control) {
+fn write_all(catalog: Catalog, control: &ControlFile) {
     let words = catalog.area().words();
     let before = Seal([words.seal[0].get(), words.seal[1].get()]);
     let caches = catalog.list();
@@ -147,7 +147,7 @@ fn write(
     catalog: Catalog,
     listing: &Listing,
     definition: u64,
-    control: &Control,
+    control: &ControlFile,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let file = ImageFile::of(listing.database, definition);
     let cache = catalog.attach_alone(listing)?;

@@ -37,11 +37,11 @@ pub(super) struct ImageFile {
 }
 
 /// A file under its first name; removed, unless it gets its own.
-struct Unfinished {
+struct UnfinishedFile {
     path: String,
 }
 
-impl Drop for Unfinished {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -100,7 +100,7 @@ impl ImageFile {
         make_folder()?;
         // SAFETY: reads this process's number.
         let process = unsafe { pg_sys::MyProcPid };
-        let unfinished = Unfinished { path: format!("{}.{process}{UNFINISHED}", self.path()) };
+        let unfinished = UnfinishedFile { path: format!("{}.{process}{UNFINISHED}", self.path()) };
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(file_mode()).open(&unfinished.path)?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, &file);

@@ -138,7 +138,7 @@ pub(super) fn restore(area: Area, definition: u64, cache: &SharedCache<LwLocks>)
     let file = ImageFile::of(handles::my_database(), definition);
     match try_restore(area, &file, definition, cache) {
         Ok(restored) => restored.map_or(Restoration::NoImage, Restoration::Restored),
-        Err(Refusal::Image(ImageError::Interrupted)) => Restoration::Interrupted,
+        Err(NotRestored::Image(ImageError::Interrupted)) => Restoration::Interrupted,
         Err(refusal) => {
             file.remove();
             Restoration::Refused(refusal.to_string())
@@ -148,7 +148,7 @@ pub(super) fn restore(area: Area, definition: u64, cache: &SharedCache<LwLocks>)
 
 /// Why an image is not restored.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+enum NotRestored {
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error("it is of the cluster with system identifier {0}, this is {1}")]
@@ -159,9 +159,9 @@ enum Refusal {
     Ending,
 }
 
-impl From<std::io::Error> for Refusal {
+impl From<std::io::Error> for NotRestored {
     fn from(error: std::io::Error) -> Self {
-        Refusal::Image(error.into())
+        NotRestored::Image(error.into())
     }
 }
 
@@ -170,7 +170,7 @@ fn try_restore(
     file: &ImageFile,
     definition: u64,
     cache: &SharedCache<LwLocks>,
-) -> Result<Option<SavedImage>, Refusal> {
+) -> Result<Option<SavedImage>, NotRestored> {
     // Where interrupts are held off, whoever waits for them would wait in vain.
     // SAFETY: counters of this process's only thread.
     let may_stop = unsafe { pg_sys::InterruptHoldoffCount == 0 && pg_sys::QueryCancelHoldoffCount == 0 };
@@ -181,15 +181,15 @@ fn try_restore(
     // SAFETY: reads what the control file says, from shared memory.
     let cluster = unsafe { pg_sys::GetSystemIdentifier() };
     if header.cluster != cluster {
-        return Err(Refusal::Cluster(header.cluster, cluster));
+        return Err(NotRestored::Cluster(header.cluster, cluster));
     }
     if header.owner != [handles::my_database().into(), definition] {
-        return Err(Refusal::Owner);
+        return Err(NotRestored::Owner);
     }
     let words = area.words();
     let seal = Seal([words.seal[0].get(), words.seal[1].get()]);
     if seal == Seal::NONE || header.seal != seal {
-        return Err(Refusal::Ending);
+        return Err(NotRestored::Ending);
     }
     let restored = image.verify(go_on).and_then(|()| {
         open.rewind()?;

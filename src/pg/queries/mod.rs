@@ -75,7 +75,7 @@ use super::tags::Freshness;
 use super::writers;
 use crate::Version;
 use crate::engine::counters::Removal;
-use crate::rings::key::KeyHash;
+use crate::rings::key::DependencyHash;
 use crate::rings::switch::State;
 use crate::rings::table::Rings;
 
@@ -375,12 +375,12 @@ fn emptied(catalog: Catalog, number: u64) -> Option<u64> {
 }
 
 /// The line in which that is counted.
-fn emptied_line(number: u64) -> KeyHash {
+fn emptied_line(number: u64) -> DependencyHash {
     Target::All.hash(number)
 }
 
 /// How often the definitions of what a result depends on have changed; `None` if they are changing.
-fn learn(rings: &Rings, key: KeyHash) -> Option<Dependency> {
+fn learn(rings: &Rings, key: DependencyHash) -> Option<Dependency> {
     let line = rings.line_of(key);
     Some(Dependency { line, definitions: rings.definitions(line)?, publications: 0 })
 }

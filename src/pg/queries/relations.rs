@@ -18,12 +18,12 @@ use super::wishes::Clock;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
 use crate::pg::types;
-use crate::rings::key::{DependencyKey, KeyHash};
+use crate::rings::key::{DependencyHash, DependencyKey};
 
 /// What a result depends on, as keys of lines.
 #[derive(Debug, Default)]
 pub(super) struct Dependencies {
-    pub(super) keys: Vec<KeyHash>,
+    pub(super) keys: Vec<DependencyHash>,
     /// The relations among them.
     pub(super) relations: Vec<pg_sys::Oid>,
     /// Why the result is not to be kept; the first reason.

@@ -6,7 +6,7 @@
 //!
 //! Invariant: every line in the list has its bit set; while the list is not full, it has all lines of the set.
 
-use crate::rings::key::KeyHash;
+use crate::rings::key::DependencyHash;
 use crate::rings::table::{LineIndex, Rings};
 
 /// More than these are walked by their bits, and their keys are not noted.
@@ -15,7 +15,7 @@ const LISTED: usize = 64;
 #[derive(Debug)]
 pub(super) struct LineSet {
     bits: Box<[u64]>,
-    listed: Vec<(LineIndex, KeyHash)>,
+    listed: Vec<(LineIndex, DependencyHash)>,
     count: usize,
 }
 
@@ -31,7 +31,7 @@ impl LineSet {
     }
 
     /// Adds the line of a key. Does not allocate.
-    pub(super) fn add(&mut self, rings: Rings, key: KeyHash) {
+    pub(super) fn add(&mut self, rings: Rings, key: DependencyHash) {
         let line = rings.line_of(key);
         let (word, bit) = place(line);
         if self.bits[word] & bit == 0 {
@@ -53,7 +53,7 @@ impl LineSet {
     }
 
     /// Calls `visit` with each line and a hash that names it: of the key that was added first, where that is noted.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(LineIndex, KeyHash)) {
+    pub(super) fn for_each(&self, mut visit: impl FnMut(LineIndex, DependencyHash)) {
         if self.count <= LISTED {
             self.listed.iter().for_each(|&(line, key)| visit(line, key));
             return;
@@ -98,7 +98,7 @@ mod tests {
         Rings::format(Region::leaked(Rings::region_bytes(lines)), lines)
     }
 
-    fn key(relation: u32) -> KeyHash {
+    fn key(relation: u32) -> DependencyHash {
         DependencyKey::Relation { database: 5, relation }.hash()
     }
 

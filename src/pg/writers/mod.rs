@@ -51,7 +51,7 @@ use crate::rings::xid::FullXid;
 const LOOKED_UP: usize = 64;
 
 /// What one transaction publishes.
-struct Publications {
+struct OwnPublications {
     rings: Rings,
     xid: FullXid,
     stage: Stage,
@@ -71,7 +71,7 @@ enum Stage {
 
 thread_local! {
     /// `None` before the first transaction that publishes.
-    static PUBLICATIONS: RefCell<Option<Publications>> = const { RefCell::new(None) };
+    static PUBLICATIONS: RefCell<Option<OwnPublications>> = const { RefCell::new(None) };
 }
 
 /// Has every process of the server watch its transactions: while the postmaster loads its libraries.
@@ -93,11 +93,11 @@ unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type,
         XACT_EVENT_PRE_PREPARE => publish(Next::Prepare),
         // It has left the array of running transactions.
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT => with_published(|publications| {
-            let Publications { rings, xid, written, .. } = publications;
+            let OwnPublications { rings, xid, written, .. } = publications;
             written.for_each(|line, _| rings.mark_ended(line, *xid));
         }),
         // It runs on, in no process.
-        XACT_EVENT_PREPARE => with_published(Publications::forget),
+        XACT_EVENT_PREPARE => with_published(OwnPublications::forget),
         _ => {}
     }
 }
@@ -113,7 +113,7 @@ unsafe extern "C-unwind" fn on_release(
 ) {
     if is_top_level && phase == pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_LOCKS {
         with_published(|publications| {
-            let Publications { rings, changed, .. } = publications;
+            let OwnPublications { rings, changed, .. } = publications;
             changed.for_each(|line, _| rings.end_change(line));
             publications.forget();
         });
@@ -122,7 +122,7 @@ unsafe extern "C-unwind" fn on_release(
 
 /// Works on what the current transaction has published, if it has. Raises no error and allocates nothing, if `work` does
 /// not: it may come after the commit record.
-fn with_published(work: impl FnOnce(&mut Publications)) {
+fn with_published(work: impl FnOnce(&mut OwnPublications)) {
     PUBLICATIONS.with_borrow_mut(|publications| {
         publications.as_mut().filter(|publications| publications.stage == Stage::Published).map(work);
     });
@@ -141,7 +141,7 @@ fn publish(next: Next) {
     let Some(xid) = FullXid::new(unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value) else { return };
     let Some(rings) = Area::mapped().and_then(Area::rings).filter(Rings::must_publish_relations) else { return };
     // Nothing is borrowed meanwhile: whoever is terminated at a lookup ends the transaction right there, without unwinding.
-    match PUBLICATIONS.take().or_else(|| Publications::new(rings, xid)) {
+    match PUBLICATIONS.take().or_else(|| OwnPublications::new(rings, xid)) {
         Some(mut publications) => {
             publications.publish(xid, next);
             PUBLICATIONS.set(Some(publications));
@@ -158,11 +158,11 @@ pub(super) fn holds_locks_of_writers() -> bool {
     holds
 }
 
-impl Publications {
+impl OwnPublications {
     /// `None` if there is no memory for it.
-    fn new(rings: Rings, xid: FullXid) -> Option<Publications> {
+    fn new(rings: Rings, xid: FullXid) -> Option<OwnPublications> {
         let (written, changed) = (LineSet::new(rings)?, LineSet::new(rings)?);
-        Some(Publications { rings, xid, stage: Stage::Collecting, written, changed })
+        Some(OwnPublications { rings, xid, stage: Stage::Collecting, written, changed })
     }
 
     fn publish(&mut self, xid: FullXid, next: Next) {

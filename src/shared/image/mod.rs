@@ -73,7 +73,7 @@ pub(crate) enum ImageError {
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-enum Kind {
+enum BlockKind {
     Entries = 1,
     End = 2,
 }
@@ -115,17 +115,17 @@ fn block_seed(number: u64, place: u64) -> u64 {
 
 /// What an image holds, as its end says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Totals {
+struct ImageTotals {
     blocks: u64,
     entries: u64,
     bytes: u64,
 }
 
-impl Totals {
+impl ImageTotals {
     const BYTES: usize = 24;
 
-    fn encode(&self) -> [u8; Totals::BYTES] {
-        let mut bytes = [0; Totals::BYTES];
+    fn encode(&self) -> [u8; ImageTotals::BYTES] {
+        let mut bytes = [0; ImageTotals::BYTES];
         let words = [self.blocks, self.entries, self.bytes];
         bytes.chunks_exact_mut(8).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
         bytes

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::header::Header;
-use super::{BLOCK_HEAD_BYTES, BlockHead, ENTRY_HEAD_BYTES, ImageError, Kind, MAX_BLOCK_BYTES, Totals, block_seed};
+use super::{
+    BLOCK_HEAD_BYTES, BlockHead, BlockKind, ENTRY_HEAD_BYTES, ImageError, ImageTotals, MAX_BLOCK_BYTES, block_seed,
+};
 use crate::engine::limits::{MAX_ENTRY_BYTES, MAX_KEY_BYTES};
 use crate::shared::cache::SharedCache;
 use crate::shared::expiry::Expiry;
@@ -59,7 +61,7 @@ pub(crate) struct ImageReader<R> {
     input: R,
     header: Header,
     pub(super) block: Vec<u8>,
-    totals: Totals,
+    totals: ImageTotals,
     /// Bytes read so far.
     at: u64,
 }
@@ -72,7 +74,7 @@ impl<R: Read> ImageReader<R> {
     /// As [`Header::read`].
     pub(crate) fn open(mut input: R) -> Result<Self, ImageError> {
         let header = Header::read(&mut input)?;
-        Ok(ImageReader { input, header, block: Vec::new(), totals: Totals::default(), at: Header::BYTES as u64 })
+        Ok(ImageReader { input, header, block: Vec::new(), totals: ImageTotals::default(), at: Header::BYTES as u64 })
     }
 
     /// What the image is of.
@@ -108,7 +110,7 @@ impl<R: Read> ImageReader<R> {
         if xxh3_64_with_seed(&self.block, seed) != head.checksum {
             return Err(self.damaged("the contents of a block"));
         }
-        if head.kind == Kind::End as u32 {
+        if head.kind == BlockKind::End as u32 {
             let is_whole = head.entries == 0 && self.block == self.totals.encode();
             if !is_whole || fill(&mut self.input, &mut [0])? > 0 {
                 return Err(self.damaged("its end"));
@@ -117,7 +119,7 @@ impl<R: Read> ImageReader<R> {
         }
         let mut bytes = &self.block[..];
         let count = std::iter::from_fn(|| next_entry(&mut bytes)).count();
-        if head.kind != Kind::Entries as u32 || count != head.entries as usize || !bytes.is_empty() {
+        if head.kind != BlockKind::Entries as u32 || count != head.entries as usize || !bytes.is_empty() {
             return Err(self.damaged("the entries of a block"));
         }
         self.totals.blocks += 1;

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::header::{Header, Seal};
 use super::read::{ImageReader, Restored};
 use super::write::Written;
-use super::{BLOCK_HEAD_BYTES, BlockHead, ImageError, Kind, MAX_BLOCK_BYTES, block_seed};
+use super::{BLOCK_HEAD_BYTES, BlockHead, BlockKind, ImageError, MAX_BLOCK_BYTES, block_seed};
 use crate::engine::config::Config;
 use crate::engine::policy::Policy;
 use crate::shared::cache::SharedCache;
@@ -227,7 +227,7 @@ fn blocks_have_one_place_in_one_image() {
 #[test]
 fn memory_grows_with_what_is_there_and_not_with_what_is_promised() {
     let seed = block_seed(NUMBER, 0);
-    let head = BlockHead { bytes: MAX_BLOCK_BYTES, entries: 1, kind: Kind::Entries as u32, checksum: 0 };
+    let head = BlockHead { bytes: MAX_BLOCK_BYTES, entries: 1, kind: BlockKind::Entries as u32, checksum: 0 };
     let image = [&header().encode()[..], &head.encode(seed), &[0; 100]].concat();
     let mut reader = ImageReader::open(&image[..]).unwrap();
     assert!(matches!(reader.next_block().map(|_| ()), Err(ImageError::Damaged { .. })));

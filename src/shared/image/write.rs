@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::header::Header;
-use super::{BLOCK_BYTES, BlockHead, ENTRY_HEAD_BYTES, ImageError, Kind, Totals, block_seed};
+use super::{BLOCK_BYTES, BlockHead, BlockKind, ENTRY_HEAD_BYTES, ImageError, ImageTotals, block_seed};
 use crate::shared::cache::SharedCache;
 use crate::shared::lock::Locks;
 
@@ -29,7 +29,7 @@ struct Blocks<W> {
     number: u64,
     block: Vec<u8>,
     entries: u32,
-    totals: Totals,
+    totals: ImageTotals,
 }
 
 impl<W: Write> Blocks<W> {
@@ -44,7 +44,7 @@ impl<W: Write> Blocks<W> {
         Ok(())
     }
 
-    fn write(&mut self, kind: Kind) -> Result<(), ImageError> {
+    fn write(&mut self, kind: BlockKind) -> Result<(), ImageError> {
         let seed = block_seed(self.number, self.totals.blocks);
         let checksum = xxh3_64_with_seed(&self.block, seed);
         let (bytes, entries) = (self.block.len() as u64, self.entries);
@@ -60,10 +60,10 @@ impl<W: Write> Blocks<W> {
         Ok(())
     }
 
-    fn end(mut self) -> Result<Totals, ImageError> {
+    fn end(mut self) -> Result<ImageTotals, ImageError> {
         let totals = self.totals;
         self.block.extend_from_slice(&totals.encode());
-        self.write(Kind::End)?;
+        self.write(BlockKind::End)?;
         self.out.flush()?;
         Ok(totals)
     }
@@ -87,7 +87,7 @@ impl<L: Locks> SharedCache<L> {
         let changes = self.change_count();
         out.write_all(&header.encode())?;
         let mut blocks =
-            Blocks { out, number: header.number, block: Vec::new(), entries: 0, totals: Totals::default() };
+            Blocks { out, number: header.number, block: Vec::new(), entries: 0, totals: ImageTotals::default() };
         let (mut key, mut value) = (Vec::new(), Vec::new());
         for id in self.in_order_of_use()? {
             let Some(expires) = self.copy_entry(id, &mut key, &mut value)?.filter(|_| outlives(&value)) else {
@@ -106,14 +106,14 @@ impl<L: Locks> SharedCache<L> {
             };
             blocks.push(expires_ms, &key, &value)?;
             if blocks.block.len() >= BLOCK_BYTES {
-                blocks.write(Kind::Entries)?;
+                blocks.write(BlockKind::Entries)?;
                 if between().is_break() {
                     return Err(ImageError::Interrupted);
                 }
             }
         }
         if blocks.entries > 0 {
-            blocks.write(Kind::Entries)?;
+            blocks.write(BlockKind::Entries)?;
         }
         Ok(Written { entries: blocks.end()?.entries, changes })
     }

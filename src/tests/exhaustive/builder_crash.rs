@@ -10,14 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pg_shared_lru::{BuilderCache, BuilderError, Config, DrainError, DrainShare, Policy, RobustLocks, SpillStore};
 
-use super::crash::Recording;
-use super::runner::{Case, Extent, Findings, Part, Tally, panic_text};
+use super::recording::{COUNTERS, Recording};
+use super::runner::{Case, Extent, Part, Tally};
 use super::stepper::Halt;
 use super::world::World;
 
@@ -167,7 +166,7 @@ pub fn part(extent: Extent) -> Part {
     };
     Part {
         name: "builder's crash consistency",
-        counters: &["instructions", "different states", "of them recovered", "of those marked as damaged"],
+        counters: &COUNTERS,
         cases: Policy::ALL.into_iter().enumerate().flat_map(under).collect(),
     }
 }
@@ -212,27 +211,13 @@ fn check(operation: &Operation, policy: Policy, states: usize, tally: &Tally) {
     }
     let recording = Recording::make(&world, || (operation.run)(&worker, store))
         .unwrap_or_else(|Halt(why)| panic!("{}: {why}", operation.name));
-    let mut findings = Findings::default();
-    let (mut recovered, mut marked) = (0, 0);
-    recording.visit(states, |instruction, image| {
+    recording.recover_each(states, tally, |image| {
         world.restore(image);
-        let is_marked = World::is_marked_damaged(image);
-        recovered += 1;
-        marked += u64::from(is_marked);
-        let checked = catch_unwind(AssertUnwindSafe(|| match is_marked {
+        match World::is_marked_damaged(image) {
             true => check_lost(&worker, &world, store, &truth),
             false => check_whole(&world, store, &truth),
-        }));
-        if let Err(what) = checked.unwrap_or_else(|payload| Err(panic_text(&*payload))) {
-            let mark = if is_marked { "marked" } else { "not marked" };
-            findings.note(format!("[{mark}] {what}"), || format!("after instruction {instruction}"));
         }
     });
-    tally.add(0, recording.instructions);
-    tally.add(1, recording.len() as u64);
-    tally.add(2, recovered);
-    tally.add(3, marked);
-    findings.report();
 }
 
 fn another_worker(world: &World) -> Worker {

@@ -1,8 +1,7 @@
 //! A process may be killed after any instruction: what it leaves behind is recovered, and everything is right.
 //!
-//! A child is stepped through one operation. After each instruction that changed the region, or the test's own words
-//! beside it, the change is noted. Then each state is put back as if the child had been killed there, and is held to
-//! these properties:
+//! A child is stepped through one operation (`recording`). Then each state is put back as if the child had been killed
+//! there, and is held to these properties:
 //!
 //! - a reader without a lock finds a key that is there before and after, with a value of it, or asks for the lock;
 //! - where the partition is not marked, each key has its value of before or of after, and is there if it is in both;
@@ -22,10 +21,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pg_shared_lru::{CompactBudget, Config, EntryId, Locks, Policy, SharedCache};
 
 use super::operations::{Operation, key, operations};
-use super::runner::{Case, Extent, Findings, Part, Tally, panic_text};
-use super::stepper::{Halt, Place, Stepped};
-use super::world::{Cache, Change, RefusedLocks, World};
-use crate::support::content::Random;
+use super::recording::{COUNTERS, Recording};
+use super::runner::{Case, Extent, Part, Tally, panic_text};
+use super::stepper::Halt;
+use super::world::{Cache, RefusedLocks, World};
 
 /// A key's bytes and its value's.
 pub type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -43,55 +42,8 @@ pub fn part(extent: Extent) -> Part {
     };
     Part {
         name: "crash consistency",
-        counters: &["instructions", "different states", "of them recovered", "of those marked as damaged"],
+        counters: &COUNTERS,
         cases: Policy::ALL.into_iter().enumerate().flat_map(under).collect(),
-    }
-}
-
-/// What a child did to the memory, instruction by instruction.
-pub struct Recording {
-    start: Vec<u8>,
-    changes: Vec<(u64, Change)>,
-    /// Instructions of the whole operation.
-    pub instructions: u64,
-}
-
-impl Recording {
-    /// Steps a child through `body`. The child ends; the memory is as it left it.
-    pub fn make(world: &World, body: impl FnOnce()) -> Result<Recording, Halt> {
-        let start = world.image();
-        let mut now = start.clone();
-        let mut changes = Vec::new();
-        let mut instructions = 0;
-        let mut child = Stepped::spawn(body)?;
-        loop {
-            let place = child.step()?;
-            instructions += 1;
-            changes.extend(world.change_since(&mut now).map(|change| (instructions, change)));
-            if place == Place::Done {
-                return Ok(Recording { start, changes, instructions });
-            }
-        }
-    }
-
-    /// How many different states there were.
-    pub fn len(&self) -> usize {
-        self.changes.len()
-    }
-
-    /// Shows at most `limit` of the states, chosen by a fixed seed, each with the number of the instruction before it.
-    pub fn visit(&self, limit: usize, mut visit: impl FnMut(u64, &[u8])) {
-        let mut image = self.start.clone();
-        let mut random = Random(1);
-        let (mut wanted, mut left) = (limit.min(self.len()), self.len());
-        for (instruction, change) in &self.changes {
-            change.apply(&mut image);
-            if random.below(left) < wanted {
-                wanted -= 1;
-                visit(*instruction, &image);
-            }
-            left -= 1;
-        }
     }
 }
 
@@ -132,23 +84,8 @@ pub fn check(operation: &Operation, policy: Policy, states: usize, tally: &Tally
         let resets = if was_damaged { 0 } else { cache.resets()[0] };
         (recording, Expected { operation, before, after, ids, resets, free_slabs: free_slabs_when_empty(&config) })
     });
-    let mut findings = Findings::default();
-    let (mut recovered, mut marked) = (0, 0);
     let states = if operation.in_full { usize::MAX } else { states };
-    recording.visit(states, |instruction, image| {
-        let is_marked = World::is_marked_damaged(image);
-        recovered += 1;
-        marked += u64::from(is_marked);
-        if let Err(what) = recover(&world, &cache, &unlocked, &prepared, image, &expected) {
-            let mark = if is_marked { "marked" } else { "not marked" };
-            findings.note(format!("[{mark}] {what}"), || format!("after instruction {instruction}"));
-        }
-    });
-    tally.add(0, recording.instructions);
-    tally.add(1, recording.len() as u64);
-    tally.add(2, recovered);
-    tally.add(3, marked);
-    findings.report();
+    recording.recover_each(states, tally, |image| recover(&world, &cache, &unlocked, &prepared, image, &expected));
 }
 
 /// Free slabs of a cache that has lived and been emptied.
@@ -180,31 +117,28 @@ fn recover(
 ) -> Result<(), String> {
     world.restore(prepared);
     let mut dead_pins = 0;
-    let whole = catch_unwind(AssertUnwindSafe(|| {
-        with_pins(cache, expected.operation.pins, &mut |pinned| {
-            let pinned_before: Vec<Vec<u8>> = pinned.iter().map(|bytes| bytes.to_vec()).collect();
-            world.restore(image);
-            // Caught here, so that the pins do not drop while something unwinds.
-            let checked = catch_unwind(AssertUnwindSafe(|| {
-                check_unlocked(unlocked, expected)?;
-                check_contents(cache, expected, World::is_marked_damaged(image))?;
-                dead_pins = check_pins(cache, expected)?;
-                check_life(cache, expected, pinned.len() as u64 + dead_pins)
-            }));
-            checked.unwrap_or_else(|payload| Err(panic_text(&*payload)))?;
-            if pinned.iter().zip(&pinned_before).any(|(now, before)| now != before) {
-                return Err("pinned bytes changed".to_owned());
-            }
-            Ok(())
-        })?;
-        if expected.operation.pins.is_empty() {
-            return Ok(());
+    with_pins(cache, expected.operation.pins, &mut |pinned| {
+        let pinned_before: Vec<Vec<u8>> = pinned.iter().map(|bytes| bytes.to_vec()).collect();
+        world.restore(image);
+        // Caught here, so that the pins do not drop while something unwinds.
+        let checked = catch_unwind(AssertUnwindSafe(|| {
+            check_unlocked(unlocked, expected)?;
+            check_contents(cache, expected, World::is_marked_damaged(image))?;
+            dead_pins = check_pins(cache, expected)?;
+            check_life(cache, expected, pinned.len() as u64 + dead_pins)
+        }));
+        checked.unwrap_or_else(|payload| Err(panic_text(&*payload)))?;
+        if pinned.iter().zip(&pinned_before).any(|(now, before)| now != before) {
+            return Err("pinned bytes changed".to_owned());
         }
-        // The readers are done.
-        expect("pins that stay when the readers are done", cache.pinned(), dead_pins)?;
-        check_life(cache, expected, dead_pins)
-    }));
-    whole.unwrap_or_else(|payload| Err(panic_text(&*payload)))
+        Ok(())
+    })?;
+    if expected.operation.pins.is_empty() {
+        return Ok(());
+    }
+    // The readers are done.
+    expect("pins that stay when the readers are done", cache.pinned(), dead_pins)?;
+    check_life(cache, expected, dead_pins)
 }
 
 fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), String> {

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pg_shared_lru::shared::write_back::{Concurrency, Condition, LoadStep};
-use pg_shared_lru::{CompactBudget, Config, Cursor, EntryId, Evicted, Expiry, Found, Policy, PushError};
+use pg_shared_lru::{CompactBudget, Config, Cursor, EntryId, Evicted, Expiry, Found, Policy, PushError, SnapshotOf};
 
 use super::layout;
 use super::runner::{Case, Extent, Findings, Part, Tally};
@@ -135,7 +135,7 @@ const DEEDS: &[(&str, Deed)] = &[
         let steps = cache.iter_with_values().take(100_000).count();
         assert!(steps < 100_000, "a walk without end");
         let cursor = Cursor::from_u64(random.next() >> random.below(64));
-        cache.scan(cursor, 3, true, &mut Vec::new());
+        cache.scan(cursor, 3, SnapshotOf::KeysAndValues, &mut Vec::new());
     }),
     ("entry", |cache, random| {
         for _ in 0..20 {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pg_shared_lru::engine::slab::allocator::SlabUse;
+use pg_shared_lru::engine::slab::slab_use::SlabUse;
 use pg_shared_lru::{CompactBudget, Config, Locks, Policy, RobustLocks, SharedCache};
 
 use super::accounting::{Readers, Tally, work};

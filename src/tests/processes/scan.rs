@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use pg_shared_lru::{CompactBudget, Config, Cursor, EntryId, Policy, SharedCache};
+use pg_shared_lru::{CompactBudget, Config, Cursor, EntryId, Policy, SharedCache, SnapshotOf};
 
 use crate::support::content::{Random, check, key, number_of, value};
 use crate::support::fork::{Child, join, shared_words};
@@ -85,7 +85,7 @@ fn a_cursor_can_be_handed_to_another_process() {
         let child = Child::spawn("step", || {
             let mut found = Vec::new();
             let cursor = Cursor::from_u64(words[0].load(Ordering::SeqCst));
-            let next = cache.scan(cursor, 7, false, &mut found);
+            let next = cache.scan(cursor, 7, SnapshotOf::Keys, &mut found);
             assert!(found.len() <= 7);
             for entry in found {
                 words[2 + number_of(&entry.key).expect("a key of ours") as usize].fetch_add(1, Ordering::SeqCst);
@@ -119,7 +119,7 @@ fn cursors_and_ids_that_nobody_made_lead_nowhere_bad() {
             _ => u64::from(u32::MAX) << 32 | random.below(40_000) as u64,
         };
         found.clear();
-        cache.scan(Cursor::from_u64(number), 2, true, &mut found);
+        cache.scan(Cursor::from_u64(number), 2, SnapshotOf::KeysAndValues, &mut found);
         found.iter().for_each(|entry| check(&entry.key, entry.value.as_ref().expect("asked for")));
         if let Some(entry) = EntryId::from_u64(number).and_then(|id| cache.entry(id)) {
             assert_eq!(known.get(&number), Some(&entry.key));
