@@ -9,6 +9,7 @@ use crate::engine::config::Config;
 use crate::engine::config_error::ConfigError;
 use crate::engine::policy::Policy;
 use crate::pg::error::CacheError;
+use crate::pg::stored::stored_bytes;
 
 /// The names of all options.
 pub(in crate::pg) const NAMES: &[&str] = &[
@@ -64,9 +65,9 @@ impl Options {
         {
             (Some(bytes), None, None) => Config::bytes(bytes as usize),
             (None, Some(count), Some(bytes)) => {
-                // And the byte that says what a value is.
                 let bytes: u32 = narrow("max_entry_bytes", bytes)?;
-                let bytes = if bytes > 0 { bytes.saturating_add(1) } else { 0 };
+                // None is too few, and refused as such.
+                let bytes = if bytes > 0 { stored_bytes(bytes) } else { 0 };
                 Config::entries(narrow("max_entries", count)?, bytes)
             }
             _ => {
@@ -179,8 +180,7 @@ mod tests {
         let config = parse(&[("bytes", "4194304"), ("policy", "lru"), ("partitions", "2")]);
         assert_eq!(config, Ok(Config::bytes(4 << 20).policy(Policy::Lru).partitions(2)));
         let config = parse(&[("max_entry_bytes", "100"), ("max_entries", "1000")]);
-        // And the byte that says what a value is.
-        assert_eq!(config, Ok(Config::entries(1000, 101)));
+        assert_eq!(config, Ok(Config::entries(1000, stored_bytes(100))));
     }
 
     #[test]

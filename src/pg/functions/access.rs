@@ -20,7 +20,7 @@ use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::invalidations::{self, Target};
-use crate::pg::stored::{Dependency, Stored, StoredType};
+use crate::pg::stored::{Dependency, Stored, StoredType, shown_bytes};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
 use crate::shared::bounded::Fetched;
@@ -35,10 +35,10 @@ fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
     put_or_report(with_cache(cache, Access::Write, |cache| cache.put(key, &stored))) == Put::Inserted
 }
 
-/// What a put came to. Sizes are told as SQL counts them: without the byte that says what a value is.
+/// What a put came to. Sizes are told as SQL counts them.
 pub(super) fn put_or_report<T>(put: Result<T, PushError>) -> T {
     or_report(put.map_err(|error| match error {
-        PushError::TooLarge { bytes, max } => PushError::TooLarge { bytes: bytes - 1, max: max - 1 },
+        PushError::TooLarge { bytes, max } => PushError::TooLarge { bytes: shown_bytes(bytes), max: shown_bytes(max) },
         error => error,
     }))
 }
@@ -181,7 +181,7 @@ pub(super) fn append_text(cache: &DefinedCache, key: &[u8], packed: &mut Packed)
 #[inline]
 fn shown_len(cache: &DefinedCache, bytes: &[u8], version: &Version, wanted: Wanted) -> Option<usize> {
     if wanted == Wanted::Bytes && Stored::is_plain(bytes) {
-        return Some(bytes.len() - 1);
+        return Some(shown_bytes(bytes.len()));
     }
     judged(cache, bytes, version, wanted)
 }
@@ -319,27 +319,38 @@ fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
 
 /// Whether a key has a value that the running statement may see. No use of it.
 fn has_current(cache: &DefinedCache, key: &[u8]) -> bool {
+    let is_current = |bytes: &[u8]| Stored::is_plain(bytes) || freshness(&parse(bytes)) == Freshness::Current;
+    peek(cache, key, &mut Vec::new(), is_current).unwrap_or(false)
+}
+
+/// Looks at what is stored under a key; `None` if there is nothing. No use of it. What is large is copied to `room`, whose want
+/// is an ERROR.
+pub(super) fn peek<R>(
+    cache: &DefinedCache,
+    key: &[u8],
+    room: &mut Vec<u8>,
+    look: impl FnOnce(&[u8]) -> R,
+) -> Option<R> {
     /// Room for a value before its size is known.
     const FIRST_ROOM_BYTES: usize = 1024;
-    let is_current = |bytes: &[u8]| Stored::is_plain(bytes) || freshness(&parse(bytes)) == Freshness::Current;
     let mut first = [MaybeUninit::uninit(); FIRST_ROOM_BYTES];
     let mut needed = match cache.peek_within(key, &mut first) {
-        Fetched::Absent => return false,
+        Fetched::Absent => return None,
         // SAFETY: the cache has written as many bytes.
-        Fetched::Copied(len) => return is_current(unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), len) }),
+        Fetched::Copied(len) => return Some(look(unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), len) })),
         Fetched::Needs(bytes) => bytes,
     };
-    let mut room = Vec::<u8>::new();
     loop {
+        room.clear();
         if room.try_reserve_exact(needed).is_err() {
             CacheError::OutOfMemory(needed).report();
         }
         match cache.peek_within(key, room.spare_capacity_mut()) {
-            Fetched::Absent => return false,
+            Fetched::Absent => return None,
             Fetched::Copied(len) => {
                 // SAFETY: as above.
                 unsafe { room.set_len(len) };
-                return is_current(&room);
+                return Some(look(room));
             }
             // Somebody has stored a larger one meanwhile.
             Fetched::Needs(bytes) => needed = bytes,

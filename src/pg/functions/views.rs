@@ -21,6 +21,7 @@ use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles;
 use crate::pg::ledger::SqlCounter;
 use crate::pg::named_locks::LwLocks;
+use crate::pg::stored;
 use crate::shared::cache::SharedCache;
 
 /// What `read` says of every cache of the current database, with the cache's name as the database has it. One that is
@@ -149,8 +150,7 @@ fn list_configurations() -> TableIterator<
             resolved.buckets as i64,
             resolved.slab_bytes as i32,
             (resolved.max_entries > 0).then_some(i64::from(resolved.max_entries)),
-            // Less the byte that says what a value is.
-            resolved.max_entry_bytes as i64 - 1,
+            stored::shown_bytes(resolved.max_entry_bytes as usize) as i64,
             resolved.max_key_bytes as i32,
         )
     }))
