@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::pg::invalidations::{self, Target};
 use crate::pg::stored::{Dependency, Stored, StoredType, shown_bytes};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
+use crate::rings::table::Rings;
 use crate::shared::bounded::Fetched;
 use crate::{Expiry, Version};
 
@@ -56,6 +58,41 @@ pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
     }
 }
 
+/// What the tags of a value said when it was put. It is asked again under the lock under which the value becomes findable.
+pub(super) struct PutTags {
+    dependencies: Vec<Dependency>,
+    /// There, if there are tags.
+    rings: Option<Rings>,
+    has_changed: Cell<bool>,
+}
+
+impl PutTags {
+    /// `None` if one of them is being invalidated, or is by the current transaction.
+    pub(super) fn settle(number: u64, tags: Option<Tags<'_>>) -> Option<PutTags> {
+        let (dependencies, rings) = match tags.filter(|tags| !tags.is_empty()) {
+            Some(tags) => (settled(number, &tags)?, invalidations::rings(or_report(Catalog::open()))),
+            None => (Vec::new(), None),
+        };
+        Some(PutTags { dependencies, rings, has_changed: Cell::new(false) })
+    }
+
+    pub(super) fn dependencies(&self) -> &[Dependency] {
+        &self.dependencies
+    }
+
+    /// Whether nobody has invalidated one since.
+    pub(super) fn still(&self) -> bool {
+        let is_unchanged = |dependency| self.rings.as_ref().is_some_and(|rings| tags::is_unchanged(rings, dependency));
+        self.has_changed.set(!self.dependencies.iter().all(is_unchanged));
+        !self.has_changed.get()
+    }
+
+    /// Whether that was the answer when it was asked last.
+    pub(super) fn have_changed(&self) -> bool {
+        self.has_changed.get()
+    }
+}
+
 /// What the tags of a cache say to the running statement; `None` if one of them is being invalidated, or is by the current
 /// transaction.
 pub(super) fn settled(number: u64, tags: &Tags<'_>) -> Option<Vec<Dependency>> {
@@ -85,18 +122,10 @@ fn store(
     expiry: Expiry,
     tags: Option<Tags<'_>>,
 ) -> Option<bool> {
-    let number = super::find(cache, Access::Write).number;
-    let Some(tags) = tags.filter(|tags| !tags.is_empty()) else {
-        let stored = or_report(Stored::compose(value, of_type, &[]));
-        let put = put_or_report(with_cache(cache, Access::Write, |cache| cache.put_with(key, &stored, expiry)));
-        return Some(put == Put::Inserted);
-    };
-    let dependencies = settled(number, &tags)?;
-    let stored = or_report(Stored::compose(value, of_type, &dependencies));
-    let rings = invalidations::rings(or_report(Catalog::open()))?;
-    let still = || dependencies.iter().all(|dependency| tags::is_unchanged(&rings, dependency));
-    let put = put_or_report(with_cache(cache, Access::Write, |cache| cache.put_while(key, &stored, expiry, still)))?;
-    Some(put == Put::Inserted)
+    let tags = PutTags::settle(super::find(cache, Access::Write).number, tags)?;
+    let stored = or_report(Stored::compose(value, of_type, tags.dependencies()));
+    let put = |cache: &DefinedCache| cache.put_while(key, &stored, expiry, || tags.still());
+    Some(put_or_report(with_cache(cache, Access::Write, put))? == Put::Inserted)
 }
 
 /// With a time to live, and tags.
@@ -392,7 +421,8 @@ fn get_versioned(
     TableIterator::once(found.map_or((None, None), |(value, version)| (Some(value), Some(version))))
 }
 
-/// Stores a value if the key's is still of this version; `None`: if it has none.
+/// Stores a value if the key's is still of this version; `None`: if it has none. NULL, and nothing stored, if a tag is being
+/// invalidated.
 #[pg_extern]
 fn put_if_version(
     cache: Option<ServerText<'_>>,
@@ -400,10 +430,10 @@ fn put_if_version(
     value: Option<&[u8]>,
     version: Option<&[u8]>,
     ttl: Option<Interval>,
+    tags: Option<Tags<'_>>,
 ) -> Option<bool> {
     let (cache, key, value) = (cache?, key?, value?);
     let expiry = expiry(ttl);
-    let stored = or_report(Stored::compose(value, None, &[]));
     let words: Option<[u64; 3]> = version.map(|version| {
         let words = <&[u8; VERSION_BYTES]>::try_from(version).unwrap_or_else(|_| {
             let given = version.len();
@@ -411,14 +441,18 @@ fn put_if_version(
         });
         bytemuck::pod_read_unaligned::<[u64; 3]>(words).map(u64::from_le)
     });
+    let tags = PutTags::settle(super::find(cache, Access::Write).number, tags)?;
+    let stored = or_report(Stored::compose(value, None, tags.dependencies()));
     let put = |cache: &DefinedCache| {
         if is_hidden(cache, key) {
             return Ok(false);
         }
-        let Some([_, stamp, place]) = words else { return cache.put_if_absent(key, &stored, expiry, || true) };
+        let still = || tags.still();
+        let Some([_, stamp, place]) = words else { return cache.put_if_absent(key, &stored, expiry, still) };
         let expected = Version::from_words([stamp, place]);
         let is_of_key = Some(&version_bytes(cache, key, expected)[..]) == version;
-        if is_of_key { cache.put_if_version(key, &stored, expiry, &expected) } else { Ok(false) }
+        if is_of_key { cache.put_if_version(key, &stored, expiry, &expected, still) } else { Ok(false) }
     };
-    Some(put_or_report(with_cache(cache, Access::Write, put)))
+    let is_stored = put_or_report(with_cache(cache, Access::Write, put));
+    (!tags.have_changed()).then_some(is_stored)
 }
