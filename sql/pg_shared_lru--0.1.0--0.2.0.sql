@@ -161,6 +161,24 @@ CREATE FUNCTION @extschema@.invalidate_text(cache text, key text) RETURNS void
     LANGUAGE sql VOLATILE STRICT
     RETURN @extschema@.invalidate(cache, pg_catalog.convert_to(key, 'UTF8'));
 
+CREATE FUNCTION @extschema@.contains_text(cache text, key text) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    RETURN @extschema@.contains(cache, pg_catalog.convert_to(key, 'UTF8'));
+
+CREATE FUNCTION @extschema@.put_text_if_absent(
+    cache text,
+    key text,
+    value text,
+    ttl interval DEFAULT NULL,
+    tags text[] DEFAULT NULL
+) RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+    RETURN @extschema@.put_if_absent(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), ttl, tags);
+
+CREATE FUNCTION @extschema@.invalidate_prefix_text(cache text, prefix text) RETURNS void
+    LANGUAGE sql VOLATILE STRICT
+    RETURN @extschema@.invalidate_prefix(cache, pg_catalog.convert_to(prefix, 'UTF8'));
+
 -- Results of queries. See docs/query-cache.md.
 
 CREATE FUNCTION @extschema@.fetch(cache text, query text, of anyelement) RETURNS anyelement
@@ -619,6 +637,9 @@ COMMENT ON FUNCTION @extschema@.put_jsonb_leased(text, text, jsonb, bytea, inter
 COMMENT ON FUNCTION @extschema@.get_text_versioned(text, text) IS 'As get_versioned, with key and value as text';
 COMMENT ON FUNCTION @extschema@.put_text_if_version(text, text, text, bytea, interval, text[]) IS 'As put_if_version, with key and value as text';
 COMMENT ON FUNCTION @extschema@.invalidate_text(text, text) IS 'As invalidate, with the key as text';
+COMMENT ON FUNCTION @extschema@.contains_text(text, text) IS 'As contains, with the key as text';
+COMMENT ON FUNCTION @extschema@.put_text_if_absent(text, text, text, interval, text[]) IS 'As put_if_absent, with key and value as text';
+COMMENT ON FUNCTION @extschema@.invalidate_prefix_text(text, text) IS 'As invalidate_prefix, with the prefix as text';
 COMMENT ON FUNCTION @extschema@.put(text, bytea, bytea, interval, text[]) IS
     'As put, for so long (NULL: as the cache has it, zero: for ever), and with tags; NULL if a tag is being invalidated';
 COMMENT ON FUNCTION @extschema@.put_any(text, bytea, anyelement, interval, text[]) IS 'As put, with a value of any type';

@@ -316,6 +316,9 @@ fn functions_for_text_and_json_are_inlined() {
     for (call, inner) in [
         ("get_jsonb('c', k)", "get_any("),
         ("remove_text('c', k)", "remove("),
+        ("contains_text('c', k)", "contains("),
+        ("put_text_if_absent('c', k, k)", "put_if_absent("),
+        ("invalidate_prefix_text('c', k)", "invalidate_prefix("),
         ("put_text('c', k, k)", "put("),
         ("put_text('c', k, k, NULL, '{t}')", "put("),
         ("put_jsonb('c', k, '1')", "put_any("),
