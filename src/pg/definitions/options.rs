@@ -96,6 +96,7 @@ impl Options {
         let yes = |name| text(name).map(|value| truth(name, value)).transpose();
         let persist = yes("persist")?.unwrap_or(false);
         let grace = text("grace").map(|value| seconds("grace", value)).transpose()?.unwrap_or_default();
+        let grace = checked_grace(grace)?;
         let accept_clock = yes("accept_clock")?.unwrap_or(false);
         if accept_clock && ttl.is_none() {
             return Err(CacheError::Parameter(
@@ -148,6 +149,22 @@ fn number<'a>(text: impl Fn(&str) -> Option<&'a str>, name: &str) -> Result<Opti
 fn seconds(name: &str, value: &str) -> Result<Duration, CacheError> {
     let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.ok_or_else(|| CacheError::Parameter(format!("{name} is {value}: no number of seconds")))
+}
+
+/// A grace, unless it is longer than what is counted.
+///
+/// # Errors
+///
+/// It is.
+pub(in crate::pg) fn checked_grace(grace: Duration) -> Result<Duration, CacheError> {
+    /// As many as 64 bits have microseconds for.
+    const MAX_SECONDS: u64 = u64::MAX / 1_000_000;
+    match grace.as_secs() {
+        ..MAX_SECONDS => Ok(grace),
+        seconds => {
+            Err(CacheError::Parameter(format!("grace is {seconds} seconds: at most {MAX_SECONDS}, give a shorter one")))
+        }
+    }
 }
 
 /// A truth value, as PostgreSQL writes it or a person may.
@@ -218,6 +235,8 @@ mod tests {
             (&[("bytes", "4194304"), ("persist", "perhaps")], "perhaps"),
             (&[("bytes", "4194304"), ("ttl", "-1")], "-1"),
             (&[("bytes", "4194304"), ("grace", "-1")], "grace is -1"),
+            (&[("bytes", "4194304"), ("grace", "2e13")], "grace is 20000000000000 seconds: at most 18446744073709"),
+            (&[("bytes", "4194304"), ("grace", "NaN")], "grace is NaN"),
             (&[("bytes", "4194304"), ("accept_clock", "maybe")], "accept_clock is maybe"),
             (&[("bytes", "4194304"), ("accept_clock", "on")], "needs a ttl"),
             (&[("bytes", "4194304"), ("ttl", "0.001")], "1 ms"),

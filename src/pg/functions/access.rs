@@ -14,7 +14,7 @@ use super::arguments;
 use super::bytea::{Before, Bytea, Copied};
 use super::packed::Packed;
 use super::text::{ServerText, from_utf8, to_utf8};
-use super::with_cache;
+use super::{duration, with_cache};
 use crate::engine::counters::Removal;
 use crate::engine::partition::{PushError, Put};
 use crate::pg::catalog::Catalog;
@@ -47,14 +47,10 @@ pub(super) fn put_or_report<T>(put: Result<T, PushError>) -> T {
 
 /// A time to live: `None` is the cache's own, zero is for ever.
 pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
-    match ttl.map(|ttl| ttl.as_micros()) {
+    match ttl.map(|ttl| duration("ttl", ttl)) {
         None => Expiry::Default,
-        Some(0) => Expiry::Never,
-        Some(micros) if micros < 0 => {
-            let seconds = micros / 1_000_000;
-            CacheError::Parameter(format!("ttl is {seconds} seconds: must not be negative")).report()
-        }
-        Some(micros) => Expiry::After(Duration::from_micros(micros.try_into().unwrap_or(u64::MAX))),
+        Some(Duration::ZERO) => Expiry::Never,
+        Some(ttl) => Expiry::After(ttl),
     }
 }
 

@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 
 use super::text::ServerText;
-use super::{name_of, names, not_null};
+use super::{duration, name_of, names, not_null};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::options::Options;
 use crate::pg::definitions::statements::{self, Change, Written};
@@ -45,9 +45,9 @@ impl Given<'_> {
             number("partitions", self.partitions.map(i64::from)),
             number("buckets", self.buckets),
             number("slab_bytes", self.slab_bytes.map(i64::from)),
-            self.ttl.map(|ttl| ("ttl", written_seconds(ttl))),
+            self.ttl.map(|ttl| ("ttl", written_seconds("ttl", ttl))),
             self.persist.map(|persist| ("persist", persist.to_string())),
-            self.grace.map(|grace| ("grace", written_seconds(grace))),
+            self.grace.map(|grace| ("grace", written_seconds("grace", grace))),
             self.accept_clock.map(|accept| ("accept_clock", accept.to_string())),
         ]
         .into_iter()
@@ -57,11 +57,11 @@ impl Given<'_> {
 }
 
 /// A time as a definition has it.
-fn written_seconds(ttl: Interval) -> String {
-    let micros = ttl.as_micros();
-    match micros % 1_000_000 {
-        0 => (micros / 1_000_000).to_string(),
-        _ => format!("{:.6}", micros as f64 / 1e6),
+fn written_seconds(name: &str, time: Interval) -> String {
+    let time = duration(name, time);
+    match time.subsec_micros() {
+        0 => time.as_secs().to_string(),
+        micros => format!("{}.{micros:06}", time.as_secs()),
     }
 }
 
