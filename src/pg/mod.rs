@@ -20,15 +20,16 @@
 //! report          one cache on a page                     │
 //! settings        pg_shared_lru.*                         │
 //! worker          the background worker                   │
-//! images          caches that outlive a restart          │
+//! images          caches that outlive a restart           │
 //! snapshot        a snapshot, as the commit rings ask it  │
 //! stored          values with what belongs to them        │
+//! bytea           values copied to PostgreSQL's memory    │
 //! types           datums as bytes, and their types        │
 //! advisory        the right to compute something          │
 //! invalidations   what a transaction invalidates          │
 //! tags            whether what a value depends on holds   │
-//! writers         what a transaction writes, published     │
-//! queries         results of queries, kept while right     │
+//! writers         what a transaction writes, published    │
+//! queries         results of queries, kept while right    │
 //! definitions     the caches of SQL, and who may use them │ feature `extension`
 //! functions       what SQL calls                         ─┘
 //! ```
@@ -41,6 +42,8 @@ mod accounts;
 #[cfg(feature = "extension")]
 mod advisory;
 pub mod area;
+#[cfg(feature = "extension")]
+mod bytea;
 pub mod catalog;
 #[cfg(feature = "extension")]
 mod definitions;

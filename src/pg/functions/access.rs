@@ -11,12 +11,12 @@ use pgrx::prelude::*;
 use pgrx::{AnyElement, Array, FromDatum};
 
 use super::arguments;
-use super::bytea::{Before, Bytea, Copied};
 use super::packed::Packed;
 use super::text::{ServerText, from_utf8, to_utf8};
 use super::{duration, with_cache};
 use crate::engine::counters::Removal;
 use crate::engine::partition::{PushError, Put};
+use crate::pg::bytea::{Before, Bytea, Copied};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};

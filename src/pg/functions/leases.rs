@@ -10,11 +10,11 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::access::{self, PutTags, Tags, expiry, put_or_report, value_of};
-use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, name_of, with_cache};
 use crate::pg::accounts::Tenant;
 use crate::pg::advisory::{AdvisoryLock, Class};
+use crate::pg::bytea::Bytea;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};

@@ -5,7 +5,6 @@
 //! names   names that cross the borders of databases, whose encodings may differ
 //! text    texts as arguments and results
 //! arguments  byte strings, and arrays of them, as arguments
-//! bytea   values copied straight into what PostgreSQL gets
 //! packed  several values in one piece of memory
 //! access  one key
 //! many    the keys of an array
@@ -43,7 +42,6 @@ mod access;
 mod admin;
 mod arguments;
 mod by_tag;
-pub(super) mod bytea;
 mod changes;
 mod define;
 mod kept;

@@ -7,9 +7,9 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::access::{parse, peek};
-use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, not_null, number};
+use crate::pg::bytea::Bytea;
 use crate::pg::definitions::Access;
 use crate::pg::error::CacheError;
 use crate::shared::scan::Entries;

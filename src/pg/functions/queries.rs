@@ -10,9 +10,9 @@ use pgrx::memcxt::PgMemoryContexts;
 use pgrx::prelude::*;
 
 use super::access::{Tags, expiry, refuse_too_many};
-use super::bytea::Copied;
 use super::text::ServerText;
 use super::{duration, name_of, not_null};
+use crate::pg::bytea::Copied;
 use crate::pg::definitions::options::checked_grace;
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::queries::{self, Answer, Column, Parameter, Wishes};

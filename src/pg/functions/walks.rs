@@ -6,10 +6,10 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::access::{freshness, parse};
-use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, not_null, number, timestamp};
 use crate::engine::evicted::Evicted;
+use crate::pg::bytea::Bytea;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::CacheError;
 use crate::pg::stored;

@@ -274,8 +274,7 @@ fn a_null_for_what_is_needed_gives_null_or_is_an_error_as_the_docs_say() {
           WHERE pronamespace = 'shared_lru'::regnamespace AND 'cache' = ANY (proargnames[1:pronargs])",
     );
     assert!(calls.len() > 40);
-    let refused =
-        ["create_cache", "alter_cache", "compact", "drain", "bytes_by_prefix", "explain_query", "cache_view"];
+    let refused = ["create_cache", "alter_cache", "compact", "drain", "bytes_by_prefix", "explain_query", "cache_view"];
     for call in calls {
         let is_refused = refused.iter().any(|name| call.starts_with(&format!("shared_lru.{name}(")));
         if is_refused {

@@ -42,7 +42,9 @@ fn a_result_lives_as_long_as_its_call_says() {
     backend.refused(&fetch_with("NULL", "NULL", "'-0.5 s'", "SELECT 1")).is("22023", &["grace is -0.5", "negative"]);
     let long = "'1000000 years'";
     backend.refused(&fetch_with("NULL", "NULL", long, "SELECT 1")).is("22023", &["grace is 31104000000000", "at most"]);
-    backend.refused(&format!("SELECT shared_lru.alter_cache('c', grace => {long})")).is("22023", &["at most 18446744073709"]);
+    backend
+        .refused(&format!("SELECT shared_lru.alter_cache('c', grace => {long})"))
+        .is("22023", &["at most 18446744073709"]);
     let tags = "array_fill('a'::text, '{33}')";
     backend.refused(&fetch_with("NULL", tags, "NULL", "SELECT 1")).is("22023", &["33 tags"]);
 }
