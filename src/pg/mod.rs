@@ -5,6 +5,7 @@
 //! error           errors with SQLSTATE, message and hint
 //! lwlock          PostgreSQL's locks, taken and released
 //! slot            a named cache's place in the catalog, and its life
+//! hooks           what was installed in a hook before ours
 //! versions        what differs between the versions of PostgreSQL
 //! area            one piece of shared memory for all named caches: preloaded, or made at its first use
 //! named_locks     the locks of a named cache
@@ -54,6 +55,7 @@ pub mod error;
 #[cfg(feature = "extension")]
 mod functions;
 pub mod handles;
+mod hooks;
 #[cfg(feature = "extension")]
 mod images;
 #[cfg(feature = "extension")]
