@@ -44,7 +44,7 @@ pub(super) fn my_listings<R>(
     let catalog = or_report(Catalog::existing());
     let mine = listings(catalog).filter(|cache| cache.database == handles::my_database());
     mine.filter_map(move |listing| {
-        let (catalog, name) = (catalog?, names::name_for_database(&listing.name, true));
+        let (catalog, name) = (catalog?, names::own_name(&listing.name));
         let mut listing = listing;
         loop {
             let found = handles::of_listing(catalog, listing.clone()).and_then(|cache| {
@@ -84,12 +84,13 @@ fn list_caches() -> TableIterator<
     let catalog = or_report(Catalog::existing());
     TableIterator::new(listings(catalog).map(move |cache| {
         let saved_ms = catalog.map_or(0, |catalog| catalog.saved(&cache).saved_ms);
-        let own = cache.database == handles::my_database();
+        let is_own = cache.database == handles::my_database();
+        let name = if is_own { names::own_name(&cache.name) } else { names::foreign_name(&cache.name) };
         let relation = cache.definition.map(drops::relation_of);
-        let owner = relation.filter(|_| own).and_then(definitions::owner_of);
+        let owner = relation.filter(|_| is_own).and_then(definitions::owner_of);
         let owner = owner.unwrap_or(pg_sys::Oid::from(cache.owner));
         (
-            ShownText(names::name_for_database(&cache.name, own)),
+            ShownText(name),
             pg_sys::Oid::from(cache.database),
             owner,
             cache.bytes as i64,
