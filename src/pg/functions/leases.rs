@@ -118,7 +118,7 @@ fn answer(
     let end = Instant::now() + wait;
     let mut has_waited = false;
     while !lock.try_take() {
-        // Who holds what others may wait for goes without.
+        // Others may wait for what it has written.
         if Instant::now() >= end || has_written() {
             return (None, None);
         }
