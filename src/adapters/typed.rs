@@ -252,7 +252,7 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> TypedCache<K, V, L> {
     ///
     /// As there.
     pub fn put_if_version(&self, key: &K, value: &V, expiry: Expiry, version: &Version) -> Result<bool, PushError> {
-        self.encoded.put_if_version(&encoded_key(key), &encoded_value(key, value), expiry, version, || true)
+        self.encoded.put_if_version(&encoded_key(key), &encoded_value(key, value), expiry, version)
     }
 
     /// Stores a value; what was evicted for it is appended to `evicted`.

@@ -178,13 +178,28 @@ impl<L: Locks> SharedCache<L> {
         self.store_when(key, value, expiry, OnEvict::Discard, |_| still())
     }
 
-    /// Stores a value if the key still has the one that was read with this version, by whatever handle, unless `still` says no:
-    /// as [`SharedCache::put_if_absent`] asks it. `true` if the value was stored. Entries that must make way are dropped.
+    /// Stores a value if the key still has the one that was read with this version, by whatever handle. `true` if it was
+    /// stored. Entries that must make way are dropped.
     ///
     /// # Errors
     ///
     /// As [`SharedCache::put_with`].
     pub fn put_if_version(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expiry: Expiry,
+        version: &Version,
+    ) -> Result<bool, PushError> {
+        self.put_if_version_while(key, value, expiry, version, || true)
+    }
+
+    /// As [`SharedCache::put_if_version`], unless `still` says no: [`SharedCache::put_if_absent`] says when it is asked.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn put_if_version_while(
         &self,
         key: &[u8],
         value: &[u8],
@@ -447,7 +462,7 @@ mod tests {
             let mut out = Vec::new();
             cache.put(&key, &first).unwrap();
             let read = cache.get_versioned(&key, &mut out).unwrap();
-            let put = |still| cache.put_if_version(&key, &second, Expiry::Default, &read, || still).unwrap();
+            let put = |still| cache.put_if_version_while(&key, &second, Expiry::Default, &read, || still).unwrap();
             assert!(!put(false) && cache.get(&key, &mut out) && out == first, "{len}");
             assert!(put(true) && cache.get(&key, &mut out) && out == second, "{len}");
             assert!(!put(true), "{len}: it is another by now");

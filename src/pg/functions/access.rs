@@ -447,7 +447,7 @@ fn put_if_version(
         let Some([_, stamp, place]) = words else { return cache.put_if_absent(key, &stored, expiry, still) };
         let expected = Version::from_words([stamp, place]);
         let is_of_key = Some(&version_bytes(cache, key, expected)[..]) == version;
-        if is_of_key { cache.put_if_version(key, &stored, expiry, &expected, still) } else { Ok(false) }
+        if is_of_key { cache.put_if_version_while(key, &stored, expiry, &expected, still) } else { Ok(false) }
     };
     let is_stored = put_or_report(with_cache(cache, Access::Write, put));
     (!tags.have_changed()).then_some(is_stored)
