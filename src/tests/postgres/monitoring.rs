@@ -276,23 +276,23 @@ fn bytes_are_counted_by_the_beginnings_of_keys() {
          SELECT shared_lru.put_text('c', 'cart:' || n, '') FROM generate_series(1, 5) AS n;
          SELECT shared_lru.put_text('c', 'usr/1', 'x'), shared_lru.put_text('c', 'no', 'value')",
     );
-    let mut rows = |arguments: &str| -> Vec<String> {
+    let rows = |backend: &mut Backend, arguments: &str| -> Vec<String> {
         backend.all(&format!(
             "SELECT concat_ws(' ', encode(prefix, 'escape'), entries, bytes) FROM shared_lru.bytes_by_prefix({arguments})"
         ))
     };
-    assert_eq!(rows("'c'"), ["user: 10 1070", "cart: 5 30", " 2 13"]);
-    assert_eq!(rows("'c', '/'"), [" 16 1107", "usr/ 1 6"]);
-    assert_eq!(rows("'c', length => 2"), ["us 11 1076", "ca 5 30", "no 1 7"]);
-    assert_eq!(rows("'c', length => 0"), [" 17 1113"]);
-    assert_eq!(rows("'c', delimiter => 'user:1'"), ["user:1 10 1070", " 7 43"]);
+    assert_eq!(rows(&mut backend, "'c'"), ["user: 10 1070", "cart: 5 30", " 2 13"]);
+    assert_eq!(rows(&mut backend, "'c', '/'"), [" 16 1107", "usr/ 1 6"]);
+    assert_eq!(rows(&mut backend, "'c', length => 2"), ["us 11 1076", "ca 5 30", "no 1 7"]);
+    assert_eq!(rows(&mut backend, "'c', length => 0"), [" 17 1113"]);
+    assert_eq!(rows(&mut backend, "'c', delimiter => 'user:1'"), ["user:1 10 1070", " 7 43"]);
     // Key and value are counted, not the type and the tags that are kept with it.
     backend.run(
         "SELECT shared_lru.put_any('c', 'typed:', 7::bigint, NULL, '{t}'),
                 shared_lru.put_text('c', 'large:', repeat('x', 5000), NULL, '{t}')",
     );
-    assert_eq!(rows("'c', length => 6")[0..1], ["large: 1 5006"]);
-    assert!(rows("'c', length => 6").contains(&"typed: 1 14".to_owned()));
+    assert_eq!(rows(&mut backend, "'c', length => 6")[0..1], ["large: 1 5006"]);
+    assert!(rows(&mut backend, "'c', length => 6").contains(&"typed: 1 14".to_owned()));
     backend.run("SELECT shared_lru.remove('c', 'typed:'), shared_lru.remove('c', 'large:')");
     // Keys without end make no table without end.
     backend.run("SELECT shared_lru.put('c', int4send(n), '') FROM generate_series(1, 15000) AS n");
