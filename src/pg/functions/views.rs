@@ -151,7 +151,7 @@ fn list_configurations() -> TableIterator<
             resolved.buckets as i64,
             resolved.slab_bytes as i32,
             (resolved.max_entries > 0).then_some(i64::from(resolved.max_entries)),
-            stored::shown_bytes(resolved.max_entry_bytes as usize) as i64,
+            stored::shown_bytes(resolved.max_entry_bytes) as i64,
             resolved.max_key_bytes as i32,
         )
     }))
