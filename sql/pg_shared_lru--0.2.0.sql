@@ -102,8 +102,14 @@ CREATE FUNCTION @extschema@.get_versioned(cache text, key bytea) RETURNS TABLE (
     version bytea
 ) LANGUAGE c VOLATILE STRICT PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', 'get_versioned_wrapper';
 
-CREATE FUNCTION @extschema@.put_if_version(cache text, key bytea, value bytea, version bytea, ttl interval DEFAULT NULL)
-    RETURNS boolean
+CREATE FUNCTION @extschema@.put_if_version(
+    cache text,
+    key bytea,
+    value bytea,
+    version bytea,
+    ttl interval DEFAULT NULL,
+    tags text[] DEFAULT NULL
+) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'put_if_version_wrapper';
 
 -- STABLE, which it is not, so that it is run in the snapshot of the statement that calls it.
@@ -116,10 +122,16 @@ BEGIN ATOMIC
       FROM @extschema@.get_versioned(cache, pg_catalog.convert_to(key, 'UTF8')) AS g;
 END;
 
-CREATE FUNCTION @extschema@.put_text_if_version(cache text, key text, value text, version bytea, ttl interval DEFAULT NULL)
-    RETURNS boolean
+CREATE FUNCTION @extschema@.put_text_if_version(
+    cache text,
+    key text,
+    value text,
+    version bytea,
+    ttl interval DEFAULT NULL,
+    tags text[] DEFAULT NULL
+) RETURNS boolean
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
-    RETURN @extschema@.put_if_version(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), version, ttl);
+    RETURN @extschema@.put_if_version(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), version, ttl, tags);
 
 CREATE FUNCTION @extschema@.get(cache text, key bytea) RETURNS bytea
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'get_wrapper';
@@ -393,6 +405,24 @@ CREATE FUNCTION @extschema@.put_text_leased(cache text, key text, value text, le
 CREATE FUNCTION @extschema@.invalidate_text(cache text, key text) RETURNS void
     LANGUAGE sql VOLATILE STRICT
     RETURN @extschema@.invalidate(cache, pg_catalog.convert_to(key, 'UTF8'));
+
+CREATE FUNCTION @extschema@.contains_text(cache text, key text) RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL SAFE
+    RETURN @extschema@.contains(cache, pg_catalog.convert_to(key, 'UTF8'));
+
+CREATE FUNCTION @extschema@.put_text_if_absent(
+    cache text,
+    key text,
+    value text,
+    ttl interval DEFAULT NULL,
+    tags text[] DEFAULT NULL
+) RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+    RETURN @extschema@.put_if_absent(cache, pg_catalog.convert_to(key, 'UTF8'), pg_catalog.convert_to(value, 'UTF8'), ttl, tags);
+
+CREATE FUNCTION @extschema@.invalidate_prefix_text(cache text, prefix text) RETURNS void
+    LANGUAGE sql VOLATILE STRICT
+    RETURN @extschema@.invalidate_prefix(cache, pg_catalog.convert_to(prefix, 'UTF8'));
 
 -- Results of queries. See docs/query-cache.md.
 
@@ -696,8 +726,8 @@ COMMENT ON FUNCTION @extschema@.get_array(text, bytea[]) IS 'The values of these
 COMMENT ON FUNCTION @extschema@.get_many_text(text, text[]) IS 'As get_many, with keys and values as text';
 COMMENT ON FUNCTION @extschema@.get_array_text(text, text[]) IS 'As get_array, with keys and values as text';
 COMMENT ON FUNCTION @extschema@.get_versioned(text, bytea) IS 'The value of a key, and its version';
-COMMENT ON FUNCTION @extschema@.put_if_version(text, bytea, bytea, bytea, interval) IS
-    'Stores a value if the key still has the one of this version, or none if that is NULL; whether it did';
+COMMENT ON FUNCTION @extschema@.put_if_version(text, bytea, bytea, bytea, interval, text[]) IS
+    'Stores a value if the key still has the one of this version, or none if that is NULL; whether it did, or NULL if a tag is being invalidated';
 COMMENT ON FUNCTION @extschema@.invalidate_prefix(text, bytea) IS
     'Removes all keys that begin so and voids all leases when the transaction commits';
 COMMENT ON FUNCTION @extschema@.invalidate_tag(text, text) IS
@@ -740,8 +770,11 @@ COMMENT ON FUNCTION @extschema@.put_any_leased(text, bytea, anyelement, bytea, i
 COMMENT ON FUNCTION @extschema@.put_jsonb_leased(text, text, jsonb, bytea, interval) IS
     'As put_leased, with the key as text and the value as JSON';
 COMMENT ON FUNCTION @extschema@.get_text_versioned(text, text) IS 'As get_versioned, with key and value as text';
-COMMENT ON FUNCTION @extschema@.put_text_if_version(text, text, text, bytea, interval) IS 'As put_if_version, with key and value as text';
+COMMENT ON FUNCTION @extschema@.put_text_if_version(text, text, text, bytea, interval, text[]) IS 'As put_if_version, with key and value as text';
 COMMENT ON FUNCTION @extschema@.invalidate_text(text, text) IS 'As invalidate, with the key as text';
+COMMENT ON FUNCTION @extschema@.contains_text(text, text) IS 'As contains, with the key as text';
+COMMENT ON FUNCTION @extschema@.put_text_if_absent(text, text, text, interval, text[]) IS 'As put_if_absent, with key and value as text';
+COMMENT ON FUNCTION @extschema@.invalidate_prefix_text(text, text) IS 'As invalidate_prefix, with the prefix as text';
 COMMENT ON FUNCTION @extschema@.get(text, bytea) IS 'The value of a key; NULL if there is none. Counts as a use';
 COMMENT ON FUNCTION @extschema@.contains(text, bytea) IS 'Whether a key is there; does not count as a use';
 COMMENT ON FUNCTION @extschema@.remove(text, bytea) IS 'Removes a key; false if there was none';

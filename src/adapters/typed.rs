@@ -37,6 +37,9 @@ use crate::shared::wall_clock::WallClock;
 /// As [`SharedCache`], of which each method is one operation: the cost is that, and encoding and decoding. Keys and values
 /// of plain data, strings and vectors of plain data are not copied to be looked up or stored.
 ///
+/// Values are decoded into memory of their own; where there is none, that panics or aborts, as [`SharedCache`] says of what
+/// copies. Who has to go on without asks the cache behind ([`TypedCache::encoded`]) with what copies into the caller's room.
+///
 /// # Examples
 ///
 /// ```

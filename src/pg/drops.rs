@@ -15,15 +15,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
 use super::catalog::{CacheId, Catalog};
 use super::handles::my_database;
+use super::hooks::Previous;
 use super::named_locks;
 
-static PREVIOUS_HOOK: AtomicUsize = AtomicUsize::new(0);
+static PREVIOUS: Previous<pg_sys::object_access_hook_type> = Previous::new();
 
 /// What one transaction does to caches.
 #[derive(Default)]
@@ -66,13 +66,8 @@ pub(super) fn is_defined(definition: u64) -> bool {
 
 /// Installs the hook, once per library: for all processes while the postmaster loads its libraries, else for this one.
 pub(super) fn watch() {
-    // SAFETY: runs in the process's only thread while it loads libraries; the hook has the right type, and the one
-    // installed before is kept to be called first.
-    unsafe {
-        let previous = pg_sys::object_access_hook.map_or(0, |hook| hook as usize);
-        PREVIOUS_HOOK.store(previous, Ordering::Relaxed);
-        pg_sys::object_access_hook = Some(on_object_access);
-    }
+    // SAFETY: runs in the process's only thread while it loads libraries.
+    unsafe { PREVIOUS.install(&raw mut pg_sys::object_access_hook, Some(on_object_access)) };
 }
 
 /// Notes that the memory of a cache was made in this transaction.
@@ -105,10 +100,7 @@ unsafe extern "C-unwind" fn on_object_access(
     sub_object: c_int,
     argument: *mut c_void,
 ) {
-    // SAFETY: the address came from a hook of this type, 0 standing for none, which is `None`'s representation.
-    let previous: pg_sys::object_access_hook_type =
-        unsafe { std::mem::transmute::<usize, _>(PREVIOUS_HOOK.load(Ordering::Relaxed)) };
-    if let Some(previous) = previous {
+    if let Some(previous) = PREVIOUS.get() {
         // SAFETY: PostgreSQL would have called it with the same arguments, at this moment. It may raise an error.
         unsafe {
             pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, sub_object, argument))

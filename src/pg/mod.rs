@@ -5,6 +5,7 @@
 //! error           errors with SQLSTATE, message and hint
 //! lwlock          PostgreSQL's locks, taken and released
 //! slot            a named cache's place in the catalog, and its life
+//! hooks           what was installed in a hook before ours
 //! versions        what differs between the versions of PostgreSQL
 //! area            one piece of shared memory for all named caches: preloaded, or made at its first use
 //! named_locks     the locks of a named cache
@@ -20,15 +21,16 @@
 //! report          one cache on a page                     │
 //! settings        pg_shared_lru.*                         │
 //! worker          the background worker                   │
-//! images          caches that outlive a restart          │
+//! images          caches that outlive a restart           │
 //! snapshot        a snapshot, as the commit rings ask it  │
 //! stored          values with what belongs to them        │
+//! bytea           values copied to PostgreSQL's memory    │
 //! types           datums as bytes, and their types        │
 //! advisory        the right to compute something          │
 //! invalidations   what a transaction invalidates          │
 //! tags            whether what a value depends on holds   │
-//! writers         what a transaction writes, published     │
-//! queries         results of queries, kept while right     │
+//! writers         what a transaction writes, published    │
+//! queries         results of queries, kept while right    │
 //! definitions     the caches of SQL, and who may use them │ feature `extension`
 //! functions       what SQL calls                         ─┘
 //! ```
@@ -41,6 +43,8 @@ mod accounts;
 #[cfg(feature = "extension")]
 mod advisory;
 pub mod area;
+#[cfg(feature = "extension")]
+mod bytea;
 pub mod catalog;
 #[cfg(feature = "extension")]
 mod definitions;
@@ -51,6 +55,7 @@ pub mod error;
 #[cfg(feature = "extension")]
 mod functions;
 pub mod handles;
+mod hooks;
 #[cfg(feature = "extension")]
 mod images;
 #[cfg(feature = "extension")]

@@ -25,6 +25,19 @@ const GRACED: u8 = 16;
 const ROWS_CHANGED: u8 = 32;
 const KINDS: u8 = TYPED | DEPENDENT | RESULT | TAGGED | GRACED | ROWS_CHANGED;
 
+/// The byte that says what is stored, which everything has.
+const KIND_BYTES: u32 = 1;
+
+/// The bytes of what is stored, for a value of so many that has neither type nor tags.
+pub(super) fn stored_bytes(value: u32) -> u32 {
+    value.saturating_add(KIND_BYTES)
+}
+
+/// The bytes of a value with what belongs to its type and tags, as SQL counts them.
+pub(super) fn shown_bytes(stored: usize) -> usize {
+    stored - KIND_BYTES as usize
+}
+
 /// The most dependencies that anything has.
 pub(super) const MAX_DEPENDENCIES: usize = u8::MAX as usize;
 const TYPE_BYTES: usize = 12;
@@ -279,7 +292,8 @@ mod tests {
                     assert!(stored.dependencies().eq(dependencies.iter().copied()));
                     assert_eq!(Stored::is_plain(&bytes), of_type.is_none() && count == 0);
                     assert_eq!(outlives_the_server(&bytes), count == 0);
-                    assert_eq!(bytes.len() == value.len() + 1, Stored::is_plain(&bytes), "a plain value costs a byte");
+                    assert_eq!(bytes.len() == stored_bytes(value.len() as u32) as usize, Stored::is_plain(&bytes));
+                    assert_eq!(shown_bytes(bytes.len()) == value.len(), Stored::is_plain(&bytes));
                 }
             }
         }

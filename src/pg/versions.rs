@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgrx::pg_sys;
 
@@ -37,23 +37,6 @@ pub(super) unsafe fn text_setting(name: &CStr) -> Option<std::ptr::NonNull<*mut 
     }
 }
 
-type Hook = Option<unsafe extern "C-unwind" fn()>;
-
-/// Calls a hook that was installed before ours, if there was one.
-///
-/// # Safety
-///
-/// - `previous` holds the address of a hook without arguments, or 0.
-/// - PostgreSQL would call it at this moment.
-pub(super) unsafe fn call_previous_hook(previous: &AtomicUsize) {
-    // SAFETY: a hook's address (caller), 0 standing for none, which is `None`'s representation.
-    let hook: Hook = unsafe { std::mem::transmute::<usize, Hook>(previous.load(Ordering::Relaxed)) };
-    if let Some(hook) = hook {
-        // SAFETY: PostgreSQL would have called it so (caller). It may raise an error.
-        unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| hook()) };
-    }
-}
-
 /// Calls `request` when shared memory may be asked for: at once in version 14, by a hook later on. Only while the
 /// postmaster loads its libraries, once per library.
 #[cfg(feature = "pg14")]
@@ -69,23 +52,21 @@ pub(super) fn at_shmem_request(request: fn()) {
 
     use pgrx::pg_guard;
 
+    use super::hooks::{PlainHook, Previous};
+
     static REQUEST: OnceLock<fn()> = OnceLock::new();
-    static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
+    static PREVIOUS: Previous<PlainHook> = Previous::new();
 
     #[pg_guard]
     unsafe extern "C-unwind" fn hook() {
-        // SAFETY: set below; PostgreSQL calls the hook at the moment that it is for.
-        unsafe { call_previous_hook(&PREVIOUS) };
+        // SAFETY: the moment is that of this hook.
+        unsafe { PREVIOUS.call() };
         REQUEST.get().expect("set with the hook")();
     }
 
     assert!(REQUEST.set(request).is_ok(), "once per library");
-    // SAFETY: runs in the postmaster's only thread while it loads libraries; the hook has the right type, and the one
-    // installed before is kept to be called first.
-    unsafe {
-        PREVIOUS.store(pg_sys::shmem_request_hook.map_or(0, |hook| hook as usize), Ordering::Relaxed);
-        pg_sys::shmem_request_hook = Some(hook);
-    }
+    // SAFETY: runs in the postmaster's only thread while it loads libraries.
+    unsafe { PREVIOUS.install(&raw mut pg_sys::shmem_request_hook, Some(hook)) };
 }
 
 /// Says that settings with this prefix are all defined: version 14 warns of others, later ones remove them too.

@@ -40,7 +40,7 @@ use crate::engine::partition::Partition;
 /// | [`push`](SharedCache::push), [`push_with`](SharedCache::push_with) | always | they are collected |
 /// | [`put_if_absent`](SharedCache::put_if_absent) | if the key has no value | they are dropped |
 /// | [`put_if_version`](SharedCache::put_if_version) | if the key has the value that was read | they are dropped |
-/// | [`put_while`](SharedCache::put_while) | if a condition still holds | they are dropped |
+/// | [`put_while`](SharedCache::put_while), [`put_if_version_while`](SharedCache::put_if_version_while) | if a condition still holds | they are dropped |
 /// | [`put_if_room`](SharedCache::put_if_room) | if none must | the value is refused |
 /// | `store_if` | on a condition | dirty ones are written back first: see `shared::write_back` |
 ///

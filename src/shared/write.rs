@@ -194,11 +194,27 @@ impl<L: Locks> SharedCache<L> {
         expiry: Expiry,
         version: &Version,
     ) -> Result<bool, PushError> {
+        self.put_if_version_while(key, value, expiry, version, || true)
+    }
+
+    /// As [`SharedCache::put_if_version`], unless `still` says no: [`SharedCache::put_if_absent`] says when it is asked.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn put_if_version_while(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expiry: Expiry,
+        version: &Version,
+        still: impl Fn() -> bool,
+    ) -> Result<bool, PushError> {
         let (index, hashed) = self.key(key);
         let is_of_key = version.partition() == index;
         let may = |partition: &mut Partition| {
             let found = partition.find_or_expire(hashed, &|| self.now());
-            is_of_key && found.is_some() && found == partition.resolve_version(version)
+            is_of_key && found.is_some() && found == partition.resolve_version(version) && still()
         };
         self.store_when(key, value, expiry, OnEvict::Discard, may).map(|stored| stored.is_some())
     }
@@ -436,6 +452,23 @@ mod tests {
         }
         let full = SharedCache::private(&Config::bytes(1 << 20).partitions(1)).unwrap();
         assert!(full.put_if_absent(b"k", &vec![0; 2 << 20], Expiry::Default, || true).is_err());
+    }
+
+    #[test]
+    fn a_value_is_replaced_if_it_is_the_one_that_was_read_and_the_caller_still_wants_it() {
+        let cache = SharedCache::private(&Config::bytes(4 << 20).partitions(1)).unwrap();
+        for len in [10, 1000, LARGE_VALUE_BYTES + 1, 500_000] {
+            let (first, second) = (vec![1; len], vec![2; len]);
+            let key = (len as u32).to_be_bytes();
+            let mut out = Vec::new();
+            cache.put(&key, &first).unwrap();
+            let read = cache.get_versioned(&key, &mut out).unwrap();
+            let put = |still| cache.put_if_version_while(&key, &second, Expiry::Default, &read, || still).unwrap();
+            assert!(!put(false) && cache.get(&key, &mut out) && out == first, "{len}");
+            assert!(put(true) && cache.get(&key, &mut out) && out == second, "{len}");
+            assert!(!put(true), "{len}: it is another by now");
+            cache.validate().unwrap();
+        }
     }
 
     #[test]

@@ -5,27 +5,22 @@
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
 use super::{Offsets, Places, requested};
+use crate::pg::hooks::{PlainHook, Previous};
 use crate::pg::lwlock::{self, LwLockGuard};
 use crate::pg::versions;
 use crate::shared::lock::LockMode;
 
-static PREVIOUS_STARTUP_HOOK: AtomicUsize = AtomicUsize::new(0);
+static PREVIOUS: Previous<PlainHook> = Previous::new();
 
 /// Has the area made. Only while the postmaster loads its libraries.
 pub(super) fn install_hooks() {
     versions::at_shmem_request(request);
-    // SAFETY: runs in the postmaster's only thread while it loads libraries; the hook has the right type, and the one
-    // installed before is kept to be called first.
-    unsafe {
-        let previous = pg_sys::shmem_startup_hook.map_or(0, |hook| hook as usize);
-        PREVIOUS_STARTUP_HOOK.store(previous, Ordering::Relaxed);
-        pg_sys::shmem_startup_hook = Some(startup_hook);
-    }
+    // SAFETY: runs in the postmaster's only thread while it loads libraries.
+    unsafe { PREVIOUS.install(&raw mut pg_sys::shmem_startup_hook, Some(startup_hook)) };
 }
 
 /// At the one moment when memory may be asked for.
@@ -42,8 +37,8 @@ fn request() {
 unsafe extern "C-unwind" fn startup_hook() {
     let area = requested();
     let size = (area.size)();
-    // SAFETY: the address came from a hook of this type, 0 standing for none.
-    unsafe { versions::call_previous_hook(&PREVIOUS_STARTUP_HOOK) };
+    // SAFETY: the moment is that of this hook.
+    unsafe { PREVIOUS.call() };
     // SAFETY: PostgreSQL calls the hook once shared memory exists. What it finds there was initialised by the process
     // that made it; settings are what they were when it was asked for.
     unsafe {

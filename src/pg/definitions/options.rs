@@ -9,6 +9,7 @@ use crate::engine::config::Config;
 use crate::engine::config_error::ConfigError;
 use crate::engine::policy::Policy;
 use crate::pg::error::CacheError;
+use crate::pg::stored::stored_bytes;
 
 /// The names of all options.
 pub(in crate::pg) const NAMES: &[&str] = &[
@@ -64,9 +65,9 @@ impl Options {
         {
             (Some(bytes), None, None) => Config::bytes(bytes as usize),
             (None, Some(count), Some(bytes)) => {
-                // And the byte that says what a value is.
                 let bytes: u32 = narrow("max_entry_bytes", bytes)?;
-                let bytes = if bytes > 0 { bytes.saturating_add(1) } else { 0 };
+                // None is too few, and refused as such.
+                let bytes = if bytes > 0 { stored_bytes(bytes) } else { 0 };
                 Config::entries(narrow("max_entries", count)?, bytes)
             }
             _ => {
@@ -95,6 +96,7 @@ impl Options {
         let yes = |name| text(name).map(|value| truth(name, value)).transpose();
         let persist = yes("persist")?.unwrap_or(false);
         let grace = text("grace").map(|value| seconds("grace", value)).transpose()?.unwrap_or_default();
+        let grace = checked_grace(grace)?;
         let accept_clock = yes("accept_clock")?.unwrap_or(false);
         if accept_clock && ttl.is_none() {
             return Err(CacheError::Parameter(
@@ -149,6 +151,22 @@ fn seconds(name: &str, value: &str) -> Result<Duration, CacheError> {
     seconds.ok_or_else(|| CacheError::Parameter(format!("{name} is {value}: no number of seconds")))
 }
 
+/// A grace, unless it is longer than what is counted.
+///
+/// # Errors
+///
+/// It is.
+pub(in crate::pg) fn checked_grace(grace: Duration) -> Result<Duration, CacheError> {
+    /// As many as 64 bits have microseconds for.
+    const MAX_SECONDS: u64 = u64::MAX / 1_000_000;
+    match grace.as_secs() {
+        ..MAX_SECONDS => Ok(grace),
+        seconds => {
+            Err(CacheError::Parameter(format!("grace is {seconds} seconds: at most {MAX_SECONDS}, give a shorter one")))
+        }
+    }
+}
+
 /// A truth value, as PostgreSQL writes it or a person may.
 fn truth(name: &str, value: &str) -> Result<bool, CacheError> {
     match &*value.to_ascii_lowercase() {
@@ -179,8 +197,7 @@ mod tests {
         let config = parse(&[("bytes", "4194304"), ("policy", "lru"), ("partitions", "2")]);
         assert_eq!(config, Ok(Config::bytes(4 << 20).policy(Policy::Lru).partitions(2)));
         let config = parse(&[("max_entry_bytes", "100"), ("max_entries", "1000")]);
-        // And the byte that says what a value is.
-        assert_eq!(config, Ok(Config::entries(1000, 101)));
+        assert_eq!(config, Ok(Config::entries(1000, stored_bytes(100))));
     }
 
     #[test]
@@ -218,6 +235,8 @@ mod tests {
             (&[("bytes", "4194304"), ("persist", "perhaps")], "perhaps"),
             (&[("bytes", "4194304"), ("ttl", "-1")], "-1"),
             (&[("bytes", "4194304"), ("grace", "-1")], "grace is -1"),
+            (&[("bytes", "4194304"), ("grace", "2e13")], "grace is 20000000000000 seconds: at most 18446744073709"),
+            (&[("bytes", "4194304"), ("grace", "NaN")], "grace is NaN"),
             (&[("bytes", "4194304"), ("accept_clock", "maybe")], "accept_clock is maybe"),
             (&[("bytes", "4194304"), ("accept_clock", "on")], "needs a ttl"),
             (&[("bytes", "4194304"), ("ttl", "0.001")], "1 ms"),

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
@@ -10,19 +11,20 @@ use pgrx::prelude::*;
 use pgrx::{AnyElement, Array, FromDatum};
 
 use super::arguments;
-use super::bytea::{Before, Bytea, Copied};
 use super::packed::Packed;
 use super::text::{ServerText, from_utf8, to_utf8};
-use super::with_cache;
+use super::{duration, with_cache};
 use crate::engine::counters::Removal;
 use crate::engine::outcomes::{PushError, Put};
+use crate::pg::bytea::{Before, Bytea, Copied};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::invalidations::{self, Target};
-use crate::pg::stored::{Dependency, Stored, StoredType};
+use crate::pg::stored::{Dependency, Stored, StoredType, shown_bytes};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
+use crate::rings::table::Rings;
 use crate::shared::bounded::Fetched;
 use crate::{Expiry, Version};
 
@@ -35,24 +37,55 @@ fn put(cache: ServerText<'_>, key: &[u8], value: &[u8]) -> bool {
     put_or_report(with_cache(cache, Access::Write, |cache| cache.put(key, &stored))) == Put::Inserted
 }
 
-/// What a put came to. Sizes are told as SQL counts them: without the byte that says what a value is.
+/// What a put came to. Sizes are told as SQL counts them.
 pub(super) fn put_or_report<T>(put: Result<T, PushError>) -> T {
     or_report(put.map_err(|error| match error {
-        PushError::TooLarge { bytes, max } => PushError::TooLarge { bytes: bytes - 1, max: max - 1 },
+        PushError::TooLarge { bytes, max } => PushError::TooLarge { bytes: shown_bytes(bytes), max: shown_bytes(max) },
         error => error,
     }))
 }
 
 /// A time to live: `None` is the cache's own, zero is for ever.
 pub(super) fn expiry(ttl: Option<Interval>) -> Expiry {
-    match ttl.map(|ttl| ttl.as_micros()) {
+    match ttl.map(|ttl| duration("ttl", ttl)) {
         None => Expiry::Default,
-        Some(0) => Expiry::Never,
-        Some(micros) if micros < 0 => {
-            let seconds = micros / 1_000_000;
-            CacheError::Parameter(format!("ttl is {seconds} seconds: must not be negative")).report()
-        }
-        Some(micros) => Expiry::After(Duration::from_micros(micros.try_into().unwrap_or(u64::MAX))),
+        Some(Duration::ZERO) => Expiry::Never,
+        Some(ttl) => Expiry::After(ttl),
+    }
+}
+
+/// What the tags of a value said when it was put. It is asked again under the lock under which the value becomes findable.
+pub(super) struct PutTags {
+    dependencies: Vec<Dependency>,
+    /// There, if there are tags.
+    rings: Option<Rings>,
+    has_changed: Cell<bool>,
+}
+
+impl PutTags {
+    /// `None` if one of them is being invalidated, or is by the current transaction.
+    pub(super) fn settle(number: u64, tags: Option<Tags<'_>>) -> Option<PutTags> {
+        let (dependencies, rings) = match tags.filter(|tags| !tags.is_empty()) {
+            Some(tags) => (settled(number, &tags)?, invalidations::rings(or_report(Catalog::open()))),
+            None => (Vec::new(), None),
+        };
+        Some(PutTags { dependencies, rings, has_changed: Cell::new(false) })
+    }
+
+    pub(super) fn dependencies(&self) -> &[Dependency] {
+        &self.dependencies
+    }
+
+    /// Whether nobody has invalidated one since.
+    pub(super) fn still(&self) -> bool {
+        let is_unchanged = |dependency| self.rings.as_ref().is_some_and(|rings| tags::is_unchanged(rings, dependency));
+        self.has_changed.set(!self.dependencies.iter().all(is_unchanged));
+        !self.has_changed.get()
+    }
+
+    /// Whether that was the answer when it was asked last.
+    pub(super) fn have_changed(&self) -> bool {
+        self.has_changed.get()
     }
 }
 
@@ -85,18 +118,10 @@ fn store(
     expiry: Expiry,
     tags: Option<Tags<'_>>,
 ) -> Option<bool> {
-    let number = super::find(cache, Access::Write).number;
-    let Some(tags) = tags.filter(|tags| !tags.is_empty()) else {
-        let stored = or_report(Stored::compose(value, of_type, &[]));
-        let put = put_or_report(with_cache(cache, Access::Write, |cache| cache.put_with(key, &stored, expiry)));
-        return Some(put == Put::Inserted);
-    };
-    let dependencies = settled(number, &tags)?;
-    let stored = or_report(Stored::compose(value, of_type, &dependencies));
-    let rings = invalidations::rings(or_report(Catalog::open()))?;
-    let still = || dependencies.iter().all(|dependency| tags::is_unchanged(&rings, dependency));
-    let put = put_or_report(with_cache(cache, Access::Write, |cache| cache.put_while(key, &stored, expiry, still)))?;
-    Some(put == Put::Inserted)
+    let tags = PutTags::settle(super::find(cache, Access::Write).number, tags)?;
+    let stored = or_report(Stored::compose(value, of_type, tags.dependencies()));
+    let put = |cache: &DefinedCache| cache.put_while(key, &stored, expiry, || tags.still());
+    Some(put_or_report(with_cache(cache, Access::Write, put))? == Put::Inserted)
 }
 
 /// With a time to live, and tags.
@@ -181,7 +206,7 @@ pub(super) fn append_text(cache: &DefinedCache, key: &[u8], packed: &mut Packed)
 #[inline]
 fn shown_len(cache: &DefinedCache, bytes: &[u8], version: &Version, wanted: Wanted) -> Option<usize> {
     if wanted == Wanted::Bytes && Stored::is_plain(bytes) {
-        return Some(bytes.len() - 1);
+        return Some(shown_bytes(bytes.len()));
     }
     judged(cache, bytes, version, wanted)
 }
@@ -319,27 +344,38 @@ fn contains(cache: ServerText<'_>, key: &[u8]) -> bool {
 
 /// Whether a key has a value that the running statement may see. No use of it.
 fn has_current(cache: &DefinedCache, key: &[u8]) -> bool {
+    let is_current = |bytes: &[u8]| Stored::is_plain(bytes) || freshness(&parse(bytes)) == Freshness::Current;
+    peek(cache, key, &mut Vec::new(), is_current).unwrap_or(false)
+}
+
+/// Looks at what is stored under a key; `None` if there is nothing. No use of it. What is large is copied to `room`, whose want
+/// is an ERROR.
+pub(super) fn peek<R>(
+    cache: &DefinedCache,
+    key: &[u8],
+    room: &mut Vec<u8>,
+    look: impl FnOnce(&[u8]) -> R,
+) -> Option<R> {
     /// Room for a value before its size is known.
     const FIRST_ROOM_BYTES: usize = 1024;
-    let is_current = |bytes: &[u8]| Stored::is_plain(bytes) || freshness(&parse(bytes)) == Freshness::Current;
     let mut first = [MaybeUninit::uninit(); FIRST_ROOM_BYTES];
     let mut needed = match cache.peek_within(key, &mut first) {
-        Fetched::Absent => return false,
+        Fetched::Absent => return None,
         // SAFETY: the cache has written as many bytes.
-        Fetched::Copied(len) => return is_current(unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), len) }),
+        Fetched::Copied(len) => return Some(look(unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), len) })),
         Fetched::Needs(bytes) => bytes,
     };
-    let mut room = Vec::<u8>::new();
     loop {
+        room.clear();
         if room.try_reserve_exact(needed).is_err() {
             CacheError::OutOfMemory(needed).report();
         }
         match cache.peek_within(key, room.spare_capacity_mut()) {
-            Fetched::Absent => return false,
+            Fetched::Absent => return None,
             Fetched::Copied(len) => {
                 // SAFETY: as above.
                 unsafe { room.set_len(len) };
-                return is_current(&room);
+                return Some(look(room));
             }
             // Somebody has stored a larger one meanwhile.
             Fetched::Needs(bytes) => needed = bytes,
@@ -381,7 +417,8 @@ fn get_versioned(
     TableIterator::once(found.map_or((None, None), |(value, version)| (Some(value), Some(version))))
 }
 
-/// Stores a value if the key's is still of this version; `None`: if it has none.
+/// Stores a value if the key's is still of this version; `None`: if it has none. NULL, and nothing stored, if a tag is being
+/// invalidated.
 #[pg_extern]
 fn put_if_version(
     cache: Option<ServerText<'_>>,
@@ -389,10 +426,10 @@ fn put_if_version(
     value: Option<&[u8]>,
     version: Option<&[u8]>,
     ttl: Option<Interval>,
+    tags: Option<Tags<'_>>,
 ) -> Option<bool> {
     let (cache, key, value) = (cache?, key?, value?);
     let expiry = expiry(ttl);
-    let stored = or_report(Stored::compose(value, None, &[]));
     let words: Option<[u64; 3]> = version.map(|version| {
         let words = <&[u8; VERSION_BYTES]>::try_from(version).unwrap_or_else(|_| {
             let given = version.len();
@@ -400,14 +437,18 @@ fn put_if_version(
         });
         bytemuck::pod_read_unaligned::<[u64; 3]>(words).map(u64::from_le)
     });
+    let tags = PutTags::settle(super::find(cache, Access::Write).number, tags)?;
+    let stored = or_report(Stored::compose(value, None, tags.dependencies()));
     let put = |cache: &DefinedCache| {
         if is_hidden(cache, key) {
             return Ok(false);
         }
-        let Some([_, stamp, place]) = words else { return cache.put_if_absent(key, &stored, expiry, || true) };
+        let still = || tags.still();
+        let Some([_, stamp, place]) = words else { return cache.put_if_absent(key, &stored, expiry, still) };
         let expected = Version::from_words([stamp, place]);
         let is_of_key = Some(&version_bytes(cache, key, expected)[..]) == version;
-        if is_of_key { cache.put_if_version(key, &stored, expiry, &expected) } else { Ok(false) }
+        if is_of_key { cache.put_if_version_while(key, &stored, expiry, &expected, still) } else { Ok(false) }
     };
-    Some(put_or_report(with_cache(cache, Access::Write, put)))
+    let is_stored = put_or_report(with_cache(cache, Access::Write, put));
+    (!tags.have_changed()).then_some(is_stored)
 }

@@ -73,8 +73,8 @@ fn compact_in_steps(cache: &DefinedCache, budget: u64) -> CompactReport {
 
 #[pg_extern]
 fn save(cache: ServerText<'_>) -> i64 {
-    let persists = || or_report(name_of(cache).and_then(Definition::find).and_then(|found| found.options())).persist;
-    or_report(with_cache(cache, Access::Own, |found| images::save(&cache.shown(), found.number, persists(), found)))
+    let options = || or_report(name_of(cache).and_then(Definition::find).and_then(|found| found.options()));
+    or_report(with_cache(cache, Access::Own, |found| images::save(&cache.shown(), found.number, &options(), found)))
         as i64
 }
 

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::access::{Tags, parse};
+use super::access::{Tags, parse, peek};
 use super::find;
 use super::prefixes::Sum;
 use super::text::{ServerText, ShownText};
@@ -33,21 +33,25 @@ fn bytes_by_tag(
     let mut sums: HashMap<u32, Sum> =
         tags.iter().filter_map(|(_, line)| line.map(|line| (line.get(), Sum::default()))).collect();
     // Each step takes a lock, and asks for interrupts before.
-    for entry in Entries::with_values(cache) {
-        let Some(value) = &entry.value else { continue };
-        let stored = parse(value);
-        // What a query's result depends on is no tag.
-        if stored.is_result {
-            continue;
-        }
-        let mut lines: Vec<u32> = stored.dependencies().map(|dependency| dependency.line.get()).collect();
-        lines.sort_unstable();
-        lines.dedup();
-        for line in lines {
-            if let Some(sum) = sums.get_mut(&line) {
-                sum.add(entry.key.len() + value.len());
+    let mut room = Vec::new();
+    for entry in Entries::keys(&*cache) {
+        let count = |bytes: &[u8]| {
+            let stored = parse(bytes);
+            // What a query's result depends on is no tag.
+            if stored.is_result {
+                return;
             }
-        }
+            let mut lines: Vec<u32> = stored.dependencies().map(|dependency| dependency.line.get()).collect();
+            lines.sort_unstable();
+            lines.dedup();
+            for line in lines {
+                if let Some(sum) = sums.get_mut(&line) {
+                    sum.add(entry.key.len() + stored.value.len());
+                }
+            }
+        };
+        // It may be gone by now.
+        _ = peek(&cache, &entry.key, &mut room, count);
     }
     TableIterator::new(tags.into_iter().map(move |(tag, line)| {
         let sum = line.and_then(|line| sums.get(&line.get()).copied()).unwrap_or_default();

@@ -1,11 +1,13 @@
 //! Caches created, altered, renamed and dropped, and who may use them.
+#![allow(unsafe_code)]
 
+use pgrx::fcinfo::pg_getarg;
 use pgrx::prelude::*;
 
 use super::text::ServerText;
-use super::{name_of, names, not_null};
+use super::{duration, name_of, names, not_null};
 use crate::pg::catalog::Catalog;
-use crate::pg::definitions::options::Options;
+use crate::pg::definitions::options::{self, Options};
 use crate::pg::definitions::statements::{self, Change, Written};
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::{definitions, settings};
@@ -19,91 +21,66 @@ fn create_cache() {
     CacheError::OldScript.report()
 }
 
-/// Numbers and texts as they are written in a definition; those that were not given are left out.
-struct Given<'a> {
-    bytes: Option<i64>,
-    max_entries: Option<i64>,
-    max_entry_bytes: Option<i32>,
-    policy: Option<ServerText<'a>>,
-    partitions: Option<i32>,
-    buckets: Option<i64>,
-    slab_bytes: Option<i32>,
-    ttl: Option<Interval>,
-    persist: Option<bool>,
-    grace: Option<Interval>,
-    accept_clock: Option<bool>,
+/// What the arguments from the second on say of a cache, in the order of the options and as a definition has them; those
+/// that are NULL are left out.
+///
+/// # Safety
+///
+/// - It is a call of `create_cache` or `alter_cache`.
+unsafe fn given(call: pg_sys::FunctionCallInfo) -> Written {
+    // SAFETY: the arguments have these types, as `sql/` declares them.
+    unsafe {
+        let long = |place| pg_getarg::<i64>(call, place).map(|number| number.to_string());
+        let short = |place| pg_getarg::<i32>(call, place).map(|number| number.to_string());
+        let text = |place| pg_getarg::<&[u8]>(call, place).map(|text| ServerText::of_bytes(text).shown());
+        let time = |name, place| pg_getarg::<Interval>(call, place).map(|time| written_seconds(name, time));
+        let truth = |place| pg_getarg::<bool>(call, place).map(|is_true| is_true.to_string());
+        let given = [
+            long(1),
+            long(2),
+            short(3),
+            text(4),
+            short(5),
+            long(6),
+            short(7),
+            time("ttl", 8),
+            truth(9),
+            time("grace", 10),
+            truth(11),
+        ];
+        options::NAMES.iter().copied().zip(given).filter_map(|(name, value)| Some((name, value?))).collect()
+    }
 }
 
-impl Given<'_> {
-    fn written(self) -> Written {
-        let number = |name, value: Option<i64>| value.map(|value| (name, value.to_string()));
-        [
-            number("bytes", self.bytes),
-            number("max_entries", self.max_entries),
-            number("max_entry_bytes", self.max_entry_bytes.map(i64::from)),
-            self.policy.map(|policy| ("policy", policy.shown())),
-            number("partitions", self.partitions.map(i64::from)),
-            number("buckets", self.buckets),
-            number("slab_bytes", self.slab_bytes.map(i64::from)),
-            self.ttl.map(|ttl| ("ttl", written_seconds(ttl))),
-            self.persist.map(|persist| ("persist", persist.to_string())),
-            self.grace.map(|grace| ("grace", written_seconds(grace))),
-            self.accept_clock.map(|accept| ("accept_clock", accept.to_string())),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    }
+/// Whether one of these options is given.
+fn has_any(given: &Written, names: &[&str]) -> bool {
+    given.iter().any(|(name, _)| names.contains(name))
 }
 
 /// A time as a definition has it.
-fn written_seconds(ttl: Interval) -> String {
-    let micros = ttl.as_micros();
-    match micros % 1_000_000 {
-        0 => (micros / 1_000_000).to_string(),
-        _ => format!("{:.6}", micros as f64 / 1e6),
+fn written_seconds(name: &str, time: Interval) -> String {
+    let time = duration(name, time);
+    match time.subsec_micros() {
+        0 => time.as_secs().to_string(),
+        micros => format!("{}.{micros:06}", time.as_secs()),
     }
 }
 
-#[pg_extern]
-#[allow(clippy::too_many_arguments)] // one SQL parameter each, all but the first with a default
-fn define_cache(
-    cache: Option<ServerText<'_>>,
-    bytes: Option<i64>,
-    max_entries: Option<i64>,
-    max_entry_bytes: Option<i32>,
-    policy: Option<ServerText<'_>>,
-    partitions: Option<i32>,
-    buckets: Option<i64>,
-    slab_bytes: Option<i32>,
-    ttl: Option<Interval>,
-    persist: Option<bool>,
-    grace: Option<Interval>,
-    accept_clock: Option<bool>,
-    if_not_exists: Option<bool>,
-) -> bool {
-    let cache = not_null("cache", cache);
+called_raw!(pg_finfo_define_cache_wrapper);
+
+/// `create_cache(cache, …, if_not_exists)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn define_cache_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with a call's data, of these arguments.
+    let (cache, mut given, if_not_exists) =
+        unsafe { (cache_argument(call), given(call), pg_getarg::<bool>(call, 12).unwrap_or(false)) };
     let name = new_name(cache);
     let catalog = or_report(Catalog::open());
     definitions::drop_orphans(catalog);
-    let bytes = match (bytes, max_entries, max_entry_bytes) {
-        (None, None, None) => Some((catalog.bytes() / DEFAULT_PART) as i64),
-        _ => bytes,
-    };
-    let mut given = Given {
-        bytes,
-        max_entries,
-        max_entry_bytes,
-        policy,
-        partitions,
-        buckets,
-        slab_bytes,
-        ttl,
-        persist,
-        grace,
-        accept_clock,
+    if !has_any(&given, &["bytes", "max_entries", "max_entry_bytes"]) {
+        given.push(("bytes", (catalog.bytes() / DEFAULT_PART).to_string()));
     }
-    .written();
     // What is a default today stays what it is: the definition may be read by a server with others.
     let defaults = [
         ("policy", Some(settings::default_policy().name().to_owned())),
@@ -113,70 +90,58 @@ fn define_cache(
     ];
     for (name, value) in defaults {
         if let Some(value) = value
-            && given.iter().all(|(given, _)| *given != name)
+            && !has_any(&given, &[name])
         {
             given.push((name, value));
         }
     }
     let created = or_report(statements::create(name, &given));
-    if !created && if_not_exists != Some(true) {
+    if !created && !if_not_exists {
         CacheError::Exists(cache.shown()).report();
     }
-    created
+    pg_sys::Datum::from(created)
 }
 
-#[pg_extern]
-#[allow(clippy::too_many_arguments)] // one SQL parameter each, all but the first with a default
-fn alter_cache(
-    cache: Option<ServerText<'_>>,
-    bytes: Option<i64>,
-    max_entries: Option<i64>,
-    max_entry_bytes: Option<i32>,
-    policy: Option<ServerText<'_>>,
-    partitions: Option<i32>,
-    buckets: Option<i64>,
-    slab_bytes: Option<i32>,
-    ttl: Option<Interval>,
-    persist: Option<bool>,
-    grace: Option<Interval>,
-    accept_clock: Option<bool>,
-    reset: Option<Vec<Option<String>>>,
-) {
-    let name = or_report(name_of(not_null("cache", cache)));
+called_raw!(pg_finfo_alter_cache_wrapper);
+
+/// `alter_cache(cache, …, reset)`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn alter_cache_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with a call's data, of these arguments.
+    let (cache, given, reset) =
+        unsafe { (cache_argument(call), given(call), pg_getarg::<Vec<Option<String>>>(call, 12).unwrap_or_default()) };
+    let name = or_report(name_of(cache));
     let mut changes: Vec<(&'static str, Option<String>)> = Vec::new();
-    let known = definitions::options::NAMES;
-    for option in reset.unwrap_or_default().into_iter().flatten() {
-        match known.iter().find(|known| **known == option) {
+    for option in reset.into_iter().flatten() {
+        match options::NAMES.iter().find(|known| **known == option) {
             Some(known) => changes.push((known, None)),
             None => {
-                let known = known.join(", ");
+                let known = options::NAMES.join(", ");
                 CacheError::Parameter(format!("a cache has no option \"{option}\"; it has {known}")).report()
             }
         }
     }
     // One kind of capacity takes the place of the other.
-    if bytes.is_some() {
+    if has_any(&given, &["bytes"]) {
         changes.extend([("max_entries", None), ("max_entry_bytes", None)]);
-    } else if max_entries.is_some() {
+    } else if has_any(&given, &["max_entries"]) {
         changes.push(("bytes", None));
     }
-    let given = Given {
-        bytes,
-        max_entries,
-        max_entry_bytes,
-        policy,
-        partitions,
-        buckets,
-        slab_bytes,
-        ttl,
-        persist,
-        grace,
-        accept_clock,
-    }
-    .written();
-    changes.retain(|(name, _)| given.iter().all(|(given, _)| given != name));
+    changes.retain(|(name, _)| !has_any(&given, &[*name]));
     changes.extend(given.into_iter().map(|(name, value)| (name, Some(value))));
     or_report(statements::alter(name, &changes));
+    pg_sys::Datum::null()
+}
+
+/// The first argument.
+///
+/// # Safety
+///
+/// - It is a call whose first argument is a text, and outlives what is returned.
+unsafe fn cache_argument<'a>(call: pg_sys::FunctionCallInfo) -> ServerText<'a> {
+    // SAFETY: as the caller says; a `text` is, like a `bytea`, bytes behind a varlena header.
+    ServerText::of_bytes(not_null("cache", unsafe { pg_getarg::<&[u8]>(call, 0) }))
 }
 
 #[pg_extern]

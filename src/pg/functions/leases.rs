@@ -9,12 +9,12 @@ use pgrx::AnyElement;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::access::{self, Tags, expiry, put_or_report, value_of};
-use super::bytea::Bytea;
+use super::access::{self, PutTags, Tags, expiry, put_or_report, value_of};
 use super::text::ServerText;
 use super::{find, name_of, with_cache};
 use crate::pg::accounts::Tenant;
 use crate::pg::advisory::{AdvisoryLock, Class};
+use crate::pg::bytea::Bytea;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
 use crate::pg::error::{CacheError, or_report};
@@ -118,7 +118,7 @@ fn answer(
     let end = Instant::now() + wait;
     let mut has_waited = false;
     while !lock.try_take() {
-        // Who holds what others may wait for goes without.
+        // Others may wait for what it has written.
         if Instant::now() >= end || has_written() {
             return (None, None);
         }
@@ -265,27 +265,12 @@ fn put_if_absent(
 ) -> Option<bool> {
     let (cache, key, value) = (cache?, key?, value?);
     let expiry = expiry(ttl);
-    let number = find(cache, Access::Write).number;
-    let dependencies = match tags.as_ref().filter(|tags| !tags.is_empty()) {
-        Some(tags) => access::settled(number, tags)?,
-        None => Vec::new(),
-    };
-    let bytes = or_report(Stored::compose(value, None, &dependencies));
-    let rings = if dependencies.is_empty() { None } else { invalidations::rings(or_report(Catalog::open())) };
-    let is_outdated = Cell::new(false);
-    let put = |cache: &DefinedCache| {
-        is_outdated.set(false);
-        // Asked only if the key has no value.
-        let still = || {
-            let is_unchanged = |dependency| rings.as_ref().is_some_and(|rings| tags::is_unchanged(rings, dependency));
-            is_outdated.set(!dependencies.iter().all(is_unchanged));
-            !is_outdated.get()
-        };
-        (cache.put_if_absent(key, &bytes, expiry, still), cache.tenant)
-    };
+    let tags = PutTags::settle(find(cache, Access::Write).number, tags)?;
+    let bytes = or_report(Stored::compose(value, None, tags.dependencies()));
+    let put = |cache: &DefinedCache| (cache.put_if_absent(key, &bytes, expiry, || tags.still()), cache.tenant);
     let (stored, tenant) = with_cache(cache, Access::Write, put);
     let stored = put_or_report(stored);
-    if is_outdated.get() {
+    if tags.have_changed() {
         return None;
     }
     if !stored {

@@ -18,11 +18,11 @@ use pgrx::prelude::*;
 
 use super::access;
 use super::arguments::{self, ARRAY_ALIGNMENT_BYTES, ARRAY_HEADER_BYTES, Elements};
-use super::bytea::{FIRST_ROOM_BYTES, MAX_BYTES};
 use super::packed::Packed;
 use super::sets::rows_store;
 use super::text::ServerText;
 use super::with_cache;
+use crate::pg::bytea::{FIRST_ROOM_BYTES, MAX_BYTES};
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::shared::bounded::PREFETCH_KEYS;
 

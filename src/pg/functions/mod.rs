@@ -5,7 +5,6 @@
 //! names   names that cross the borders of databases, whose encodings may differ
 //! text    texts as arguments and results
 //! arguments  byte strings, and arrays of them, as arguments
-//! bytea   values copied straight into what PostgreSQL gets
 //! packed  several values in one piece of memory
 //! access  one key
 //! many    the keys of an array
@@ -43,7 +42,6 @@ mod access;
 mod admin;
 mod arguments;
 mod by_tag;
-pub(super) mod bytea;
 mod changes;
 mod define;
 mod kept;
@@ -59,6 +57,8 @@ mod sets;
 mod text;
 mod views;
 mod walks;
+
+use std::time::Duration;
 
 use pgrx::prelude::*;
 
@@ -104,6 +104,16 @@ fn number<T: TryFrom<i64>>(name: &str, value: impl Into<i64>) -> T {
     let value = value.into();
     T::try_from(value)
         .unwrap_or_else(|_| CacheError::Parameter(format!("{name} is {value}: out of range for any cache")).report())
+}
+
+/// An interval that is a length of time.
+fn duration(name: &str, interval: Interval) -> Duration {
+    let micros = interval.as_micros();
+    let Ok(seconds) = u64::try_from(micros.div_euclid(1_000_000)) else {
+        let given = micros as f64 / 1e6;
+        CacheError::Parameter(format!("{name} is {given} seconds: must not be negative")).report()
+    };
+    Duration::new(seconds, micros.rem_euclid(1_000_000) as u32 * 1000)
 }
 
 /// Microseconds since 1970 as PostgreSQL counts them, from the year 2000 on.

@@ -37,13 +37,20 @@ pub(super) fn allowed_in_names() -> &'static str {
     if Encoding::of_database() == Encoding::SqlAscii { "UTF-8" } else { "ASCII" }
 }
 
-/// A name of UTF-8 in the database's encoding. `own`: whether it is of this database.
-pub(super) fn name_for_database(name: &str, own: bool) -> Vec<u8> {
+/// A name of UTF-8, of the current database, in its encoding.
+pub(super) fn own_name(name: &str) -> Vec<u8> {
+    match Encoding::of_database() {
+        // As it was given, so that it can be compared; to a client it may be anything.
+        Encoding::SqlAscii => name.as_bytes().to_vec(),
+        _ => foreign_name(name),
+    }
+}
+
+/// A name of UTF-8, of another database or of all, in the current one's encoding.
+pub(super) fn foreign_name(name: &str) -> Vec<u8> {
     match Encoding::of_database() {
         _ if name.is_ascii() => name.as_bytes().to_vec(),
         Encoding::Utf8 => name.as_bytes().to_vec(),
-        // Its own names as they were given, so that they can be compared; to a client they may be anything.
-        Encoding::SqlAscii if own => name.as_bytes().to_vec(),
         Encoding::SqlAscii => escaped(name).into_bytes(),
         Encoding::Other(encoding) => converted(name, encoding).unwrap_or_else(|| escaped(name).into_bytes()),
     }
@@ -53,7 +60,7 @@ pub(super) fn name_for_database(name: &str, own: bool) -> Vec<u8> {
 pub(super) fn shared_catalog_name(name: &[u8]) -> Vec<u8> {
     match std::str::from_utf8(name) {
         // Hardly any text of another encoding is UTF-8 by chance.
-        Ok(name) => name_for_database(name, false),
+        Ok(name) => foreign_name(name),
         Err(_) if is_valid(name) => name.to_vec(),
         Err(_) => escaped_bytes(name).into_owned().into_bytes(),
     }

@@ -10,8 +10,8 @@ use std::ptr::NonNull;
 
 use pgrx::{pg_sys, set_varsize_4b};
 
-use super::bytea::{Bytea, MAX_BYTES, allocate};
 use crate::engine::flight::version::Version;
+use crate::pg::bytea::{Bytea, MAX_BYTES, allocate};
 use crate::pg::error::CacheError;
 use crate::shared::bounded::Fetched;
 use crate::shared::cache::SharedCache;

@@ -6,9 +6,10 @@ use hashbrown::HashMap;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::bytea::Bytea;
+use super::access::{parse, peek};
 use super::text::ServerText;
 use super::{find, not_null, number};
+use crate::pg::bytea::Bytea;
 use crate::pg::definitions::Access;
 use crate::pg::error::CacheError;
 use crate::shared::scan::Entries;
@@ -96,10 +97,13 @@ fn bytes_by_prefix(
             CacheError::Parameter("give a delimiter or a length, not both".to_owned()).report();
         }
     };
-    let mut sums = Sums::default();
+    let (mut sums, mut room) = (Sums::default(), Vec::new());
     // Each step takes a lock, and asks for interrupts before.
-    for entry in Entries::keys(cache) {
-        sums.add(end.prefix_of(&entry.key), entry.key.len() + entry.value_len);
+    for entry in Entries::keys(&*cache) {
+        // How much of it is the value is known to its end only. It may be gone by now.
+        if let Some(bytes) = peek(&cache, &entry.key, &mut room, |bytes| parse(bytes).value.len()) {
+            sums.add(end.prefix_of(&entry.key), entry.key.len() + bytes);
+        }
     }
     let row = |(prefix, Sum { entries, bytes }): (Option<Vec<u8>>, Sum)| {
         (prefix.map(|prefix| Bytea::copy_of(&prefix)), entries as i64, bytes as i64)

@@ -3,7 +3,6 @@
 
 use std::ffi::{CString, c_char};
 use std::mem::offset_of;
-use std::time::Duration;
 
 use pgrx::fcinfo::{pg_arg_is_null, pg_getarg, pg_getarg_datum_raw, pg_getarg_type};
 use pgrx::iter::TableIterator;
@@ -11,9 +10,10 @@ use pgrx::memcxt::PgMemoryContexts;
 use pgrx::prelude::*;
 
 use super::access::{Tags, expiry, refuse_too_many};
-use super::bytea::Copied;
 use super::text::ServerText;
-use super::{name_of, not_null};
+use super::{duration, name_of, not_null};
+use crate::pg::bytea::Copied;
+use crate::pg::definitions::options::checked_grace;
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::queries::{self, Answer, Column, Parameter, Wishes};
 use crate::pg::types;
@@ -262,10 +262,7 @@ impl Place {
 }
 
 fn wishes(ttl: Option<Interval>, tags: Option<Tags<'_>>, grace: Option<Interval>) -> Wishes {
-    let grace = grace.map(|grace| match u64::try_from(grace.as_micros()) {
-        Ok(micros) => Duration::from_micros(micros),
-        Err(_) => CacheError::Parameter("grace must not be negative".to_owned()).report(),
-    });
+    let grace = grace.map(|grace| or_report(checked_grace(duration("grace", grace))));
     let mut own: Vec<Vec<u8>> = Vec::new();
     if let Some(tags) = tags {
         refuse_too_many(&tags);

@@ -6,10 +6,10 @@
 
 use pgrx::prelude::*;
 
-use super::bytea::Bytea;
 use super::name_of;
 use super::text::{ServerText, ShownText};
 use crate::pg::accounts::Tenant;
+use crate::pg::bytea::Bytea;
 use crate::pg::catalog::{CacheId, Catalog};
 use crate::pg::definitions::{self, Definition};
 use crate::pg::encoding::Encoding;

@@ -21,6 +21,7 @@ use crate::pg::error::{CacheError, or_report};
 use crate::pg::handles;
 use crate::pg::ledger::SqlCounter;
 use crate::pg::named_locks::LwLocks;
+use crate::pg::stored;
 use crate::shared::cache::SharedCache;
 
 /// What `read` says of every cache of the current database, with the cache's name as the database has it. One that is
@@ -43,7 +44,7 @@ pub(super) fn my_listings<R>(
     let catalog = or_report(Catalog::existing());
     let mine = listings(catalog).filter(|cache| cache.database == handles::my_database());
     mine.filter_map(move |listing| {
-        let (catalog, name) = (catalog?, names::name_for_database(&listing.name, true));
+        let (catalog, name) = (catalog?, names::own_name(&listing.name));
         let mut listing = listing;
         loop {
             let found = handles::of_listing(catalog, listing.clone()).and_then(|cache| {
@@ -83,12 +84,13 @@ fn list_caches() -> TableIterator<
     let catalog = or_report(Catalog::existing());
     TableIterator::new(listings(catalog).map(move |cache| {
         let saved_ms = catalog.map_or(0, |catalog| catalog.saved(&cache).saved_ms);
-        let own = cache.database == handles::my_database();
+        let is_own = cache.database == handles::my_database();
+        let name = if is_own { names::own_name(&cache.name) } else { names::foreign_name(&cache.name) };
         let relation = cache.definition.map(drops::relation_of);
-        let owner = relation.filter(|_| own).and_then(definitions::owner_of);
+        let owner = relation.filter(|_| is_own).and_then(definitions::owner_of);
         let owner = owner.unwrap_or(pg_sys::Oid::from(cache.owner));
         (
-            ShownText(names::name_for_database(&cache.name, own)),
+            ShownText(name),
             pg_sys::Oid::from(cache.database),
             owner,
             cache.bytes as i64,
@@ -149,8 +151,7 @@ fn list_configurations() -> TableIterator<
             resolved.buckets as i64,
             resolved.slab_bytes as i32,
             (resolved.max_entries > 0).then_some(i64::from(resolved.max_entries)),
-            // Less the byte that says what a value is.
-            resolved.max_entry_bytes as i64 - 1,
+            stored::shown_bytes(resolved.max_entry_bytes) as i64,
             resolved.max_key_bytes as i32,
         )
     }))

@@ -6,12 +6,13 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::access::{freshness, parse};
-use super::bytea::Bytea;
 use super::text::ServerText;
 use super::{find, not_null, number, timestamp};
 use crate::engine::evicted::Evicted;
+use crate::pg::bytea::Bytea;
 use crate::pg::definitions::{Access, DefinedCache};
 use crate::pg::error::CacheError;
+use crate::pg::stored;
 use crate::pg::tags::Freshness;
 use crate::shared::drains::Drained;
 use crate::shared::scan::Entries;
@@ -44,8 +45,7 @@ fn entries(
             entry.id.to_u64() as i64,
             Bytea::copy_of(&entry.key),
             entry.key.len() as i32,
-            // Without the byte that says what it is.
-            entry.value_len as i64 - 1,
+            stored::shown_bytes(entry.value_len) as i64,
             i64::from(entry.id.generation().get()),
             i64::from(entry.version),
             i64::from(entry.age),

@@ -11,7 +11,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use pgrx::{pg_guard, pg_sys};
 use xxhash_rust::xxh3::xxh3_128;
@@ -20,12 +20,12 @@ use super::file::{self, ImageFile};
 use super::new_header;
 use crate::pg::area::Area;
 use crate::pg::catalog::{Catalog, Listing};
+use crate::pg::hooks::{PlainHook, Previous};
 use crate::pg::slot::NO_DATABASE;
 use crate::pg::stored::outlives_the_server;
-use crate::pg::versions;
 use crate::shared::image::header::{Header, Seal};
 
-static PREVIOUS_STARTUP_HOOK: AtomicUsize = AtomicUsize::new(0);
+static PREVIOUS: Previous<PlainHook> = Previous::new();
 
 /// Files that make the server replay what others have written.
 const REPLAYS: [&str; 2] = ["standby.signal", "recovery.signal"];
@@ -68,20 +68,15 @@ impl ControlFile {
 
 /// Has the postmaster look at its start and at its end. Only while it loads its libraries, after the area was requested.
 pub(in crate::pg) fn watch() {
-    // SAFETY: runs in the postmaster's only thread while it loads libraries; the hook has the right type, and the one
-    // installed before is kept to be called first.
-    unsafe {
-        let previous = pg_sys::shmem_startup_hook.map_or(0, |hook| hook as usize);
-        PREVIOUS_STARTUP_HOOK.store(previous, Ordering::Relaxed);
-        pg_sys::shmem_startup_hook = Some(at_start);
-    }
+    // SAFETY: runs in the postmaster's only thread while it loads libraries.
+    unsafe { PREVIOUS.install(&raw mut pg_sys::shmem_startup_hook, Some(at_start)) };
 }
 
 /// Once shared memory exists: at the start, and again after a crash. The area was made by the hook before.
 #[pg_guard]
 unsafe extern "C-unwind" fn at_start() {
-    // SAFETY: the address came from a hook of this type, 0 standing for none.
-    unsafe { versions::call_previous_hook(&PREVIOUS_STARTUP_HOOK) };
+    // SAFETY: the moment is that of this hook.
+    unsafe { PREVIOUS.call() };
     // SAFETY: reads a variable of this process's only thread.
     let Some(area) = Area::mapped().filter(|_| unsafe { !pg_sys::IsUnderPostmaster }) else { return };
     file::remove_unfinished();

@@ -31,6 +31,7 @@ pub(super) use self::ending::watch;
 use self::file::ImageFile;
 use super::area::{self, Area};
 use super::catalog::{CacheId, Catalog};
+use super::definitions::options::Options;
 use super::error::CacheError;
 use super::named_locks::LwLocks;
 use super::slot::SavedImage;
@@ -87,13 +88,13 @@ impl Drop for InterruptsHeld {
 pub(super) fn save(
     name: &str,
     definition: u64,
-    persists: bool,
+    options: &Options,
     cache: &SharedCache<LwLocks>,
 ) -> Result<u64, CacheError> {
     if !area::is_preloaded() {
         return Err(CacheError::NotKept(name.to_owned(), "the library was not loaded at server start"));
     }
-    if !persists {
+    if !options.persist {
         return Err(CacheError::NotKept(name.to_owned(), "its definition does not say persist"));
     }
     let database = handles::my_database();

@@ -17,10 +17,10 @@ use pgrx::pg_sys;
 
 use super::key::StoredUnder;
 use super::{are_definitions_the_same, entries};
+use crate::pg::bytea::Copied;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access, DefinedCache};
 use crate::pg::error::CacheError;
-use crate::pg::functions::bytea::Copied;
 use crate::pg::ledger::{SqlCounter, now_us};
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Outdated, OutdatedBy, Stored};

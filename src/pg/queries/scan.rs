@@ -34,11 +34,11 @@ use super::{
     Answer, Flight, Found, Parameter, are_definitions_the_same, emptied, look_for, plan, pointers, seen, store_result,
     trace, usable_rings,
 };
+use crate::pg::bytea::Copied;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access};
 use crate::pg::encoding;
 use crate::pg::error::CacheError;
-use crate::pg::functions::bytea::Copied;
 use crate::pg::ledger::now_us;
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;

@@ -157,6 +157,34 @@ fn a_value_is_replaced_by_who_has_read_it_last() {
 }
 
 #[test]
+fn what_replaces_a_version_expires_and_has_tags() {
+    let world = World::with_cache(4);
+    let (mut backend, mut other) = (world.backend(), world.backend());
+    let put = |backend: &mut Backend, key: &str, tag: &str| -> Option<bool> {
+        backend.one(&format!(
+            "SELECT shared_lru.put_text_if_version('c', '{key}', 'v', version, '1 day', '{{{tag}}}')
+               FROM shared_lru.get_text_versioned('c', '{key}')"
+        ))
+    };
+    // Of a key without a value, and of one with another.
+    backend.put(b"had", b"before");
+    for key in ["new", "had"] {
+        assert_eq!(put(&mut backend, key, "t"), Some(true));
+        assert_eq!(get(&mut other, key).as_deref(), Some("v"));
+    }
+    assert!(other.one::<bool>("SELECT bool_and(expires > now()) FROM shared_lru.entries('c')"));
+    other.run("BEGIN; SELECT shared_lru.invalidate_tag('c', 't')");
+    for key in ["new", "had", "third"] {
+        assert_eq!(put(&mut other, key, "t"), None, "{key}: the tag is being invalidated");
+        assert_eq!(put(&mut backend, key, "u"), Some(true), "{key}: another is not");
+    }
+    other.run("COMMIT");
+    assert_eq!(get(&mut backend, "had").as_deref(), Some("v"));
+    other.run("SELECT shared_lru.invalidate_tag('c', 'u')");
+    assert_eq!(get(&mut backend, "had"), None, "its tag is old");
+}
+
+#[test]
 fn values_come_as_an_array_in_the_order_of_their_keys() {
     let world = World::with_cache(4);
     let mut backend = world.backend();
@@ -288,6 +316,9 @@ fn functions_for_text_and_json_are_inlined() {
     for (call, inner) in [
         ("get_jsonb('c', k)", "get_any("),
         ("remove_text('c', k)", "remove("),
+        ("contains_text('c', k)", "contains("),
+        ("put_text_if_absent('c', k, k)", "put_if_absent("),
+        ("invalidate_prefix_text('c', k)", "invalidate_prefix("),
         ("put_text('c', k, k)", "put("),
         ("put_text('c', k, k, NULL, '{t}')", "put("),
         ("put_jsonb('c', k, '1')", "put_any("),

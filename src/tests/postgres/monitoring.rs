@@ -276,16 +276,24 @@ fn bytes_are_counted_by_the_beginnings_of_keys() {
          SELECT shared_lru.put_text('c', 'cart:' || n, '') FROM generate_series(1, 5) AS n;
          SELECT shared_lru.put_text('c', 'usr/1', 'x'), shared_lru.put_text('c', 'no', 'value')",
     );
-    let mut rows = |arguments: &str| -> Vec<String> {
+    let rows = |backend: &mut Backend, arguments: &str| -> Vec<String> {
         backend.all(&format!(
             "SELECT concat_ws(' ', encode(prefix, 'escape'), entries, bytes) FROM shared_lru.bytes_by_prefix({arguments})"
         ))
     };
-    assert_eq!(rows("'c'"), ["user: 10 1080", "cart: 5 35", " 2 15"]);
-    assert_eq!(rows("'c', '/'"), [" 16 1123", "usr/ 1 7"]);
-    assert_eq!(rows("'c', length => 2"), ["us 11 1087", "ca 5 35", "no 1 8"]);
-    assert_eq!(rows("'c', length => 0"), [" 17 1130"]);
-    assert_eq!(rows("'c', delimiter => 'user:1'"), ["user:1 10 1080", " 7 50"]);
+    assert_eq!(rows(&mut backend, "'c'"), ["user: 10 1070", "cart: 5 30", " 2 13"]);
+    assert_eq!(rows(&mut backend, "'c', '/'"), [" 16 1107", "usr/ 1 6"]);
+    assert_eq!(rows(&mut backend, "'c', length => 2"), ["us 11 1076", "ca 5 30", "no 1 7"]);
+    assert_eq!(rows(&mut backend, "'c', length => 0"), [" 17 1113"]);
+    assert_eq!(rows(&mut backend, "'c', delimiter => 'user:1'"), ["user:1 10 1070", " 7 43"]);
+    // Key and value are counted, not the type and the tags that are kept with it.
+    backend.run(
+        "SELECT shared_lru.put_any('c', 'typed:', 7::bigint, NULL, '{t}'),
+                shared_lru.put_text('c', 'large:', repeat('x', 5000), NULL, '{t}')",
+    );
+    assert_eq!(rows(&mut backend, "'c', length => 6")[0..1], ["large: 1 5006"]);
+    assert!(rows(&mut backend, "'c', length => 6").contains(&"typed: 1 14".to_owned()));
+    backend.run("SELECT shared_lru.remove('c', 'typed:'), shared_lru.remove('c', 'large:')");
     // Keys without end make no table without end.
     backend.run("SELECT shared_lru.put('c', int4send(n), '') FROM generate_series(1, 15000) AS n");
     let rest = "SELECT concat_ws(' ', count(*), sum(entries), max(entries) FILTER (WHERE prefix IS NULL))
@@ -325,17 +333,13 @@ fn bytes_are_counted_by_tags() {
          SELECT shared_lru.put_text('c', 'both', '', NULL, '{user,cart,cart}');
          SELECT shared_lru.create_cache('other', 1 << 20), shared_lru.put_text('other', 'k', 'v', NULL, '{user}')",
     );
-    // Besides key and value: 20 bytes for each tag, and two.
-    assert_eq!(
-        rows(&mut backend, "'{cart,none,NULL,user,cart}'"),
-        ["cart 1 66", "none 0 0", "user 10 1182", "cart 1 66"]
-    );
+    assert_eq!(rows(&mut backend, "'{cart,none,NULL,user,cart}'"), ["cart 1 4", "none 0 0", "user 10 922", "cart 1 4"]);
     assert!(rows(&mut backend, "'{}'").is_empty());
     // A query's result depends on lines, too, but not on tags.
     backend.run("CREATE TABLE t AS SELECT 1 AS n; SELECT shared_lru.fetch('c', 'SELECT n FROM t', NULL::int)");
-    assert_eq!(rows(&mut backend, "'{user}'"), ["user 10 1182"]);
+    assert_eq!(rows(&mut backend, "'{user}'"), ["user 10 922"]);
     backend.run("SELECT shared_lru.remove_text('c', 'both')");
-    assert_eq!(rows(&mut backend, "'{cart,user}'"), ["cart 0 0", "user 9 1116"]);
+    assert_eq!(rows(&mut backend, "'{cart,user}'"), ["cart 0 0", "user 9 918"]);
     backend.run(
         "CREATE ROLE writer LOGIN; GRANT USAGE ON SCHEMA shared_lru TO writer;
          GRANT EXECUTE ON FUNCTION shared_lru.bytes_by_tag(text, text[]) TO writer;

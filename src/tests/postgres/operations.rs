@@ -73,6 +73,13 @@ fn text_and_json_are_the_bytes_they_look_like() {
     assert!(backend.one::<bool>("SELECT shared_lru.put_text('c', '', '')"));
     assert_eq!(backend.one::<String>("SELECT shared_lru.get_text('c', '')"), "");
     assert_eq!(backend.one::<Option<String>>("SELECT shared_lru.get_text('c', 'none')"), None);
+    assert!(backend.one::<bool>("SELECT shared_lru.contains_text('c', 'grüße')"));
+    assert!(!backend.one::<bool>("SELECT shared_lru.put_text_if_absent('c', 'grüße', 'other')"));
+    backend.run("SELECT shared_lru.put_text('c', 'grün', 'x')");
+    backend.run("SELECT shared_lru.invalidate_prefix_text('c', 'grün')");
+    assert!(backend.one::<bool>("SELECT shared_lru.put_text_if_absent('c', 'grün', 'y', '1 day', '{t}')"));
+    backend.run("SELECT shared_lru.invalidate_tag('c', 't')");
+    assert!(!backend.one::<bool>("SELECT shared_lru.contains_text('c', 'grün')"));
     assert!(backend.one::<bool>("SELECT shared_lru.remove_text('c', 'grüße')"));
     assert!(!backend.one::<bool>("SELECT shared_lru.remove_text('c', 'grüße')"));
 
@@ -177,8 +184,42 @@ fn a_wrong_parameter_is_named_with_its_range() {
 fn an_unknown_cache_is_named_by_every_function() {
     let world = World::new();
     let mut backend = world.backend();
-    for call in [
+    let calls = [
+        "alter_cache('nix', 1048576)",
+        "rename_cache('nix', 'other')",
+        "grant_cache('nix', 'public', 'read')",
+        "revoke_cache('nix', 'public', 'read')",
+        "save('nix')",
         "put('nix', 'k', 'v')",
+        "put('nix', 'k', 'v', NULL, '{t}')",
+        "put_any('nix', 'k', 1)",
+        "get_any('nix', 'k', NULL::int)",
+        "get_versioned('nix', 'k')",
+        "get_text_versioned('nix', 'k')",
+        "put_if_version('nix', 'k', 'v', NULL)",
+        "put_text_if_version('nix', 'k', 'v', NULL)",
+        "put_if_absent('nix', 'k', 'v')",
+        "put_text_if_absent('nix', 'k', 'v')",
+        "get_or_lease('nix', 'k')",
+        "get_text_or_lease('nix', 'k')",
+        "get_jsonb_or_lease('nix', 'k'::text)",
+        "put_leased('nix', 'k', 'v', decode(repeat('00', 48), 'hex'))",
+        "put_any_leased('nix', 'k', 1, decode(repeat('00', 48), 'hex'))",
+        "put_text_leased('nix', 'k', 'v', decode(repeat('00', 48), 'hex'))",
+        "put_jsonb_leased('nix', 'k', '1', decode(repeat('00', 48), 'hex'))",
+        "invalidate('nix', 'k')",
+        "invalidate_text('nix', 'k')",
+        "invalidate_all('nix')",
+        "invalidate_prefix('nix', 'k')",
+        "invalidate_prefix_text('nix', 'k')",
+        "invalidate_tag('nix', 't')",
+        "fetch('nix', 'SELECT 1', NULL::int)",
+        "fetch_with('nix', NULL, NULL, NULL, 'SELECT 1', NULL::int)",
+        "query('nix', 'SELECT 1') AS t (a int)",
+        "query_with('nix', NULL, NULL, NULL, 'SELECT 1') AS t (a int)",
+        "cache_view('nix', 'pg_class')",
+        "explain_query('SELECT 1', cache => 'nix')",
+        "contains_text('nix', 'k')",
         "get('nix', 'k')",
         "contains('nix', 'k')",
         "remove('nix', 'k')",
@@ -202,12 +243,47 @@ fn an_unknown_cache_is_named_by_every_function() {
         "report('nix')",
         "report_json('nix')",
         "report_svg('nix')",
-    ] {
-        let refusal = backend.refused(&format!("SELECT shared_lru.{call}"));
+    ];
+    for call in calls {
+        let refusal = backend.refused(&format!("SELECT * FROM shared_lru.{call}"));
         refusal.is("42704", &["\"nix\"", "does not exist"]);
         assert!(refusal.hint.contains("create_cache"), "{refusal:?}");
     }
     assert!(!backend.one::<bool>("SELECT shared_lru.drop_cache('nix')"));
+    let names: Vec<&str> = calls.iter().map(|call| call.split('(').next().expect("a name")).collect();
+    let of_caches = backend.all::<String>(
+        "SELECT DISTINCT proname::text FROM pg_proc
+          WHERE pronamespace = 'shared_lru'::regnamespace AND 'cache' = ANY (proargnames[1:pronargs])
+            AND proname NOT IN ('create_cache', 'drop_cache')",
+    );
+    let untried: Vec<_> = of_caches.iter().filter(|name| !names.contains(&name.as_str())).collect();
+    assert!(untried.is_empty(), "{untried:?}");
+}
+
+#[test]
+fn a_null_for_what_is_needed_gives_null_or_is_an_error_as_the_docs_say() {
+    let world = World::with_cache(4);
+    let mut backend = world.backend();
+    let calls = backend.all::<String>(
+        "SELECT format('shared_lru.%I(%s)%s', proname,
+                       (SELECT string_agg(CASE WHEN type IN ('anyelement'::regtype, '\"any\"'::regtype) THEN 'NULL::int'
+                                               ELSE format('NULL::%s', type::regtype) END, ', ' ORDER BY place)
+                          FROM unnest(proargtypes) WITH ORDINALITY AS argument (type, place)),
+                       CASE WHEN prorettype = 'record'::regtype AND NOT 't' = ANY (coalesce(proargmodes, '{}')) THEN ' AS t (a int)' END)
+           FROM pg_proc
+          WHERE pronamespace = 'shared_lru'::regnamespace AND 'cache' = ANY (proargnames[1:pronargs])",
+    );
+    assert!(calls.len() > 40);
+    let refused = ["create_cache", "alter_cache", "compact", "drain", "bytes_by_prefix", "explain_query", "cache_view"];
+    for call in calls {
+        let is_refused = refused.iter().any(|name| call.starts_with(&format!("shared_lru.{name}(")));
+        if is_refused {
+            backend.refused(&format!("SELECT * FROM {call}")).is("22023", &["must not be NULL"]);
+        } else {
+            let is_something = format!("SELECT count(*) FROM (SELECT * FROM {call}) AS t WHERE NOT t IS NULL");
+            assert_eq!(backend.one::<i64>(&is_something), 0, "{call}");
+        }
+    }
 }
 
 #[test]

@@ -39,7 +39,12 @@ fn a_result_lives_as_long_as_its_call_says() {
     assert_eq!(told(&mut backend, 7, &call("NULL")), 7);
     wait_until("it has expired", || told(&mut backend, 8, &call("NULL")) == 8);
     backend.refused(&call("'-1 s'")).is("22023", &["ttl", "negative"]);
-    backend.refused(&fetch_with("NULL", "NULL", "'-1 s'", "SELECT 1")).is("22023", &["grace", "negative"]);
+    backend.refused(&fetch_with("NULL", "NULL", "'-0.5 s'", "SELECT 1")).is("22023", &["grace is -0.5", "negative"]);
+    let long = "'1000000 years'";
+    backend.refused(&fetch_with("NULL", "NULL", long, "SELECT 1")).is("22023", &["grace is 31104000000000", "at most"]);
+    backend
+        .refused(&format!("SELECT shared_lru.alter_cache('c', grace => {long})"))
+        .is("22023", &["at most 18446744073709"]);
     let tags = "array_fill('a'::text, '{33}')";
     backend.refused(&fetch_with("NULL", tags, "NULL", "SELECT 1")).is("22023", &["33 tags"]);
 }

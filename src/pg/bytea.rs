@@ -1,4 +1,5 @@
-//! Values copied once, from the cache straight into memory that PostgreSQL gets.
+//! Values copied once, from the cache straight into memory that PostgreSQL gets: what SQL functions return, and results of
+//! queries, whose rows are read where they were copied to.
 //!
 //! The memory is asked for while no lock is held, and a value that there is no memory for is an ERROR (53200). A first
 //! try has room for a small value; a larger one is looked up once more, with as much room as it needs.
@@ -14,8 +15,8 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::{pg_sys, set_varsize_4b};
 
+use super::error::CacheError;
 use crate::engine::flight::version::Version;
-use crate::pg::error::CacheError;
 use crate::shared::bounded::Fetched;
 use crate::shared::cache::SharedCache;
 use crate::shared::lock::Locks;
@@ -27,7 +28,7 @@ pub(super) const FIRST_ROOM_BYTES: usize = 1024 - pg_sys::VARHDRSZ;
 
 /// What stands before a value in the memory that PostgreSQL gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pg) enum Before {
+pub(super) enum Before {
     /// The header of a varlena.
     Header = pg_sys::VARHDRSZ as isize,
     /// Nothing, so that the value is aligned as PostgreSQL's memory is.
@@ -35,17 +36,17 @@ pub(in crate::pg) enum Before {
 }
 
 /// A copy of what is stored under a key, in the memory context that was current.
-pub(in crate::pg) struct Copied {
+pub(super) struct Copied {
     room: Room,
     len: usize,
     /// Names what was copied.
-    pub(in crate::pg) version: Version,
+    pub(super) version: Version,
 }
 
 impl Copied {
     /// What is stored under a key; `None` if there is nothing. Counts as a use.
     #[inline]
-    pub(in crate::pg) fn fetch<L: Locks>(cache: &SharedCache<L>, key: &[u8], before: Before) -> Option<Copied> {
+    pub(super) fn fetch<L: Locks>(cache: &SharedCache<L>, key: &[u8], before: Before) -> Option<Copied> {
         let mut room = Room::new(before, FIRST_ROOM_BYTES);
         loop {
             match cache.get_within_versioned(key, room.bytes()) {
@@ -62,7 +63,7 @@ impl Copied {
 
     /// What was copied.
     #[inline]
-    pub(in crate::pg) fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: the cache has written as many bytes.
         unsafe { std::slice::from_raw_parts(self.room.memory.as_ptr().add(self.room.before as usize), self.len) }
     }
@@ -73,7 +74,7 @@ impl Copied {
     ///
     /// If there is no room for the header.
     #[inline]
-    pub(in crate::pg) fn into_bytea(self, len: usize) -> Bytea {
+    pub(super) fn into_bytea(self, len: usize) -> Bytea {
         assert!(len <= self.len && self.room.before == Before::Header);
         self.room.filled(len)
     }
@@ -83,19 +84,19 @@ impl Copied {
     /// # Panics
     ///
     /// If a header stands before it.
-    pub(in crate::pg) fn into_memory(self) -> NonNull<u8> {
+    pub(super) fn into_memory(self) -> NonNull<u8> {
         assert_eq!(self.room.before, Before::Nothing);
         self.room.memory
     }
 
     /// Gives the memory back.
-    pub(in crate::pg) fn free(self) {
+    pub(super) fn free(self) {
         self.room.free();
     }
 }
 
 /// A `bytea`, allocated in the memory context that was current.
-pub(in crate::pg) struct Bytea(NonNull<u8>);
+pub(super) struct Bytea(NonNull<u8>);
 
 impl Bytea {
     /// Another varlena, as PostgreSQL made it.
@@ -103,23 +104,23 @@ impl Bytea {
     /// # Safety
     ///
     /// - It is one, and lives as long as the memory context that is current.
-    pub(in crate::pg) unsafe fn from_varlena(varlena: *mut pg_sys::varlena) -> Bytea {
+    pub(super) unsafe fn from_varlena(varlena: *mut pg_sys::varlena) -> Bytea {
         Bytea(NonNull::new(varlena.cast()).expect("PostgreSQL has made it"))
     }
 
     /// What it holds.
-    pub(in crate::pg) fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: a varlena in plain form.
         unsafe { pgrx::varlena_to_byte_slice(self.0.as_ptr().cast()) }
     }
 
     /// As PostgreSQL passes it.
-    pub(in crate::pg) fn datum(&self) -> pg_sys::Datum {
+    pub(super) fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.0.as_ptr())
     }
 
     /// A copy of these bytes.
-    pub(in crate::pg) fn copy_of(bytes: &[u8]) -> Bytea {
+    pub(super) fn copy_of(bytes: &[u8]) -> Bytea {
         let mut room = Room::new(Before::Header, bytes.len());
         room.bytes().iter_mut().zip(bytes).for_each(|(to, &from)| _ = to.write(from));
         room.filled(bytes.len())
