@@ -8,15 +8,16 @@
 //!   rows: the entry takes the place of the one without it, and goes by itself when the grace is over. So all count from one
 //!   moment, and what is evicted is gone with it.
 //!
-//! Not here: who makes the new one (`Flight`).
+//! Not here: who makes the new one (`flight`).
 #![allow(unsafe_code)]
 
 use std::time::Duration;
 
 use pgrx::pg_sys;
 
+use super::entries;
 use super::key::StoredUnder;
-use super::{are_definitions_the_same, entries};
+use super::lines::are_definitions_the_same;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access, DefinedCache};
 use crate::pg::error::CacheError;

@@ -13,6 +13,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
+use super::lists::oids;
 use super::refusal::Refusal;
 use super::wishes::Clock;
 use crate::pg::handles::my_database;
@@ -41,13 +42,26 @@ impl Dependencies {
         dependencies
     }
 
+    /// Those of another plan of the query, too.
+    pub(super) fn add_all(&mut self, others: &Dependencies) {
+        others.keys.iter().for_each(|key| self.add_key(*key));
+        let news = others.relations.iter().filter(|relation| !self.relations.contains(relation));
+        let news: Vec<pg_sys::Oid> = news.copied().collect();
+        self.relations.extend(news);
+        self.refusal = self.refusal.take().or_else(|| others.refusal.clone());
+        self.clock = self.clock.take().or_else(|| others.clock.clone());
+    }
+
     /// Why the result is not to be kept.
     pub(super) fn refusal_where(&self, clock: Clock) -> Option<&Refusal> {
         self.refusal.as_ref().or(self.clock.as_ref().filter(|_| clock == Clock::Refused))
     }
 
     fn add(&mut self, key: DependencyKey<'_>) {
-        let key = key.hash();
+        self.add_key(key.hash());
+    }
+
+    fn add_key(&mut self, key: KeyHash) {
         if !self.keys.contains(&key) {
             self.keys.push(key);
         }
@@ -197,7 +211,7 @@ pub(super) fn with_search_path<R>(take: impl FnOnce(&mut dyn ExactSizeIterator<I
     // SAFETY: a list of OIDs, which is ours.
     unsafe {
         let list = pg_sys::fetch_search_path(true);
-        let taken = take(&mut super::oids(list));
+        let taken = take(&mut oids(list));
         pg_sys::list_free(list);
         taken
     }
@@ -208,7 +222,7 @@ pub(super) fn creation_schema() -> pg_sys::Oid {
     // SAFETY: a list of OIDs, which is ours.
     unsafe {
         let list = pg_sys::fetch_search_path(false);
-        let schema = super::oids(list).next().unwrap_or(pg_sys::InvalidOid);
+        let schema = oids(list).next().unwrap_or(pg_sys::InvalidOid);
         pg_sys::list_free(list);
         schema
     }

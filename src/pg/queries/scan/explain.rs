@@ -9,9 +9,9 @@ use super::below::{Below, Outcome};
 use super::lookup::refused_by_clock;
 use super::{Node, Source};
 use crate::pg::encoding;
-use crate::pg::queries::oids;
+use crate::pg::queries::knowing::PlannedWith;
+use crate::pg::queries::lists::oids;
 use crate::pg::queries::rows::About;
-use crate::pg::queries::statement::PlannedWith;
 
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn explain(

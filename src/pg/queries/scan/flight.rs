@@ -14,13 +14,14 @@
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::below::{Below, pass};
-use super::kept::{Kept, kept};
+use super::kept::kept;
 use super::slots::clear;
 use super::{Running, Source, with_snapshot};
+use crate::pg::queries::flight::Flight;
+use crate::pg::queries::found::{Found, look_for};
 use crate::pg::queries::grace::Stale;
 use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::wishes::Wishes;
-use crate::pg::queries::{Flight, Found, look_for};
 use crate::pg::snapshot::has_written;
 
 /// So many bytes of a result are read ahead, while others wait.
@@ -110,8 +111,9 @@ unsafe fn serve_stale(stale: Stale, running: &mut Running, node: *mut pg_sys::Cu
                 .switch_to(|_| kept(copied, &filling.columns, description, state))
         };
         match served.and_then(in_query) {
-            Some(kept) => {
-                running.source = Source::Kept(Kept { outcome: "stale, while another session makes it", ..kept })
+            Some(mut kept) => {
+                kept.outcome = "stale, while another session makes it";
+                running.source = Source::Kept(kept);
             }
             None => filling.found = Found::Outdated(version),
         }

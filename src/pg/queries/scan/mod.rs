@@ -43,7 +43,7 @@ use self::flight::{end_ahead, fly};
 use self::kept::Kept;
 use self::lookup::look_up;
 use self::slots::{clear, show};
-use super::pointers;
+use super::lists::pointers;
 use super::refusal::Refusal;
 use super::statement::Marked;
 use crate::pg::refusals::Reason;
