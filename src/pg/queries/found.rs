@@ -3,6 +3,10 @@
 //! Invariant: what is served was looked at in the statement's own snapshot, and its own transaction has touched nothing that it
 //! depends on. What is outdated is noted as that by the first who may serve it, before anybody does.
 //!
+//! Counted is what came of a look, once: what is right as a hit, at once; what is served though it is outdated when it is
+//! served (`grace`); all else as a miss, when it is known that the query runs ([`count_miss`]). Who has waited for another's
+//! result, and gets it, has a hit.
+//!
 //! Locking: the cache's own, for the time of a copy.
 //!
 //! Not here: what a result is for a snapshot (`grace::judge`), and what becomes of it where it is not right (`fill`).
@@ -22,6 +26,7 @@ use crate::pg::functions::bytea::{Before, Copied};
 use crate::pg::stored::Stored;
 use crate::pg::tags::Freshness;
 use crate::pg::{invalidations, writers};
+use crate::shared::bounded::CountedAs;
 
 /// What lies under a key.
 pub(super) enum Found {
@@ -77,7 +82,7 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace
     if invalidations::hides_some() && invalidations::hides(cache.number, under) {
         return Found::Other;
     }
-    let Some(copied) = Copied::fetch(cache, under, Before::Nothing) else { return Found::Nothing };
+    let Some(copied) = Copied::fetch_uncounted(cache, under, Before::Nothing) else { return Found::Nothing };
     let verdict = match Stored::parse(copied.bytes()).filter(|stored| stored.is_result) {
         Some(stored) if Rows::parse(stored.value).is_some_and(|rows| rows.key == key.0) => grace::judge(&stored, grace),
         // Of another query with the same hash, or what somebody has put there.
@@ -85,6 +90,7 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace
     };
     match verdict {
         Verdict::Right if !touches_own_writes(&copied) => {
+            cache.count_read(CountedAs::Hit);
             entries::count_hit(cache.number, under);
             Found::Right(copied)
         }
@@ -100,6 +106,11 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace
             Found::Other
         }
     }
+}
+
+/// Counts that a result was looked for, and none served: its query runs.
+pub(super) fn count_miss(cache: &str) -> Result<(), CacheError> {
+    definitions::with_cache(cache, Access::Read, |cache| cache.count_read(CountedAs::Miss))
 }
 
 /// What the running statement may make of a result, whatever its key is.

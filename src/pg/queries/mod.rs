@@ -63,7 +63,7 @@ use pgrx::pg_sys;
 use self::fill::{Fill, made};
 use self::flight::Flight;
 pub(super) use self::found::freshness;
-use self::found::{Found, look_for};
+use self::found::{Found, count_miss, look_for};
 use self::key::Key;
 use self::lines::usable_rings;
 use self::plan::{Planned, plan};
@@ -151,6 +151,7 @@ pub(super) fn answer(
             return Ok(Answer::Kept(copied));
         }
     }
+    count_miss(cache)?;
     let fill = Fill { cache, number, options, wishes, rings, key: &key, under: &under, found, home };
     let filled = fill.fill(query, parameters)?;
     flight.end();

@@ -37,6 +37,8 @@ use crate::pg::stored::Dependency;
 pub(super) struct Below {
     pub(super) filling: Option<Box<Filling>>,
     pub(super) ahead: Option<Ahead>,
+    /// Whether nothing was found where it was looked for, which is a miss once a row is asked for.
+    pub(super) was_looked_for: bool,
     /// What EXPLAIN says.
     pub(super) outcome: Outcome,
 }
@@ -58,9 +60,18 @@ impl Outcome {
 }
 
 impl Below {
-    /// Nothing is looked for, or was found, or is to be kept.
+    /// Nothing is looked for.
     pub(super) fn passing(outcome: Outcome) -> Source {
-        Source::Below(Below { filling: None, ahead: None, outcome })
+        Source::Below(Below { filling: None, ahead: None, was_looked_for: false, outcome })
+    }
+
+    /// Nothing was found; and a result is begun, or why that is not to be kept.
+    pub(super) fn looked_for(cache: &str, filling: Result<Filling, Refusal>) -> Source {
+        let (filling, outcome) = match filling {
+            Ok(filling) => (Some(Box::new(filling)), Outcome::Unfinished),
+            Err(refusal) => (None, Outcome::refused(cache, &refusal)),
+        };
+        Source::Below(Below { filling, ahead: None, was_looked_for: true, outcome })
     }
 
     pub(super) fn give_up(&mut self, why: impl FnOnce() -> Refusal) {

@@ -10,18 +10,19 @@ use std::time::Instant;
 
 use pgrx::pg_sys;
 
-use super::below::{Below, Filling, Outcome};
+use super::below::{Below, Filling};
 use super::explain::about;
 use super::kept::kept;
 use super::{Source, with_snapshot};
 use crate::pg::catalog::Catalog;
+use crate::pg::definitions::options::ResultOptions;
 use crate::pg::definitions::{self, Access};
 use crate::pg::queries::found::{Found, look_for};
-use crate::pg::queries::key::{self, Key};
+use crate::pg::queries::key::{self, Key, StoredUnder};
 use crate::pg::queries::knowing::PlannedWith;
 use crate::pg::queries::lines::{are_definitions_the_same, emptied, usable_rings};
 use crate::pg::queries::refusal::Refusal;
-use crate::pg::queries::rows::Collected;
+use crate::pg::queries::rows::{Collected, Column};
 use crate::pg::queries::run::{Whole, columns_of};
 use crate::pg::queries::statement::Marked;
 use crate::pg::queries::wishes::{Clock, Wishes};
@@ -30,6 +31,7 @@ use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
 use crate::pg::types;
+use crate::rings::table::Rings;
 
 /// Where the rows come from; or why no result is found, and none kept.
 ///
@@ -75,13 +77,42 @@ pub(super) unsafe fn look_up(
             },
             other => other,
         };
+        let missed = Missed { marked, learned, rings, description, columns, key, under, found, number, options };
+        Ok(Below::looked_for(&marked.cache, missed.begin(estate)))
+    }
+}
+
+/// A result that was looked for, and not found.
+struct Missed<'a> {
+    marked: &'a Marked,
+    learned: Option<&'a Vec<Dependency>>,
+    rings: Rings,
+    description: pg_sys::TupleDesc,
+    columns: Vec<Column>,
+    key: Key,
+    under: StoredUnder,
+    found: Found,
+    /// The cache's, as its options.
+    number: u64,
+    options: ResultOptions,
+}
+
+impl Missed<'_> {
+    /// Begins to make it; or why that is not to be kept.
+    ///
+    /// # Safety
+    ///
+    /// - It is of the query with this state, which begins.
+    unsafe fn begin(self, estate: *mut pg_sys::EState) -> Result<Filling, Refusal> {
+        let Missed { marked, learned, rings, description, columns, key, under, found, number, options } = self;
         if has_written() {
             return Err(Refusal::written());
         }
         let is_as_planned = |learned: &&Vec<Dependency>| are_definitions_the_same(&rings, learned.iter().copied());
         let Some(learned) = learned.filter(is_as_planned) else {
             // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
-            pg_sys::ResetPlanCache();
+            // SAFETY: marks the plans of this process.
+            unsafe { pg_sys::ResetPlanCache() };
             let text = "definitions have changed since it was planned";
             return Err(Refusal::new(Reason::DefinitionsChanged, text));
         };
@@ -95,14 +126,16 @@ pub(super) unsafe fn look_up(
         let max_bytes = definitions::with_cache(&marked.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, number);
-        let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, options));
-        let terms = terms.ok_or_else(Refusal::being_changed)?;
-        let about = about(estate);
-        let filling = Filling {
+        // SAFETY: as the caller says.
+        let (terms, about, whole) = unsafe {
+            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, options));
+            (terms.ok_or_else(Refusal::being_changed)?, about(estate), Whole::new(description, &columns))
+        };
+        Ok(Filling {
             cache: marked.cache.clone(),
             number,
             collected: Collected::new(&key.0, &about, &columns, max_bytes),
-            whole: Whole::new(description, &columns),
+            whole,
             key,
             under,
             found,
@@ -113,8 +146,7 @@ pub(super) unsafe fn look_up(
             emptied_before,
             terms,
             started: Instant::now(),
-        };
-        Ok(Source::Below(Below { filling: Some(Box::new(filling)), ahead: None, outcome: Outcome::Unfinished }))
+        })
     }
 }
 

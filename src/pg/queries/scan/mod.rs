@@ -43,6 +43,7 @@ use self::flight::{end_ahead, fly};
 use self::kept::Kept;
 use self::lookup::look_up;
 use self::slots::{clear, show};
+use super::found::count_miss;
 use super::lists::pointers;
 use super::refusal::Refusal;
 use super::statement::Marked;
@@ -150,8 +151,10 @@ struct Running {
     source: Source,
     /// Which columns of the plan below are ours, from 0 on.
     shown: Vec<usize>,
-    /// Whether others may wait for the first row; not once it was asked for.
+    /// Whether others may wait for the first row.
     may_fly: bool,
+    /// Whether no row was asked for.
+    is_untouched: bool,
 }
 
 /// Where rows come from.
@@ -190,7 +193,8 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
         let goes_back = flags & (pg_sys::EXEC_FLAG_REWIND | pg_sys::EXEC_FLAG_BACKWARD) as c_int != 0;
         let may_fly = !goes_back && (*below).startup_cost * 2.0 >= (*below).total_cost;
         let mut context = PgMemoryContexts::For((*estate).es_query_cxt);
-        (*node.cast::<Node>()).running = context.leak_and_drop_on_delete(Running { marked, source, shown, may_fly });
+        (*node.cast::<Node>()).running =
+            context.leak_and_drop_on_delete(Running { marked, source, shown, may_fly, is_untouched: true });
     }
 }
 
@@ -215,8 +219,16 @@ unsafe extern "C-unwind" fn next(node: *mut pg_sys::CustomScanState) -> *mut pg_
     unsafe {
         let running = &mut *(*node.cast::<Node>()).running;
         let to = (*node).ss.ss_ScanTupleSlot;
-        if std::mem::take(&mut running.may_fly) {
-            fly(running, node);
+        if std::mem::take(&mut running.is_untouched) {
+            if running.may_fly {
+                fly(running, node);
+            }
+            if let (Source::Below(Below { was_looked_for: true, .. }), Some(marked)) =
+                (&running.source, &running.marked)
+            {
+                // Not if the cache is gone meanwhile.
+                _ = count_miss(&marked.cache);
+            }
         }
         clear(to);
         let from = match &mut running.source {
