@@ -339,6 +339,34 @@ fn a_plan_that_is_older_than_definitions_stores_nothing_and_is_made_anew() {
 }
 
 #[test]
+fn what_is_read_as_two_roles_or_with_two_settings_is_not_stored() {
+    let world = world();
+    let mut backend = world.backend();
+    backend
+        .run("CREATE ROLE alice; CREATE SCHEMA early; CREATE TABLE t AS SELECT n AS v FROM generate_series(1, 3) AS n");
+    let cases = [
+        ("SELECT", true),
+        ("SET ROLE alice", false),
+        ("SET search_path = public, early", false),
+        ("SET search_path = early, public", false),
+        ("SET DateStyle = 'German'", false),
+        ("SET xmloption = 'document'", false),
+        ("SET TimeZone = 'Asia/Tokyo'", false),
+        ("SET default_text_search_config = 'german'", false),
+    ];
+    for (change, is_stored) in cases {
+        backend.run("SELECT shared_lru.clear('c')");
+        let inserts = backend.stat("inserts");
+        backend.run("BEGIN");
+        backend.run("/* shared_lru: c */ DECLARE k CURSOR FOR SELECT v FROM t");
+        // Only the second row is read so.
+        backend.run(&format!("FETCH 1 FROM k; {change}; FETCH 1 FROM k; RESET ROLE; RESET ALL"));
+        backend.run("FETCH ALL FROM k; COMMIT");
+        assert_eq!(backend.stat("inserts") > inserts, is_stored, "{change}");
+    }
+}
+
+#[test]
 fn cursors_go_where_they_are_told() {
     let world = world();
     let mut backend = world.backend();
