@@ -30,6 +30,15 @@ pub enum Fetched {
     Needs(usize),
 }
 
+/// What a read is counted as, where the caller says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountedAs {
+    /// The value was what the caller wanted.
+    Hit,
+    /// There was none, or another.
+    Miss,
+}
+
 /// Room of the caller's, filled from its start.
 struct CallerRoom<'a> {
     room: &'a mut [MaybeUninit<u8>],
@@ -87,8 +96,40 @@ impl<L: Locks> SharedCache<L> {
     /// As [`SharedCache::get_within`], with the version of a value that was copied, by which it can be recognised later.
     #[inline]
     pub fn get_within_versioned(&self, key: &[u8], room: &mut [MaybeUninit<u8>]) -> (Fetched, Option<Version>) {
+        self.fetch_within(key, Use::Counted, room)
+    }
+
+    /// As [`SharedCache::get_within_versioned`], for who has to look at a value before it is known whether that is a hit. A use
+    /// for the order of eviction, but not counted: that is [`SharedCache::count_read`]'s.
+    #[inline]
+    pub fn get_within_uncounted(&self, key: &[u8], room: &mut [MaybeUninit<u8>]) -> (Fetched, Option<Version>) {
+        self.fetch_within(key, Use::Noted, room)
+    }
+
+    /// Counts a read that has counted nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::mem::MaybeUninit;
+    /// use pg_shared_lru::{Config, SharedCache};
+    /// use pg_shared_lru::shared::bounded::CountedAs;
+    /// let cache = SharedCache::private(&Config::bytes(1 << 20)).unwrap();
+    /// cache.put(b"key", b"outdated").unwrap();
+    /// _ = cache.get_within_uncounted(b"key", &mut [MaybeUninit::uninit(); 8]);
+    /// assert_eq!((cache.stats().hits, cache.stats().misses), (0, 0));
+    /// cache.count_read(CountedAs::Miss);
+    /// assert_eq!((cache.stats().hits, cache.stats().misses), (0, 1));
+    /// ```
+    #[inline]
+    pub fn count_read(&self, counted_as: CountedAs) {
+        self.count_shared_read(counted_as == CountedAs::Hit);
+    }
+
+    #[inline]
+    fn fetch_within(&self, key: &[u8], usage: Use, room: &mut [MaybeUninit<u8>]) -> (Fetched, Option<Version>) {
         let mut room = CallerRoom { room, filled: 0 };
-        match self.look_up(self.key(key), Use::Counted, &mut room) {
+        match self.look_up(self.key(key), usage, &mut room) {
             Lookup::Hit(version) => (Fetched::Copied(room.filled), Some(version)),
             Lookup::Miss => (Fetched::Absent, None),
             Lookup::NoRoom(bytes) => (Fetched::Needs(bytes.next_multiple_of(8)), None),
@@ -193,6 +234,30 @@ mod tests {
             }
             assert_eq!((cache.stats().hits, cache.stats().misses), (0, 0), "{policy}");
         }
+    }
+
+    #[test]
+    fn a_read_that_the_caller_counts_is_a_use_and_counted_as_it_says() {
+        for policy in POLICIES {
+            let cache = SharedCache::shared_mapping(&Config::entries(2, 100).policy(policy)).unwrap();
+            cache.put(b"k", &[7; 40]).unwrap();
+            let mut room = [MaybeUninit::uninit(); 40];
+            for _ in 0..3 {
+                assert_eq!(cache.get_within_uncounted(b"k", &mut room).0, Fetched::Copied(40), "{policy}");
+                assert_eq!(cache.get_within_uncounted(b"none", &mut room).0, Fetched::Absent, "{policy}");
+            }
+            assert_eq!((cache.stats().hits, cache.stats().misses), (0, 0), "{policy}");
+            cache.count_read(CountedAs::Hit);
+            cache.count_read(CountedAs::Miss);
+            assert_eq!((cache.stats().hits, cache.stats().misses), (1, 1), "{policy}");
+            cache.validate().unwrap();
+        }
+        let cache = SharedCache::private(&Config::entries(2, 100)).unwrap();
+        cache.put(b"a", b"1").unwrap();
+        cache.put(b"b", b"2").unwrap();
+        _ = cache.get_within_uncounted(b"a", &mut [MaybeUninit::uninit(); 8]);
+        cache.put(b"c", b"3").unwrap();
+        assert!(cache.contains(b"a") && !cache.contains(b"b"), "the read was no use");
     }
 
     #[test]

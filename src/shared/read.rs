@@ -117,6 +117,8 @@ impl ValueBuffer for Nothing {
 pub(super) enum Use {
     /// Neither.
     None,
+    /// Only the order of eviction: whoever asks says later what came of it ([`SharedCache::count_read`]).
+    Noted,
     /// Both.
     Counted,
 }
@@ -262,24 +264,29 @@ impl<L: Locks> SharedCache<L> {
         };
         let found = match usage {
             Use::None => self.shared(index, |partition| copy(partition, partition.find_unexpired(key, &now))),
-            Use::Counted if self.promotes_on_hit => self.exclusive(index, |partition| {
+            Use::Noted | Use::Counted if self.promotes_on_hit => self.exclusive(index, |partition| {
                 let entry = partition.find_or_expire(key, &now);
                 let found = copy(partition, entry);
                 match (&found, entry) {
                     (Locked::NoRoom(_), _) => {}
                     (_, Some(entry)) => {
-                        partition.count_hit();
+                        if usage == Use::Counted {
+                            partition.count_hit();
+                        }
                         partition.promote(entry);
                     }
-                    (_, None) => partition.count_miss(),
+                    (_, None) if usage == Use::Counted => partition.count_miss(),
+                    (_, None) => {}
                 }
                 found
             }),
-            Use::Counted => self.shared(index, |partition| {
+            Use::Noted | Use::Counted => self.shared(index, |partition| {
                 let entry = partition.find_unexpired(key, &now);
                 let found = copy(partition, entry);
                 if !matches!(found, Locked::NoRoom(_)) {
-                    self.count_shared_read(entry.is_some());
+                    if usage == Use::Counted {
+                        self.count_shared_read(entry.is_some());
+                    }
                     entry.inspect(|&entry| _ = partition.mark(entry));
                 }
                 found

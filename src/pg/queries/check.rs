@@ -25,6 +25,7 @@ use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::{PgTupleDesc, pg_guard, pg_sys};
 
+use super::lists::{oids, pointers};
 use super::refusal::Refusal;
 use super::relations::relation_name;
 use crate::pg::refusals::Reason;
@@ -237,11 +238,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
             pg_sys::NodeTag::T_WindowFunc => look_at_aggregate((*node.cast::<pg_sys::WindowFunc>()).winfnoid, findings),
             pg_sys::NodeTag::T_TableFunc => {
                 // Of XMLTABLE and JSON_TABLE.
-                let columns = super::oids((*node.cast::<pg_sys::TableFunc>()).coltypes);
+                let columns = oids((*node.cast::<pg_sys::TableFunc>()).coltypes);
                 columns.for_each(|column| findings.add_input(column));
             }
             pg_sys::NodeTag::T_RangeTblFunction => {
-                let columns = super::oids((*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes);
+                let columns = oids((*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes);
                 columns.for_each(|column| findings.add_type(column));
             }
             pg_sys::NodeTag::T_SQLValueFunction => {
@@ -331,14 +332,14 @@ unsafe fn look_at_query(query: &pg_sys::Query, findings: &mut Findings) {
             pg_sys::InvalidOid => "a subquery".to_owned(),
             relation => format!("table {}", relation_name(relation)),
         };
-        if let Some(mark) = super::pointers::<pg_sys::RowMarkClause>(query.rowMarks).next() {
+        if let Some(mark) = pointers::<pg_sys::RowMarkClause>(query.rowMarks).next() {
             findings.refuse(Reason::LocksRows, || {
-                let entry = super::pointers(query.rtable).nth((*mark).rti as usize - 1);
+                let entry = pointers(query.rtable).nth((*mark).rti as usize - 1);
                 let of = entry.map_or_else(String::new, |entry| format!(" of {}", name_of(entry)));
                 format!("it locks rows{of}: {}", clause_of((*mark).strength))
             });
         }
-        for entry in super::pointers::<pg_sys::RangeTblEntry>(query.rtable) {
+        for entry in pointers::<pg_sys::RangeTblEntry>(query.rtable) {
             if !(*entry).tablesample.is_null() {
                 findings.refuse(Reason::Sample, || format!("it reads a sample of {}", name_of(entry)));
             }

@@ -8,7 +8,7 @@
 
 use pgrx::pg_sys;
 
-use super::freshness;
+use super::found::freshness;
 use super::key::{Key, StoredUnder};
 use super::rows::Rows;
 use crate::pg::catalog::Catalog;

@@ -8,15 +8,16 @@
 //!   rows: the entry takes the place of the one without it, and goes by itself when the grace is over. So all count from one
 //!   moment, and what is evicted is gone with it.
 //!
-//! Not here: who makes the new one (`Flight`).
+//! Not here: who makes the new one (`flight`).
 #![allow(unsafe_code)]
 
 use std::time::Duration;
 
 use pgrx::pg_sys;
 
+use super::entries;
 use super::key::StoredUnder;
-use super::{are_definitions_the_same, entries};
+use super::lines::are_definitions_the_same;
 use crate::pg::bytea::Copied;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access, DefinedCache};
@@ -25,6 +26,7 @@ use crate::pg::ledger::{SqlCounter, now_us};
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Outdated, OutdatedBy, Stored};
 use crate::pg::tags::{self, Freshness, Of};
+use crate::shared::bounded::CountedAs;
 use crate::{Expiry, Version};
 
 /// What a result is for the running statement.
@@ -124,11 +126,13 @@ impl Stale {
 
     /// The rows, to be served; counted.
     pub(super) fn serve(self, cache: &str, under: &StoredUnder) -> Result<Copied, CacheError> {
-        let cache = definitions::find(cache, Access::Read)?;
-        if let Some(catalog) = Catalog::mapped() {
-            catalog.ledger(cache.tenant).count(SqlCounter::ServedStale);
-        }
-        entries::count_hit(cache.number, under);
+        definitions::with_cache(cache, Access::Read, |cache| {
+            if let Some(catalog) = Catalog::mapped() {
+                catalog.ledger(cache.tenant).count(SqlCounter::ServedStale);
+            }
+            cache.count_read(CountedAs::Hit);
+            entries::count_hit(cache.number, under);
+        })?;
         Ok(self.copied)
     }
 

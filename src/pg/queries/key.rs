@@ -3,7 +3,7 @@
 //! ```text
 //! words of the session   role, security context
 //! settings               those that change what values look like or mean: words, and texts of locales and the time zone
-//! search path            as schemas; and the one in which things are created, which is CURRENT_SCHEMA
+//! search path            the schemas that are named in it, of which the first is CURRENT_SCHEMA; and the one of temporary tables
 //! the query              as text; or a marked statement, as `statement` says which it is
 //! parameters             type, and the value's bytes
 //! time to live, tags     if the call has named any
@@ -11,6 +11,9 @@
 //!
 //! Each part has its length before it, so that no two keys run into the same bytes. The database is the cache's. Where
 //! the result is stored: under the key's hash, 16 bytes; the whole key is beside the result, and compared.
+//!
+//! Whether the session is still what a key says is asked for each row of a marked statement that is collected. So the parts
+//! are compared where they lie, one after the other, and no key is composed for it.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};
@@ -19,7 +22,7 @@ use std::ptr::NonNull;
 use pgrx::pg_sys;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::relations::{creation_schema, with_search_path};
+use super::relations::with_named_schemas;
 use super::statement::Fingerprint;
 use super::{Parameter, Wishes};
 use crate::pg::{types, versions};
@@ -45,6 +48,32 @@ thread_local! {
 /// Words of the settings, and texts of them.
 const SETTING_WORDS: usize = 8;
 const TEXTS: usize = 7;
+
+/// Where parts of a key go.
+trait Parts {
+    fn add(&mut self, bytes: &[u8]);
+}
+
+impl Parts for Vec<u8> {
+    fn add(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Compares them with what a key begins with.
+struct Compared<'a> {
+    left: &'a [u8],
+    is_same: bool,
+}
+
+impl Parts for Compared<'_> {
+    fn add(&mut self, bytes: &[u8]) {
+        match self.left.strip_prefix(bytes) {
+            Some(left) => self.left = left,
+            None => self.is_same = false,
+        }
+    }
+}
 
 /// A key, whole.
 #[derive(Debug)]
@@ -99,7 +128,7 @@ impl Key {
             text(&mut left)?;
         }
         let (schemas, rest) = left.split_first()?;
-        // With the schema in which things are created.
+        // With the schema of temporary tables.
         left = rest.get((usize::from(*schemas) + 1) * 4..)?;
         let query = text(&mut left)?;
         let is_text = query.first() != Some(&0);
@@ -108,10 +137,10 @@ impl Key {
 
     /// Whether the session is what it was when the key was composed: role, settings, search path.
     pub(super) fn is_of_session(&self) -> bool {
-        let mut part = Vec::with_capacity(256);
-        push_session(&mut part);
         // Each of its parts has its length, so no other session's begins like it.
-        self.0.starts_with(&part)
+        let mut compared = Compared { left: &self.0, is_same: true };
+        push_session(&mut compared);
+        compared.is_same
     }
 
     pub(super) fn stored_under(&self) -> StoredUnder {
@@ -129,21 +158,21 @@ pub(super) fn settings() -> u128 {
     xxh3_128(&part)
 }
 
-fn push_session(key: &mut Vec<u8>) {
+fn push_session(key: &mut impl Parts) {
     let (mut role, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads of variables of this process's only thread.
     unsafe { pg_sys::GetUserIdAndSecContext(&mut role, &mut context) };
-    key.extend_from_slice(&role.to_u32().to_le_bytes());
-    key.extend_from_slice(&context.to_le_bytes());
+    key.add(&role.to_u32().to_le_bytes());
+    key.add(&context.to_le_bytes());
     push_settings(key);
-    with_search_path(|path| {
-        key.push(path.len() as u8);
-        path.for_each(|schema| key.extend_from_slice(&schema.to_u32().to_le_bytes()));
+    with_named_schemas(|named, temporary| {
+        key.add(&[named.len() as u8]);
+        named.for_each(|schema| key.add(&schema.to_u32().to_le_bytes()));
+        key.add(&temporary.to_u32().to_le_bytes());
     });
-    key.extend_from_slice(&creation_schema().to_u32().to_le_bytes());
 }
 
-fn push_settings(key: &mut Vec<u8>) {
+fn push_settings(key: &mut impl Parts) {
     // SAFETY: reads of variables of this process's only thread; the texts are NUL-terminated or null.
     unsafe {
         let flags = [
@@ -163,7 +192,7 @@ fn push_settings(key: &mut Vec<u8>) {
             xmlbinary as u32,
             xmloption as u32,
         ];
-        words.iter().for_each(|word| key.extend_from_slice(&word.to_le_bytes()));
+        words.iter().for_each(|word| key.add(&word.to_le_bytes()));
         let zone = pg_sys::pg_get_timezone_name(pg_sys::session_timezone);
         // How literals of times are read; and whether views may be read at all.
         let [abbreviations, restricted] = UNEXPORTED
@@ -178,7 +207,7 @@ fn push_settings(key: &mut Vec<u8>) {
     }
 }
 
-fn push(key: &mut Vec<u8>, part: &[u8]) {
-    key.extend_from_slice(&(part.len() as u32).to_le_bytes());
-    key.extend_from_slice(part);
+fn push(key: &mut impl Parts, part: &[u8]) {
+    key.add(&(part.len() as u32).to_le_bytes());
+    key.add(part);
 }

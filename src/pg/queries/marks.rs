@@ -13,17 +13,20 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::knowing::{PlannedWith, plan_knowing};
+use super::lists::pointers;
 use super::relations::Dependencies;
-use super::statement::{self, Marked, PlannedWith};
-use super::{key, learn, plan, pointers, scan, trace};
+use super::statement::{self, Marked};
+use super::wishes::Clock;
+use super::{key, plan, scan, trace};
 use crate::pg::catalog::Catalog;
 use crate::pg::snapshot::has_written;
-use crate::pg::stored::Dependency;
 use crate::pg::{invalidations, settings, versions};
 
 type Hook = unsafe extern "C-unwind" fn(
@@ -188,60 +191,27 @@ unsafe fn plan_marked(
         };
         let mut known = Dependencies::new();
         plan::add_dependencies(query, &mut known);
-        let plan_once = || {
+        let plan_once = |known: &mut Dependencies| -> Result<*mut pg_sys::PlannedStmt, Infallible> {
             let starts = trace::starts();
             let copy = pg_sys::copyObjectImpl(query.cast()).cast();
             let planned = call_planner(copy, text, options, parameters);
-            (planned, trace::starts() != starts)
+            plan::add_planned(planned, known);
+            if trace::starts() != starts {
+                known.refusal.get_or_insert_with(plan::trace_refusal);
+            }
+            Ok(planned)
         };
-        let (statement, planned) = plan_knowing(&mut known, plan_once);
+        // The first to ask renews all definitions, so this comes first.
+        let rings = Catalog::mapped().and_then(invalidations::rings);
+        // What the transaction itself has defined is counted nowhere yet.
+        let rings = || rings.filter(|_| !has_written());
+        // Whether the clock is accepted is asked at each execution.
+        let Ok((statement, planned)) = plan_knowing(&mut known, Clock::Accepted, rings, plan_once);
         marked.planned = planned;
         marked.clock = known.clock;
         scan::put_on_top(statement, &marked);
         statement
     }
-}
-
-/// Plans so that the plan has all changes of definitions that were counted before.
-///
-/// # Safety
-///
-/// - Inside of a transaction; `plan_once` plans.
-unsafe fn plan_knowing(
-    known: &mut Dependencies,
-    plan_once: impl Fn() -> (*mut pg_sys::PlannedStmt, bool),
-) -> (*mut pg_sys::PlannedStmt, PlannedWith) {
-    const TRIES: usize = 3;
-    // The first to ask renews all definitions, so this comes first.
-    let rings = Catalog::mapped().and_then(invalidations::rings);
-    for _ in 0..TRIES {
-        if let Some(why) = &known.refusal {
-            return (plan_once().0, PlannedWith::Refused(why.clone()));
-        }
-        let learned = rings
-            .as_ref()
-            // What the transaction itself has defined is counted nowhere yet.
-            .filter(|_| !has_written())
-            .and_then(|rings| known.keys.iter().map(|key| learn(rings, *key)).collect::<Option<Vec<Dependency>>>());
-        let count = known.keys.len();
-        // What was counted so far is there to be accepted; what is planned now knows it.
-        // SAFETY: inside of a transaction, holding no lock.
-        unsafe { pg_sys::AcceptInvalidationMessages() };
-        let (statement, runs_others) = plan_once();
-        // SAFETY: a plan.
-        unsafe { plan::add_planned(statement, known) };
-        if runs_others {
-            known.refusal.get_or_insert_with(plan::trace_refusal);
-        }
-        if let Some(why) = &known.refusal {
-            return (statement, PlannedWith::Refused(why.clone()));
-        }
-        let Some(learned) = learned else { return (statement, PlannedWith::Unknown) };
-        if known.keys.len() == count {
-            return (statement, PlannedWith::Learned(learned));
-        }
-    }
-    (plan_once().0, PlannedWith::Unknown)
 }
 
 /// The parameters that a query uses, from outside of it.

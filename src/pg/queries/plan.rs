@@ -10,10 +10,10 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::check::{self, Findings};
+use super::lists::{oids, pointers};
 use super::refusal::Refusal;
 use super::relations::{Dependencies, relation_name, search_path};
-use super::{Parameter, oids, pointers, trace};
-use super::{literals, marks};
+use super::{Parameter, literals, marks, trace};
 use crate::pg::error::CacheError;
 use crate::pg::refusals::Reason;
 use crate::pg::types;

@@ -13,6 +13,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
+use super::lists::oids;
 use super::refusal::Refusal;
 use super::wishes::Clock;
 use crate::pg::handles::my_database;
@@ -41,13 +42,26 @@ impl Dependencies {
         dependencies
     }
 
+    /// Those of another plan of the query, too.
+    pub(super) fn add_all(&mut self, others: &Dependencies) {
+        others.keys.iter().for_each(|key| self.add_key(*key));
+        let news = others.relations.iter().filter(|relation| !self.relations.contains(relation));
+        let news: Vec<pg_sys::Oid> = news.copied().collect();
+        self.relations.extend(news);
+        self.refusal = self.refusal.take().or_else(|| others.refusal.clone());
+        self.clock = self.clock.take().or_else(|| others.clock.clone());
+    }
+
     /// Why the result is not to be kept.
     pub(super) fn refusal_where(&self, clock: Clock) -> Option<&Refusal> {
         self.refusal.as_ref().or(self.clock.as_ref().filter(|_| clock == Clock::Refused))
     }
 
     fn add(&mut self, key: DependencyKey<'_>) {
-        let key = key.hash();
+        self.add_key(key.hash());
+    }
+
+    fn add_key(&mut self, key: DependencyHash) {
         if !self.keys.contains(&key) {
             self.keys.push(key);
         }
@@ -189,27 +203,28 @@ fn is_heap(relation: pg_sys::Oid) -> bool {
 
 /// The schemas in which names are looked up, in that order.
 pub(super) fn search_path() -> Vec<pg_sys::Oid> {
-    with_search_path(|path| path.collect())
-}
-
-/// Runs `take` with the schemas in which names are looked up, in that order.
-pub(super) fn with_search_path<R>(take: impl FnOnce(&mut dyn ExactSizeIterator<Item = pg_sys::Oid>) -> R) -> R {
     // SAFETY: a list of OIDs, which is ours.
     unsafe {
         let list = pg_sys::fetch_search_path(true);
-        let taken = take(&mut super::oids(list));
+        let path = oids(list).collect();
         pg_sys::list_free(list);
-        taken
+        path
     }
 }
 
-/// The schema in which things are created that name none; 0 if there is none.
-pub(super) fn creation_schema() -> pg_sys::Oid {
-    // SAFETY: a list of OIDs, which is ours.
+/// Runs `take` with the schemas that the search path names, and that of temporary tables, 0 if there is none. Things that
+/// name no schema are created in the first of them. Where names are looked up follows: in the temporary one and in
+/// pg_catalog first, if they are not named.
+pub(super) fn with_named_schemas<R>(
+    take: impl FnOnce(&mut dyn ExactSizeIterator<Item = pg_sys::Oid>, pg_sys::Oid) -> R,
+) -> R {
+    // SAFETY: a list of OIDs, which is ours. If the temporary schema is named first it is made now, and so asked for after it.
     unsafe {
         let list = pg_sys::fetch_search_path(false);
-        let schema = super::oids(list).next().unwrap_or(pg_sys::InvalidOid);
+        let (mut temporary, mut of_toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        pg_sys::GetTempNamespaceState(&mut temporary, &mut of_toast);
+        let taken = take(&mut oids(list), temporary);
         pg_sys::list_free(list);
-        schema
+        taken
     }
 }

@@ -86,6 +86,17 @@ pub(in crate::pg) unsafe fn columns_of(description: pg_sys::TupleDesc) -> Vec<Co
     columns.iter().map(column).collect()
 }
 
+/// A place for rows, which lives as long as this memory.
+pub(in crate::pg) fn new_store(home: pg_sys::MemoryContext) -> *mut pg_sys::Tuplestorestate {
+    // SAFETY: a memory context; the store is freed with it.
+    unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(home);
+        let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+        pg_sys::MemoryContextSwitchTo(before);
+        store
+    }
+}
+
 /// Runs a query. `collect` says what its rows are collected in, given the columns.
 pub(in crate::pg) fn run(
     planned: &Planned,

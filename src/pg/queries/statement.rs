@@ -13,7 +13,8 @@ use std::ffi::{CStr, CString};
 
 use pgrx::{direct_function_call, pg_sys};
 
-use super::pointers;
+use super::knowing::PlannedWith;
+use super::lists::pointers;
 use super::refusal::Refusal;
 use crate::pg::encoding;
 use crate::pg::stored::Dependency;
@@ -75,17 +76,6 @@ pub(super) struct Marked {
     pub(super) planned: PlannedWith,
     /// How it depends on the clock, if it does.
     pub(super) clock: Option<Refusal>,
-}
-
-/// What is known of definitions since the statement was planned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PlannedWith {
-    /// Its result is not to be kept, and why.
-    Refused(Refusal),
-    /// How often the definitions of what it depends on had changed before it was planned.
-    Learned(Vec<Dependency>),
-    /// That could not be told.
-    Unknown,
 }
 
 impl Marked {

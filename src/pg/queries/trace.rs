@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::lists::oids;
+
 type Hook = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
 
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
@@ -63,7 +65,7 @@ unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int
     unsafe {
         if is_counted((*query).plannedstmt) {
             STARTS.set(STARTS.get() + 1);
-            LAST_RELATION.set(super::oids((*(*query).plannedstmt).relationOids).next().unwrap_or(pg_sys::InvalidOid));
+            LAST_RELATION.set(oids((*(*query).plannedstmt).relationOids).next().unwrap_or(pg_sys::InvalidOid));
         }
     }
     // SAFETY: a hook's address, or 0, which is `None`'s representation; called as PostgreSQL would call it.

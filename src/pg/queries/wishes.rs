@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::emptied_line;
+use super::lines::emptied_line;
 use crate::Expiry;
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::error::CacheError;

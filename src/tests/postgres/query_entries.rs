@@ -58,6 +58,53 @@ fn a_kept_result_says_of_what_it_is_and_how_often_it_was_served() {
 }
 
 #[test]
+fn a_result_that_is_looked_for_is_a_hit_if_it_is_served_and_else_a_miss_once() {
+    let world = world();
+    let (mut backend, mut other) = (world.backend(), world.backend());
+    backend.run("CREATE TABLE t AS SELECT 1 AS v");
+    let call = "SELECT shared_lru.fetch('c', 'SELECT sum(v) FROM t', NULL::bigint)";
+    let marked = "/* shared_lru: c */ SELECT sum(v) FROM t";
+    let mut counts = (0, 0);
+    let mut came = |backend: &mut Backend, hits: i64, misses: i64, what: &str| {
+        counts = (counts.0 + hits, counts.1 + misses);
+        assert_eq!((backend.stat("hits"), backend.stat("misses")), counts, "{what}");
+    };
+    for query in [call, marked] {
+        backend.run(query);
+        came(&mut backend, 0, 1, "nothing is there");
+        backend.run(query);
+        came(&mut backend, 1, 0, "it is served");
+        other.run("UPDATE t SET v = v + 1");
+        backend.run(query);
+        came(&mut backend, 0, 1, "it is outdated");
+        backend.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM t");
+        other.run("UPDATE t SET v = v + 1");
+        other.run(query);
+        came(&mut other, 0, 1, "another makes a newer one");
+        backend.run(query);
+        came(&mut other, 0, 1, "it is not for this snapshot");
+        backend.run("COMMIT; BEGIN; UPDATE t SET v = v + 1");
+        backend.run(query);
+        came(&mut other, 0, 1, "the transaction itself has written");
+        backend.run("ROLLBACK");
+        backend.run(query);
+        came(&mut backend, 1, 0, "it is still there");
+        // As each query says of itself, the one that looks at it not among them.
+        let of_query: i64 = entry(&mut backend, "hits", "SELECT sum%");
+        assert_eq!(of_query, 2);
+        backend.run("SELECT shared_lru.clear('c')");
+        backend.run("SELECT v FROM t");
+        came(&mut backend, 0, 0, "nothing is looked for");
+    }
+    // A cursor is nothing yet, and then one miss.
+    backend.run("BEGIN");
+    backend.run("/* shared_lru: c */ DECLARE k CURSOR FOR SELECT v FROM t");
+    came(&mut other, 0, 0, "no row was asked for");
+    backend.run("FETCH ALL FROM k; FETCH BACKWARD ALL FROM k; COMMIT");
+    came(&mut backend, 0, 1, "rows were asked for");
+}
+
+#[test]
 fn of_a_long_statement_the_beginning_is_kept_whole_characters() {
     let world = world();
     let mut backend = world.backend();

@@ -186,6 +186,7 @@ fn under_grace_the_old_result_is_served_while_the_new_one_is_made() {
         assert_eq!((admin.stat("served_stale"), admin.one::<i32>(&call)), (count, 2));
         // Each is a hit of the query: the old result, and the new one.
         assert_eq!(admin.one::<i64>("SELECT hits FROM shared_lru.query_entries"), 2 * count);
+        assert_eq!(admin.stat("hits"), 2 * count);
         // Who is alone gets what is right.
         admin.run("UPDATE t SET v = 3");
         assert_eq!((admin.one::<i32>(&call), admin.stat("served_stale")), (3, count));

@@ -1,7 +1,8 @@
 //! The random checker: writers change what readers compare, cached and direct in one statement.
 //!
-//! The statement is its own oracle: both halves have one snapshot. Each run prints its seed. A server is restarted in
-//! another test: see `queries`.
+//! The statement is its own oracle: both halves have one snapshot. Each run prints its seed. In the middle the server is
+//! shut down, and stopped as by a crash, while all are at it; they connect again (`restarts`). What was prepared before a
+//! restart is tried in another test: see `queries`.
 
 use std::env;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use std::thread;
 
 use super::outside::{self, confirm, publish, subscribe};
 use super::readers::{COMPARE, read};
+use super::restarts::{Restarts, restart};
 use super::world_with;
 use super::writers::{end_what_is_prepared, idle, write};
 use crate::world::{World, wait_until};
@@ -27,13 +29,22 @@ pub fn world() -> World {
     world_with(&outside::SETTINGS)
 }
 
-/// Readers compare while writers change; returns what differed first, and how many reads there were.
-pub fn check(world: &World, reads: u64, seed: u64) -> (Option<String>, u64) {
+/// What a run came to.
+pub struct Checked {
+    /// What differed first.
+    pub difference: Option<String>,
+    /// How many results were compared: in all, and since the last restart, which forgets what was counted.
+    pub compared: u64,
+    pub since_restart: u64,
+}
+
+/// Readers compare while writers change.
+pub fn check(world: &World, reads: u64, seed: u64) -> Checked {
     check_with(world, reads, seed, COMPARE)
 }
 
 /// As above, with another function that compares.
-pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Option<String>, u64) {
+pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> Checked {
     let mut admin = world.backend();
     admin.run(&format!(
         "CREATE TABLE t (id int PRIMARY KEY, v bigint NOT NULL);
@@ -49,6 +60,7 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Optio
          CREATE TABLE trigger_source (id int);
          CREATE TABLE logged (n int);
          CREATE TABLE unread_before (n int);
+         CREATE TABLE steady (n int);
          CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.logged VALUES (1); RETURN NULL; END';
          CREATE TRIGGER log AFTER INSERT ON trigger_source FOR EACH ROW EXECUTE FUNCTION log();
          CREATE VIEW overview AS SELECT v FROM t;
@@ -69,29 +81,36 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> (Optio
     ));
     subscribe(world);
     let (done, stopped, compared) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
-    let difference = thread::scope(|scope| {
-        let (done, stopped, compared) = (&done, &stopped, &compared);
-        let mut others: Vec<_> =
-            (0..2_u64).map(|number| scope.spawn(move || write(world, seed, number, done))).collect();
-        others.push(scope.spawn(move || end_what_is_prepared(world, seed, done)));
-        others.push(scope.spawn(move || idle(world, seed, done)));
-        others.push(scope.spawn(move || publish(world, seed, done)));
-        let standby = scope.spawn(move || confirm(world, seed, stopped));
-        let readers: Vec<_> =
-            (0..3_u64).map(|number| scope.spawn(move || read(world, seed, number, reads, compared))).collect();
+    let restarts = Restarts::new(seed);
+    let (difference, before_restart) = thread::scope(|scope| {
+        let (done, stopped, compared, restarts) = (&done, &stopped, &compared, &restarts);
+        let through =
+            |work: fn(&World, u64, &AtomicBool)| scope.spawn(move || restarts.survived(|seed| work(world, seed, done)));
+        let mut others = vec![through(end_what_is_prepared), through(idle), through(publish)];
+        others.extend(
+            (0..2_u64).map(|number| scope.spawn(move || restarts.survived(|seed| write(world, seed, number, done)))),
+        );
+        let standby = scope.spawn(move || restarts.survived(|seed| confirm(world, seed, stopped)));
+        let readers: Vec<_> = (0..3_u64)
+            .map(|number| scope.spawn(move || restarts.survived(|seed| read(world, seed, number, reads, compared))))
+            .collect();
+        let restarter = scope.spawn(move || restart(world, seed, restarts, reads, compared, done));
         let differences: Vec<_> =
             readers.into_iter().filter_map(|reader| reader.join().expect("a reader ends")).collect();
         done.store(true, Ordering::Relaxed);
+        let before_restart = restarter.join().expect("it ends");
         // Commits wait for the standby as long as there are any.
         others.into_iter().for_each(|other| other.join().expect("it ends"));
         stopped.store(true, Ordering::Relaxed);
         let confirmed = standby.join().expect("it ends");
         // The last prepared change of a definition may have ended just now.
+        let mut admin = world.backend();
         wait_until("writers publish", || admin.one("SELECT EXISTS (SELECT FROM shared_lru.changes('applied'))"));
         let applied: i64 = admin.one("SELECT writes FROM shared_lru.changes('applied')");
         println!("{confirmed} commits have waited for the standby; {applied} were an apply worker's");
         assert!(confirmed > 0 && applied > 1, "{confirmed}, {applied}");
-        differences.into_iter().next()
+        (differences.into_iter().next(), before_restart)
     });
-    (difference, compared.into_inner())
+    let compared = compared.into_inner();
+    Checked { difference, compared, since_restart: compared - before_restart }
 }

@@ -54,7 +54,10 @@ fn has_two_phase() -> bool {
 pub fn publish(world: &World, seed: u64, done: &AtomicBool) {
     let mut rng = SmallRng::seed_from_u64(seed * 100 + 52);
     let mut source = world.backend_in("source");
+    // One that was left behind when the server was restarted.
+    _ = source.client.batch_execute("ROLLBACK PREPARED 'source'");
     while !done.load(Ordering::Relaxed) {
+        assert!(!source.client.is_closed(), "the server has gone");
         let key = rng.random_range(0..20);
         let change = match rng.random_range(0..8) {
             0..4 => format!("INSERT INTO applied VALUES ({key}, 1) ON CONFLICT (id) DO UPDATE SET v = applied.v + 1"),

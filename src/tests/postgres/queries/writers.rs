@@ -36,7 +36,7 @@ pub fn write(world: &World, seed: u64, number: u64, done: &AtomicBool) {
         if backend.client.is_closed() {
             backend = connect();
         }
-        one_change(&mut backend, &mut rng, &format!("{number}-{step}"));
+        one_change(&mut backend, &mut rng, &format!("{seed}-{number}-{step}"));
         thread::sleep(Duration::from_millis(rng.random_range(0..PAUSE_MILLIS)));
     }
 }

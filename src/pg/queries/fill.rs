@@ -1,0 +1,151 @@
+//! A call's result that is being made: its query runs, and what it gives is stored if it can be.
+//!
+//! Invariants: the caller gets its rows whatever becomes of the copy. The result is stored with what its lines say to the
+//! snapshot that it was read in, and only if nothing has emptied the cache, and nobody has invalidated one of its tags, since
+//! before it was planned.
+//!
+//! Locking: none; who calls has the flight, if anybody has it.
+//!
+//! Not here: marked statements, whose rows pass one by one (`scan::below`).
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::time::Instant;
+
+use pgrx::pg_sys;
+
+use super::found::Found;
+use super::grace::Stale;
+use super::key::{Key, StoredUnder};
+use super::knowing::{PlannedWith, plan_knowing};
+use super::lines::{emptied, seen};
+use super::plan::{self, Planned, plan};
+use super::refusal::Refusal;
+use super::relations::Dependencies;
+use super::rows::{About, Collected};
+use super::run::{self, new_store};
+use super::wishes::{Terms, Wishes};
+use super::{Answer, Parameter, entries, trace};
+use crate::engine::counters::Removal;
+use crate::pg::bytea::Copied;
+use crate::pg::catalog::Catalog;
+use crate::pg::definitions::options::ResultOptions;
+use crate::pg::definitions::{self, Access};
+use crate::pg::error::CacheError;
+use crate::pg::ledger::now_us;
+use crate::pg::refusals::Reason;
+use crate::rings::table::Rings;
+
+/// A result that is being made, and stored if it can be.
+pub(super) struct Fill<'a> {
+    pub(super) cache: &'a str,
+    pub(super) number: u64,
+    pub(super) options: ResultOptions,
+    pub(super) wishes: &'a Wishes,
+    pub(super) rings: Rings,
+    pub(super) key: &'a Key,
+    pub(super) under: &'a StoredUnder,
+    pub(super) found: Found,
+    pub(super) home: pg_sys::MemoryContext,
+}
+
+impl Fill<'_> {
+    pub(super) fn fill(self, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
+        let started = Instant::now();
+        // Whatever empties the cache meanwhile voids this. The first to ask renews all definitions, so this comes first.
+        let catalog = Catalog::open()?;
+        let emptied_before = emptied(catalog, self.number);
+        // And so is it voided by whoever invalidates a tag.
+        let terms = self.wishes.terms(&self.rings, self.number, self.options);
+        let (planned, knows) = self.plan(query, parameters)?;
+        let learned = match knows {
+            PlannedWith::Refused(refusal) => Err(refusal),
+            PlannedWith::Learned(learned) => Ok(learned),
+            PlannedWith::Unknown => Err(Refusal::being_changed()),
+        };
+        // A schema of the search path may have come or gone, which the plan knows and the key does not.
+        let may_store = || match definitions::find(self.cache, Access::Write) {
+            Ok(_) if self.key.is_of_session() => Ok(()),
+            Ok(_) => Err(Refusal::being_changed()),
+            Err(error) => Err(error.into()),
+        };
+        let learned = learned.and_then(|learned| may_store().map(|()| learned));
+        let (learned, terms) = match (learned, terms.ok_or_else(Refusal::being_changed)) {
+            (Ok(learned), Ok(terms)) => (learned, terms),
+            (Err(refusal), _) | (_, Err(refusal)) => {
+                refusal.count(self.cache);
+                return made(&planned, query, self.home);
+            }
+        };
+        let about = About { text: Vec::new(), relations: planned.dependencies.relations.clone() };
+        let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
+        let starts = trace::starts();
+        let store = new_store(self.home);
+        let output = run::run(&planned, query, store, |columns| {
+            plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, &about, columns, max_bytes))
+        });
+        // SAFETY: it was planned, in memory that is still there.
+        let own = u64::from(unsafe { trace::is_counted(planned.statement) });
+        let runs_others = trace::starts() != starts + own;
+        let micros = started.elapsed().as_micros() as u64;
+        let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.rings);
+        let refusal = match output.collected {
+            None => plan::refusal_of_columns(&output.columns),
+            Some(_) if runs_others => Some(plan::trace_refusal()),
+            Some(collected) => match (collected.finish(micros, now_us()), seen(&self.rings, &learned)) {
+                (None, _) => Some(Refusal::too_large()),
+                (_, Err(refusal)) => Some(refusal),
+                (Some(rows), Ok(dependencies)) => {
+                    let stored = terms.compose(&rows, &dependencies)?;
+                    store_result(self.cache, self.under, &self.found, &stored, &terms, still)?
+                }
+            },
+        };
+        if let Some(refusal) = refusal {
+            refusal.count(self.cache);
+        }
+        Ok(Answer::Made(store, output.columns))
+    }
+
+    /// Plans a query; and what it knows of the definitions of all that the result depends on.
+    fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<(Planned, PlannedWith), CacheError> {
+        let plan_once = |known: &mut Dependencies| {
+            let planned = plan(query, parameters)?;
+            known.add_all(&planned.dependencies);
+            Ok(planned)
+        };
+        let clock = self.wishes.clock_in(self.options);
+        plan_knowing(&mut Dependencies::new(), clock, || Some(self.rings), plan_once)
+    }
+}
+
+/// Stores a result in the place of what was found, if that is still there; else why not.
+pub(super) fn store_result(
+    cache: &str,
+    under: &StoredUnder,
+    found: &Found,
+    stored: &[u8],
+    terms: &Terms,
+    still: impl Fn() -> bool,
+) -> Result<Option<Refusal>, CacheError> {
+    if matches!(found, Found::Other) {
+        return Ok(Some(Refusal::not_for_this_snapshot()));
+    }
+    definitions::with_cache(cache, Access::Write, |cache| {
+        if let Found::Outdated(version) | Found::Stale(Stale { copied: Copied { version, .. }, .. }) = found {
+            cache.discard_version_as(Removal::Invalidated, version);
+        }
+        if cache.put_if_absent(under, stored, terms.expiry(), &still).unwrap_or(false) {
+            entries::count_fill(cache.number, under);
+            return None;
+        }
+        Some(Refusal::new(Reason::NotStored, "there is no room for it, or something newer"))
+    })
+}
+
+/// Runs a query as if there were no cache.
+pub(super) fn made(planned: &Planned, query: &CStr, home: pg_sys::MemoryContext) -> Result<Answer, CacheError> {
+    let store = new_store(home);
+    let output = run::run(planned, query, store, |_| None);
+    Ok(Answer::Made(store, output.columns))
+}

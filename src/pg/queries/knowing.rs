@@ -1,0 +1,63 @@
+//! Plans that know what was counted: how often the definitions of what a result depends on have changed is read first, then
+//! PostgreSQL's messages about these changes are accepted, then the plan is made.
+//!
+//! Invariant: while the numbers are the same a plan is as good as a new one, however old it is; and the result that it gives is
+//! stored with them.
+//!
+//! Locking: none.
+//!
+//! Not here: how a query is planned, and what it depends on (`plan`, `marks`).
+#![allow(unsafe_code)]
+
+use pgrx::pg_sys;
+
+use super::lines::learn;
+use super::refusal::Refusal;
+use super::relations::Dependencies;
+use super::wishes::Clock;
+use crate::pg::stored::Dependency;
+use crate::rings::table::Rings;
+
+/// What is known of definitions since a query was planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PlannedWith {
+    /// Its result is not to be kept, and why.
+    Refused(Refusal),
+    /// How often the definitions of what it depends on had changed before it was planned.
+    Learned(Vec<Dependency>),
+    /// That could not be told.
+    Unknown,
+}
+
+/// Plans until the plan depends on nothing that was not asked for before it was made.
+///
+/// `known` is what the query is known to depend on; `plan_once` adds what it finds. `rings` are the lines, where they say what
+/// is to be known.
+pub(super) fn plan_knowing<P, E>(
+    known: &mut Dependencies,
+    clock: Clock,
+    rings: impl Fn() -> Option<Rings>,
+    plan_once: impl Fn(&mut Dependencies) -> Result<P, E>,
+) -> Result<(P, PlannedWith), E> {
+    const TRIES: usize = 4;
+    let mut tries = 1;
+    loop {
+        let (rings, count) = (known.refusal_where(clock).is_none().then(&rings).flatten(), known.keys.len());
+        let learned: Option<Vec<Dependency>> =
+            rings.and_then(|rings| known.keys.iter().map(|key| learn(&rings, *key)).collect());
+        // What was counted so far is there to be accepted; what is planned now knows it.
+        // SAFETY: inside of a transaction, holding no lock.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+        let planned = plan_once(known)?;
+        let knows = match (known.refusal_where(clock), learned) {
+            (Some(why), _) => PlannedWith::Refused(why.clone()),
+            (None, Some(learned)) if known.keys.len() == count => PlannedWith::Learned(learned),
+            (None, Some(_)) if tries < TRIES => {
+                tries += 1;
+                continue;
+            }
+            (None, _) => PlannedWith::Unknown,
+        };
+        return Ok((planned, knows));
+    }
+}

@@ -1,0 +1,189 @@
+//! What the node does when it begins: it looks for the result, and says whether one is to be made.
+//!
+//! Invariant: everything is asked in the snapshot of the statement. A result is begun only if the plan knows all definitions as
+//! they are now, with the settings of now; else the plan is thrown away, so that PostgreSQL makes a new one.
+//!
+//! Locking: none.
+#![allow(unsafe_code)]
+
+use std::time::Instant;
+
+use pgrx::pg_sys;
+
+use super::below::{Below, Filling};
+use super::explain::about;
+use super::kept::kept;
+use super::{Source, with_snapshot};
+use crate::pg::catalog::Catalog;
+use crate::pg::definitions::options::ResultOptions;
+use crate::pg::definitions::{self, Access};
+use crate::pg::queries::found::{Found, look_for};
+use crate::pg::queries::key::{self, Key, StoredUnder};
+use crate::pg::queries::knowing::PlannedWith;
+use crate::pg::queries::lines::{are_definitions_the_same, emptied, usable_rings};
+use crate::pg::queries::refusal::Refusal;
+use crate::pg::queries::rows::{Collected, Column};
+use crate::pg::queries::run::{Whole, columns_of};
+use crate::pg::queries::statement::Marked;
+use crate::pg::queries::wishes::{Clock, Wishes};
+use crate::pg::queries::{Parameter, plan};
+use crate::pg::refusals::Reason;
+use crate::pg::snapshot::has_written;
+use crate::pg::stored::Dependency;
+use crate::pg::types;
+use crate::rings::table::Rings;
+
+/// Where the rows come from; or why no result is found, and none kept.
+///
+/// # Safety
+///
+/// - A node that begins, with the state of its query.
+pub(super) unsafe fn look_up(
+    marked: &Marked,
+    node: *mut pg_sys::CustomScanState,
+    estate: *mut pg_sys::EState,
+) -> Result<Source, Refusal> {
+    let learned = match &marked.planned {
+        PlannedWith::Refused(refusal) => return Err(refusal.clone()),
+        PlannedWith::Learned(learned) => Some(learned),
+        PlannedWith::Unknown => None,
+    };
+    if let Some(refusal) = refused_by_clock(marked) {
+        return Err(refusal.clone());
+    }
+    // SAFETY: as the caller says.
+    unsafe {
+        if !(*estate).es_crosscheck_snapshot.is_null() {
+            return Err(Refusal::new(Reason::TwoSnapshots, "it has two snapshots"));
+        }
+        let rings = usable_rings()?;
+        let parameters = values_of(&marked.parameters, (*estate).es_param_list_info)?;
+        if key::settings() != marked.settings {
+            // The planner has run functions that follow them, as IMMUTABLE ones may.
+            pg_sys::ResetPlanCache();
+            return Err(Refusal::new(Reason::DefinitionsChanged, "settings have changed since it was planned"));
+        }
+        let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
+        let columns = columns_of(description);
+        let key = Key::of_statement(&marked.statement, &parameters);
+        let under = key.stored_under();
+        // What is found is asked about in the statement's snapshot.
+        let (number, options, found) =
+            with_snapshot((*estate).es_snapshot, || look_for(&marked.cache, &under, &key, &Wishes::default()))?;
+        let found = match found {
+            Found::Right(copied) => match kept(copied, &columns, description, estate) {
+                Some(kept) => return Ok(Source::Kept(kept)),
+                None => Found::Other,
+            },
+            other => other,
+        };
+        let missed = Missed { marked, learned, rings, description, columns, key, under, found, number, options };
+        Ok(Below::looked_for(&marked.cache, missed.begin(estate)))
+    }
+}
+
+/// A result that was looked for, and not found.
+struct Missed<'a> {
+    marked: &'a Marked,
+    learned: Option<&'a Vec<Dependency>>,
+    rings: Rings,
+    description: pg_sys::TupleDesc,
+    columns: Vec<Column>,
+    key: Key,
+    under: StoredUnder,
+    found: Found,
+    /// The cache's, as its options.
+    number: u64,
+    options: ResultOptions,
+}
+
+impl Missed<'_> {
+    /// Begins to make it; or why that is not to be kept.
+    ///
+    /// # Safety
+    ///
+    /// - It is of the query with this state, which begins.
+    unsafe fn begin(self, estate: *mut pg_sys::EState) -> Result<Filling, Refusal> {
+        let Missed { marked, learned, rings, description, columns, key, under, found, number, options } = self;
+        if has_written() {
+            return Err(Refusal::written());
+        }
+        let is_as_planned = |learned: &&Vec<Dependency>| are_definitions_the_same(&rings, learned.iter().copied());
+        let Some(learned) = learned.filter(is_as_planned) else {
+            // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
+            // SAFETY: marks the plans of this process.
+            unsafe { pg_sys::ResetPlanCache() };
+            let text = "definitions have changed since it was planned";
+            return Err(Refusal::new(Reason::DefinitionsChanged, text));
+        };
+        if let Some(refusal) = plan::refusal_of_columns(&columns) {
+            return Err(refusal);
+        }
+        if matches!(found, Found::Other) {
+            return Err(Refusal::not_for_this_snapshot());
+        }
+        definitions::find(&marked.cache, Access::Write)?;
+        let max_bytes = definitions::with_cache(&marked.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
+        let catalog = Catalog::open()?;
+        let emptied_before = emptied(catalog, number);
+        // SAFETY: as the caller says.
+        let (terms, about, whole) = unsafe {
+            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, options));
+            (terms.ok_or_else(Refusal::being_changed)?, about(estate), Whole::new(description, &columns))
+        };
+        Ok(Filling {
+            cache: marked.cache.clone(),
+            number,
+            collected: Collected::new(&key.0, &about, &columns, max_bytes),
+            whole,
+            key,
+            under,
+            found,
+            learned: learned.clone(),
+            about,
+            columns,
+            max_bytes,
+            emptied_before,
+            terms,
+            started: Instant::now(),
+        })
+    }
+}
+
+/// Why the result is not kept by a cache that does not take what depends on the clock.
+pub(super) fn refused_by_clock(marked: &Marked) -> Option<&Refusal> {
+    let clock = marked.clock.as_ref()?;
+    let options = definitions::find(&marked.cache, Access::Read).map(|cache| cache.results);
+    let is_taken = options.is_ok_and(|options| Wishes::default().clock_in(options) == Clock::Accepted);
+    (!is_taken).then_some(clock)
+}
+
+/// The values of these parameters; or why they cannot be part of a key.
+///
+/// # Safety
+///
+/// - It is the list of a query that runs, or null.
+unsafe fn values_of(numbers: &[i32], list: pg_sys::ParamListInfo) -> Result<Vec<Parameter>, Refusal> {
+    let refuse = |text: String| Refusal::new(Reason::Parameter, text);
+    let value_of = |number: i32| {
+        // SAFETY: as the caller says; the number is checked. A function that gives values may use the place for one.
+        let value = unsafe {
+            let known = list.as_mut().filter(|list| (1..=list.numParams).contains(&number));
+            let list = known.ok_or_else(|| refuse(format!("parameter ${number} has no value")))?;
+            match list.paramFetch {
+                Some(fetch) => {
+                    let mut place = pg_sys::ParamExternData::default();
+                    let list: pg_sys::ParamListInfo = list;
+                    let call = || *fetch(list, number, false, &raw mut place);
+                    pg_sys::submodules::ffi::pg_guard_ffi_boundary(call)
+                }
+                None => list.params.as_slice(number as usize)[number as usize - 1],
+            }
+        };
+        if types::stored_type(value.ptype).is_err() {
+            return Err(refuse(format!("a parameter of type {} cannot be part of a key", types::name(value.ptype))));
+        }
+        Ok(Parameter { oid: value.ptype, datum: value.value, is_null: value.isnull })
+    };
+    numbers.iter().map(|number| value_of(*number)).collect()
+}
