@@ -27,6 +27,7 @@ use pgrx::{PgTupleDesc, pg_guard, pg_sys};
 
 use super::refusal::Refusal;
 use super::relations::relation_name;
+use crate::pg::encoding;
 use crate::pg::refusals::Reason;
 use crate::pg::types;
 use crate::pg::versions;
@@ -111,7 +112,7 @@ fn refusal_of(function: pg_sys::Oid) -> Option<Refusal> {
     // SAFETY: lookups in the catalogs; a function of a query exists.
     let (volatility, name) = unsafe {
         let name = pg_sys::get_func_name(function);
-        let name = if name.is_null() { function.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into() };
+        let name = if name.is_null() { function.to_u32().to_string() } else { encoding::name(CStr::from_ptr(name)) };
         (pg_sys::func_volatile(function) as u8, name)
     };
     let is_own = function.to_u32() < pg_sys::FirstNormalObjectId;

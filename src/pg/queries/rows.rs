@@ -22,6 +22,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use crate::pg::encoding;
+
 const HEADER_BYTES: usize = 40;
 const COLUMN_BYTES: usize = 16;
 const ALIGN: usize = 8;
@@ -39,7 +41,7 @@ impl Column {
     pub(in crate::pg) fn type_name(self) -> String {
         // SAFETY: a NUL-terminated name in the current memory context, whatever the numbers are.
         let name = unsafe { CStr::from_ptr(pg_sys::format_type_with_typemod(self.oid, self.modifier)) };
-        name.to_string_lossy().into_owned()
+        encoding::name(name)
     }
 
     fn to_bytes(self) -> [u8; COLUMN_BYTES] {
