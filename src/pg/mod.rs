@@ -54,6 +54,8 @@ pub mod handles;
 #[cfg(feature = "extension")]
 mod images;
 #[cfg(feature = "extension")]
+mod invalidated;
+#[cfg(feature = "extension")]
 mod invalidations;
 mod ledger;
 mod lwlock;
