@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::relations::{creation_schema, with_search_path};
 use super::statement::Fingerprint;
 use super::{Parameter, Wishes};
+use crate::pg::error::CacheError;
 use crate::pg::{types, versions};
 
 // Not among pgrx's bindings.
@@ -70,7 +71,7 @@ impl Key {
     }
 
     fn of(query: &[u8], parameters: &[Parameter]) -> Key {
-        let mut key = Vec::with_capacity(256 + query.len());
+        let mut key = Vec::with_capacity(512);
         push_session(&mut key);
         push(&mut key, query);
         for parameter in parameters {
@@ -178,7 +179,11 @@ fn push_settings(key: &mut Vec<u8>) {
     }
 }
 
+/// May raise an error: there are texts of a gigabyte.
 fn push(key: &mut Vec<u8>, part: &[u8]) {
+    if key.try_reserve(4 + part.len()).is_err() {
+        CacheError::OutOfMemory(part.len()).report();
+    }
     key.extend_from_slice(&(part.len() as u32).to_le_bytes());
     key.extend_from_slice(part);
 }

@@ -79,7 +79,12 @@ pub(in crate::pg) struct Collected {
 impl Collected {
     /// None yet, of a result with this key and these columns.
     pub(in crate::pg) fn new(key: &[u8], about: &About, columns: &[Column], max_bytes: usize) -> Collected {
+        let head =
+            HEADER_BYTES + key.len() + about.text.len() + 4 * about.relations.len() + COLUMN_BYTES * columns.len();
         let mut bytes = vec![0; HEADER_BYTES];
+        if head > max_bytes || bytes.try_reserve(head).is_err() {
+            return Collected { bytes: Vec::new(), rows: 0, max_bytes, is_whole: false };
+        }
         bytes[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
         bytes[4..8].copy_from_slice(&(columns.len() as u32).to_le_bytes());
         bytes[32..36].copy_from_slice(&(about.text.len() as u32).to_le_bytes());
