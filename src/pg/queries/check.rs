@@ -41,6 +41,8 @@ pub(super) struct Findings {
     pub(super) clock: Option<Refusal>,
     /// Types of all that is computed, and what they are made of.
     pub(super) types: Vec<pg_sys::Oid>,
+    /// Domains whose constraints were looked at.
+    domains: Vec<pg_sys::Oid>,
 }
 
 /// Looks at a rewritten query.
@@ -232,6 +234,10 @@ fn type_below(domain: pg_sys::Oid) -> pg_sys::Oid {
 
 /// What a domain asks of a value, which PostgreSQL looks up when a query starts: it is not in the query.
 fn look_at_domain(domain: pg_sys::Oid, findings: &mut Findings) {
+    if findings.domains.contains(&domain) {
+        return;
+    }
+    findings.domains.push(domain);
     // SAFETY: a list of constraints, and how they are held, both in a context that ends here, or after an ERROR.
     unsafe {
         let memory = pg_sys::AllocSetContextCreateExtended(

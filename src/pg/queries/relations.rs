@@ -18,6 +18,7 @@ use super::wishes::Clock;
 use crate::pg::encoding;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
+use crate::pg::stored::MAX_DEPENDENCIES;
 use crate::pg::types;
 use crate::rings::key::{DependencyKey, KeyHash};
 
@@ -49,9 +50,14 @@ impl Dependencies {
 
     fn add(&mut self, key: DependencyKey<'_>) {
         let key = key.hash();
-        if !self.keys.contains(&key) {
-            self.keys.push(key);
+        if self.keys.contains(&key) {
+            return;
         }
+        if self.keys.len() == MAX_DEPENDENCIES {
+            let text = format!("it depends on more than {MAX_DEPENDENCIES} relations, types and names");
+            return self.refuse(Refusal::new(Reason::TooLarge, text));
+        }
+        self.keys.push(key);
     }
 
     fn refuse(&mut self, why: Refusal) {

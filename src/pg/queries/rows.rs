@@ -230,5 +230,8 @@ mod tests {
         let mut collected = Collected::new(b"key", &About::default(), &[], 200);
         (0..100).for_each(|_| collected.push(&row(16)));
         assert_eq!((collected.rows, collected.finish(0, 0)), (100, None));
+        // So is one without rows, if its key is.
+        let collected = Collected::new(&[0; 200], &About::default(), &[], 200);
+        assert_eq!((collected.is_whole(), collected.finish(0, 0)), (false, None));
     }
 }

@@ -230,6 +230,25 @@ fn functions_that_types_bring_with_them_count() {
 }
 
 #[test]
+fn too_many_partitions_are_a_reason_of_its_own() {
+    let world = world();
+    let mut backend = world.backend();
+    backend.run(
+        "CREATE TABLE p (a int) PARTITION BY LIST (a);
+         DO $$ BEGIN
+             FOR n IN 1..260 LOOP EXECUTE format('CREATE TABLE p%s PARTITION OF p FOR VALUES IN (%s)', n, n); END LOOP;
+         END $$;
+         INSERT INTO p SELECT generate_series(1, 260)",
+    );
+    is_refused(&mut backend, "SELECT count(*) FROM p", "more than 255 relations");
+    assert_eq!(reason(&mut backend, "SELECT count(*) FROM p WHERE a = 7"), "");
+    let plan = backend.all::<String>("/* shared_lru: c */ EXPLAIN (COSTS OFF) SELECT count(*) FROM p").join("\n");
+    assert!(plan.contains("Not Kept: it depends on more than 255"), "{plan}");
+    let call = "SELECT shared_lru.fetch('c', 'SELECT count(*) FROM p', NULL::bigint)";
+    assert_eq!((backend.one::<i64>(call), backend.one::<i64>(call)), (260, 260));
+}
+
+#[test]
 fn times_without_a_date_have_todays_offset() {
     let world = world();
     let mut backend = world.backend();
