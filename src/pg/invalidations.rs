@@ -12,11 +12,13 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 
 use pgrx::{pg_guard, pg_sys};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::catalog::{CacheId, Catalog};
 use super::definitions;
-use super::error::CacheError;
+use super::error::{CacheError, or_report};
 use super::handles;
+use super::invalidated::{Invalidated, Item};
 use super::snapshot::has_written;
 use crate::engine::counters::Removal;
 use crate::rings::key::{DependencyHash, DependencyKey};
@@ -24,8 +26,8 @@ use crate::rings::table::{LineIndex, Rings};
 use crate::rings::xid::FullXid;
 use crate::shared::lock::LockMode;
 
-/// More keys of one cache in a transaction stand for all.
-const MAX_KEYS: usize = 10_000;
+/// Longer names are told by a hash of theirs where lines are concerned.
+const LONG_NAME_BYTES: usize = 1024;
 
 /// What is invalidated of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub(super) enum Target<'a> {
 
 impl<'a> Target<'a> {
     /// Whether a key is concerned.
-    fn has(self, key: &[u8]) -> bool {
+    pub(super) fn has(self, key: &[u8]) -> bool {
         match self {
             Target::Key(own) => own == key,
             Target::Prefix(prefix) => key.starts_with(prefix),
@@ -51,17 +53,22 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Whether that is concerned wherever this is.
-    fn covers(self, other: Target<'_>) -> bool {
-        self == other || matches!((self, other), (Target::All, Target::Key(_) | Target::Prefix(_)))
-    }
-
-    fn parts(self) -> (u8, &'a [u8]) {
+    pub(super) fn parts(self) -> (u8, &'a [u8]) {
         match self {
             Target::Key(key) => (b'k', key),
             Target::Prefix(prefix) => (b'p', prefix),
             Target::All => (b'*', b""),
             Target::Tag(tag) => (b't', tag),
+        }
+    }
+
+    /// What has these parts.
+    pub(super) fn of_parts(kind: u8, name: &'a [u8]) -> Target<'a> {
+        match kind {
+            b'k' => Target::Key(name),
+            b'p' => Target::Prefix(name),
+            b't' => Target::Tag(name),
+            _ => Target::All,
         }
     }
 
@@ -71,39 +78,20 @@ impl<'a> Target<'a> {
             Target::Prefix(_) => Target::All.parts(),
             target => target.parts(),
         };
+        let digest;
+        let name = if name.len() > LONG_NAME_BYTES {
+            digest = xxh3_128(name).to_le_bytes();
+            &digest[..]
+        } else {
+            name
+        };
         DependencyKey::Tag { cache, tag: &[&[kind], name].concat() }.hash()
-    }
-}
-
-/// Something that a transaction invalidates, and the depth of savepoints in which it did.
-#[derive(Clone)]
-struct Item {
-    /// The number of the definition.
-    cache: u64,
-    kind: u8,
-    name: Vec<u8>,
-    level: i32,
-}
-
-impl Item {
-    fn new(cache: u64, target: Target<'_>, level: i32) -> Item {
-        let (kind, name) = target.parts();
-        Item { cache, kind, name: name.to_vec(), level }
-    }
-
-    fn target(&self) -> Target<'_> {
-        match self.kind {
-            b'k' => Target::Key(&self.name),
-            b'p' => Target::Prefix(&self.name),
-            b't' => Target::Tag(&self.name),
-            _ => Target::All,
-        }
     }
 }
 
 #[derive(Default)]
 struct Transaction {
-    items: Vec<Item>,
+    invalidated: Invalidated,
     /// What it has published, before its commit record.
     published: Vec<LineIndex>,
     xid: Option<FullXid>,
@@ -150,28 +138,22 @@ pub(super) fn invalidate(catalog: Catalog, cache: u64, target: Target<'_>) {
         }
         (pg_sys::GetTopFullTransactionId().value, pg_sys::GetCurrentTransactionNestLevel())
     };
-    rings(catalog);
-    TRANSACTION.with_borrow_mut(|transaction| {
+    let rings = rings(catalog);
+    let line = match target {
+        Target::Tag(_) => rings.map(|rings| rings.line_of(target.hash(cache))),
+        _ => None,
+    };
+    let added = TRANSACTION.with_borrow_mut(|transaction| {
         transaction.xid = FullXid::new(xid);
-        let mut of_cache = 0;
-        for item in transaction.items.iter_mut().filter(|item| item.cache == cache) {
-            of_cache += 1;
-            if item.target().covers(target) {
-                // Not again; but the outermost savepoint counts.
-                item.level = item.level.min(level);
-                return;
-            }
-        }
-        let too_many = of_cache >= MAX_KEYS && matches!(target, Target::Key(_) | Target::Prefix(_));
-        let target = if too_many { Target::All } else { target };
-        transaction.items.push(Item::new(cache, target, level));
+        transaction.invalidated.add(cache, target, line, level)
     });
+    or_report(added);
 }
 
 /// Whether the current transaction invalidates a key, so that it must not see the entry.
 #[inline]
 pub(super) fn hides_some() -> bool {
-    TRANSACTION.with_borrow(|transaction| !transaction.items.is_empty()) || is_worker_of_writer()
+    TRANSACTION.with_borrow(|transaction| !transaction.invalidated.is_empty()) || is_worker_of_writer()
 }
 
 /// Whether this is a parallel worker for a transaction that writes: what that has invalidated is known to the leader alone.
@@ -183,20 +165,12 @@ fn is_worker_of_writer() -> bool {
 
 /// Whether the current transaction invalidates this key.
 pub(super) fn hides(cache: u64, key: &[u8]) -> bool {
-    is_worker_of_writer()
-        || TRANSACTION.with_borrow(|transaction| {
-            transaction.items.iter().any(|item| item.cache == cache && item.target().has(key))
-        })
+    is_worker_of_writer() || TRANSACTION.with_borrow(|transaction| transaction.invalidated.has_key(cache, key))
 }
 
 /// Whether the current transaction invalidates a tag of this line.
 pub(super) fn hides_line(line: LineIndex) -> bool {
-    let Some(rings) = Catalog::mapped().and_then(|catalog| catalog.area().rings()) else { return true };
-    is_worker_of_writer()
-        || TRANSACTION.with_borrow(|transaction| {
-            let mut tags = transaction.items.iter().filter(|item| matches!(item.target(), Target::Tag(_)));
-            tags.any(|item| rings.line_of(item.target().hash(item.cache)) == line)
-        })
+    is_worker_of_writer() || TRANSACTION.with_borrow(|transaction| transaction.invalidated.has_line(line))
 }
 
 #[pg_guard]
@@ -227,12 +201,14 @@ fn publish_all() {
     let Some(catalog) = Catalog::mapped() else { return };
     let Some(rings) = catalog.area().rings() else { return };
     let items = TRANSACTION.with_borrow_mut(|transaction| {
-        let Transaction { items, published, xid } = transaction;
+        let Transaction { invalidated, published, xid } = transaction;
         let xid = (*xid)?;
-        for item in items.iter() {
+        for item in invalidated.items() {
             published.push(rings.publish(item.target().hash(item.cache), xid));
         }
-        Some(items.clone())
+        // Of tags nothing is to be removed.
+        let is_of_entries = |item: &&Item| !matches!(item.target(), Target::Tag(_));
+        Some(invalidated.items().iter().filter(is_of_entries).cloned().collect::<Vec<Item>>())
     });
     // Nothing is borrowed: whoever is terminated while it waits for a lock ends its transaction right there.
     items.unwrap_or_default().iter().for_each(|item| remove(catalog, item));
@@ -281,10 +257,8 @@ unsafe extern "C-unwind" fn on_savepoint_event(
     // SAFETY: reads a variable of this process's only thread.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
     TRANSACTION.with_borrow_mut(|transaction| match event {
-        SUBXACT_EVENT_ABORT_SUB => transaction.items.retain(|item| item.level < level),
-        SUBXACT_EVENT_COMMIT_SUB => {
-            transaction.items.iter_mut().for_each(|item| item.level = item.level.min(level - 1));
-        }
+        SUBXACT_EVENT_ABORT_SUB => transaction.invalidated.roll_back(level),
+        SUBXACT_EVENT_COMMIT_SUB => transaction.invalidated.release(level),
         _ => {}
     });
 }

@@ -59,6 +59,8 @@ mod hooks;
 #[cfg(feature = "extension")]
 mod images;
 #[cfg(feature = "extension")]
+mod invalidated;
+#[cfg(feature = "extension")]
 mod invalidations;
 mod ledger;
 mod lwlock;

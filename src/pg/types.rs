@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use pgrx::{PgTupleDesc, pg_sys};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::encoding;
 use super::error::CacheError;
 use super::stored::StoredType;
 
@@ -31,7 +32,7 @@ pub(super) fn stored_type(oid: pg_sys::Oid) -> Result<StoredType, CacheError> {
 /// The name of a type, for a message.
 pub(super) fn name(oid: pg_sys::Oid) -> String {
     // SAFETY: a NUL-terminated name in the current memory context, whatever the number is.
-    unsafe { CStr::from_ptr(pg_sys::format_type_be(oid)).to_string_lossy().into_owned() }
+    unsafe { encoding::name(CStr::from_ptr(pg_sys::format_type_be(oid))) }
 }
 
 /// Whether there still is such a type.

@@ -11,6 +11,7 @@ use super::timestamp;
 use super::views::{my_listings, my_tenants, role_name};
 use crate::pg::catalog::{Catalog, Listing};
 use crate::pg::definitions;
+use crate::pg::encoding;
 use crate::pg::error::CacheError;
 use crate::pg::named_locks::LwLocks;
 use crate::pg::queries::entries::{self, KeptQuery};
@@ -54,9 +55,9 @@ fn list_query_entries() -> TableIterator<
                 bytes as i64,
                 kept.fill_micros as i64,
                 kept.is_current,
-                kept.relations.into_iter().map(qualified_name).collect(),
+                kept.relations.into_iter().map(|relation| encoding::message(qualified_name(relation))).collect(),
                 outdated_us.and_then(timestamp),
-                cause.map(text_of),
+                cause.map(|cause| encoding::message(text_of(cause))),
             )
         })
     }))

@@ -17,6 +17,7 @@ use crate::pg::advisory::{AdvisoryLock, Class};
 use crate::pg::bytea::Bytea;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{Access, DefinedCache, Definition};
+use crate::pg::encoding;
 use crate::pg::error::{CacheError, or_report};
 use crate::pg::invalidations::{self, Target};
 use crate::pg::ledger::SqlCounter;
@@ -333,7 +334,7 @@ unsafe fn key_of(row: pg_sys::HeapTuple, description: pg_sys::TupleDesc, columns
         let text = unsafe {
             let number = pg_sys::SPI_fnumber(description, column.as_ptr());
             if number == pg_sys::SPI_ERROR_NOATTRIBUTE {
-                let column = column.to_string_lossy();
+                let column = encoding::name(column);
                 CacheError::Parameter(format!("invalidate_trigger: the table has no column \"{column}\"")).report();
             }
             let text = pg_sys::SPI_getvalue(row, description, number);

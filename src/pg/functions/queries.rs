@@ -154,7 +154,13 @@ fn explain_query(
 }
 
 fn c_text(text: &[u8]) -> CString {
-    CString::new(text).expect("a text of PostgreSQL's has no NUL")
+    let mut bytes = Vec::new();
+    // It may be a gigabyte.
+    if bytes.try_reserve_exact(text.len() + 1).is_err() {
+        CacheError::OutOfMemory(text.len()).report();
+    }
+    bytes.extend_from_slice(text);
+    CString::new(bytes).expect("a text of PostgreSQL's has no NUL")
 }
 
 /// What a call asks for.

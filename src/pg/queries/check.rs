@@ -28,6 +28,7 @@ use pgrx::{PgTupleDesc, pg_guard, pg_sys};
 use super::lists::{oids, pointers};
 use super::refusal::Refusal;
 use super::relations::relation_name;
+use crate::pg::encoding;
 use crate::pg::refusals::Reason;
 use crate::pg::types;
 use crate::pg::versions;
@@ -41,6 +42,8 @@ pub(super) struct Findings {
     pub(super) clock: Option<Refusal>,
     /// Types of all that is computed, and what they are made of.
     pub(super) types: Vec<pg_sys::Oid>,
+    /// Domains whose constraints were looked at.
+    domains: Vec<pg_sys::Oid>,
 }
 
 /// Looks at a rewritten query.
@@ -69,6 +72,7 @@ impl Findings {
             return;
         }
         self.types.push(part);
+        self.look_at_json_of(part);
         if OF_NAMES.contains(&part) {
             let refusal = || Refusal::of_type(Reason::Names, of, format!("type {} depends on names", types::name(of)));
             self.refusal.get_or_insert_with(refusal);
@@ -85,6 +89,20 @@ impl Findings {
         self.look_at_function(function);
     }
 
+    /// `to_json` and its like make JSON of a user's type with the type's cast.
+    fn look_at_json_of(&mut self, part: pg_sys::Oid) {
+        if part.to_u32() < pg_sys::FirstNormalObjectId {
+            return;
+        }
+        let mut function = pg_sys::InvalidOid;
+        let explicit = pg_sys::CoercionContext::COERCION_EXPLICIT;
+        // SAFETY: a lookup in the catalogs.
+        let path = unsafe { pg_sys::find_coercion_pathway(pg_sys::JSONOID, part, explicit, &mut function) };
+        if path == pg_sys::CoercionPathType::COERCION_PATH_FUNC && function != pg_sys::InvalidOid {
+            self.look_at_function(function);
+        }
+    }
+
     fn look_at_function(&mut self, function: pg_sys::Oid) {
         let Some(refusal) = refusal_of(function) else { return };
         let place = if refusal.reason == Reason::Clock { &mut self.clock } else { &mut self.refusal };
@@ -97,8 +115,7 @@ fn refusal_of(function: pg_sys::Oid) -> Option<Refusal> {
     // SAFETY: lookups in the catalogs; a function of a query exists.
     let (volatility, name) = unsafe {
         let name = pg_sys::get_func_name(function);
-        let name =
-            if name.is_null() { function.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into() };
+        let name = if name.is_null() { function.to_u32().to_string() } else { encoding::name(CStr::from_ptr(name)) };
         (pg_sys::func_volatile(function) as u8, name)
     };
     let is_own = function.to_u32() < pg_sys::FirstNormalObjectId;
@@ -187,7 +204,8 @@ pub(super) fn parts(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
             return vec![element];
         }
         match pg_sys::get_typtype(oid) as u8 {
-            pg_sys::TYPTYPE_DOMAIN => vec![pg_sys::getBaseType(oid)],
+            // Which may be a domain, too, with constraints of its own.
+            pg_sys::TYPTYPE_DOMAIN => vec![type_below(oid)],
             pg_sys::TYPTYPE_RANGE => vec![pg_sys::get_range_subtype(oid)],
             pg_sys::TYPTYPE_MULTIRANGE => vec![pg_sys::get_multirange_range(oid)],
             pg_sys::TYPTYPE_COMPOSITE => PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(oid, -1))
@@ -197,6 +215,46 @@ pub(super) fn parts(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
                 .collect(),
             _ => Vec::new(),
         }
+    }
+}
+
+/// The type that a domain is one of; 0 if there is no such domain any more.
+fn type_below(domain: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a lookup in the catalogs; the tuple is released.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::TYPEOID as i32;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(domain));
+        if tuple.is_null() {
+            return pg_sys::InvalidOid;
+        }
+        let below = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>()).typbasetype;
+        pg_sys::ReleaseSysCache(tuple);
+        below
+    }
+}
+
+/// What a domain asks of a value, which PostgreSQL looks up when a query starts: it is not in the query.
+fn look_at_domain(domain: pg_sys::Oid, findings: &mut Findings) {
+    if findings.domains.contains(&domain) {
+        return;
+    }
+    findings.domains.push(domain);
+    // SAFETY: a list of constraints, and how they are held, both in a context that ends here, or after an ERROR.
+    unsafe {
+        let memory = pg_sys::AllocSetContextCreateExtended(
+            pg_sys::CurrentMemoryContext,
+            c"Shared LRU domain".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+        );
+        let held = pg_sys::MemoryContextAllocZero(memory, size_of::<pg_sys::DomainConstraintRef>())
+            .cast::<pg_sys::DomainConstraintRef>();
+        pg_sys::InitDomainConstraintRef(domain, held, memory, false);
+        for constraint in super::pointers::<pg_sys::DomainConstraintState>((*held).constraints) {
+            walk((*constraint).check_expr.cast(), (&raw mut *findings).cast());
+        }
+        pg_sys::MemoryContextDelete(memory);
     }
 }
 
@@ -264,6 +322,9 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                         findings.clock.get_or_insert_with(|| Refusal::new(Reason::Clock, text()));
                     }
                 }
+            }
+            pg_sys::NodeTag::T_CoerceToDomain => {
+                look_at_domain((*node.cast::<pg_sys::CoerceToDomain>()).resulttype, findings);
             }
             pg_sys::NodeTag::T_NextValueExpr => {
                 findings.refuse(Reason::Sequence, || "it takes values of a sequence".to_owned());

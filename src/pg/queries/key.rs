@@ -25,6 +25,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::relations::with_named_schemas;
 use super::statement::Fingerprint;
 use super::{Parameter, Wishes};
+use crate::pg::error::CacheError;
 use crate::pg::{types, versions};
 
 // Not among pgrx's bindings.
@@ -55,7 +56,11 @@ trait Parts {
 }
 
 impl Parts for Vec<u8> {
+    /// May raise an error: there are texts of a gigabyte.
     fn add(&mut self, bytes: &[u8]) {
+        if self.try_reserve(bytes.len()).is_err() {
+            CacheError::OutOfMemory(bytes.len()).report();
+        }
         self.extend_from_slice(bytes);
     }
 }
@@ -99,7 +104,7 @@ impl Key {
     }
 
     fn of(query: &[u8], parameters: &[Parameter]) -> Key {
-        let mut key = Vec::with_capacity(256 + query.len());
+        let mut key = Vec::with_capacity(512);
         push_session(&mut key);
         push(&mut key, query);
         for parameter in parameters {
@@ -166,7 +171,7 @@ fn push_session(key: &mut impl Parts) {
     key.add(&context.to_le_bytes());
     push_settings(key);
     with_named_schemas(|named, temporary| {
-        key.add(&[named.len() as u8]);
+        key.add(&(named.len() as u32).to_le_bytes());
         named.for_each(|schema| key.add(&schema.to_u32().to_le_bytes()));
         key.add(&temporary.to_u32().to_le_bytes());
     });

@@ -36,6 +36,9 @@ type Hook = unsafe extern "C-unwind" fn(
     pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt;
 
+/// Longer texts are not marked: their trees, written, may be longer than PostgreSQL lets a text be.
+const MOST_TEXT_BYTES: usize = 1 << 20;
+
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -119,7 +122,10 @@ unsafe fn mark_of(query: *mut pg_sys::Query, text: *const c_char) -> Option<Stri
         return None;
     }
     // SAFETY: as above.
-    in_comment.or_else(|| unsafe { is_clients() }.then(settings::cache_queries).flatten())
+    let cache = in_comment.or_else(|| unsafe { is_clients() }.then(settings::cache_queries).flatten())?;
+    // SAFETY: as above.
+    let is_short = text.is_null() || unsafe { CStr::from_ptr(text) }.count_bytes() <= MOST_TEXT_BYTES;
+    is_short.then_some(cache)
 }
 
 /// The name in a comment at the start of a text.

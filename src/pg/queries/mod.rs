@@ -76,6 +76,7 @@ use self::wishes::Clock;
 pub(super) use self::wishes::Wishes;
 use super::bytea::Copied;
 use super::definitions::{self, Access};
+use super::encoding;
 use super::error::CacheError;
 use super::stored::Stored;
 
@@ -167,11 +168,12 @@ pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str
     let options = cache.map(|cache| definitions::find(cache, Access::Read)).transpose()?.map(|cache| cache.results);
     let clock = options.map_or(Clock::Refused, |options| Wishes::default().clock_in(options));
     let Planned { dependencies, .. } = plan(query, parameters)?;
-    let relations = dependencies.relations.iter().map(|relation| relations::qualified_name(*relation)).collect();
+    let relations =
+        dependencies.relations.iter().map(|relation| encoding::message(relations::qualified_name(*relation))).collect();
     let refusal = dependencies.refusal_where(clock).map(Refusal::to_string);
     let is_kept = refusal.is_none();
     let reason = refusal.or_else(|| dependencies.clock.map(|why| format!("{why}: kept for the cache's ttl")));
-    Ok(Explained { is_kept, reason, relations })
+    Ok(Explained { is_kept, reason: reason.map(encoding::message), relations })
 }
 
 /// What there is to say of a query.

@@ -100,7 +100,7 @@ impl From<CacheError> for Refusal {
 /// The name of an object, with its schema; its number, if it is gone.
 pub(in crate::pg) fn name_of_object(object: Object) -> Vec<u8> {
     match object {
-        Object::Relation(oid) => relations::qualified_name(oid.into()).into_bytes(),
+        Object::Relation(oid) => relations::qualified_name_here(oid.into()).into_bytes(),
         // SAFETY: NUL-terminated texts in the current memory context, whatever the number is.
         Object::Function(oid) => unsafe {
             CStr::from_ptr(pg_sys::format_procedure_qualified(oid.into())).to_bytes().to_vec()

@@ -9,15 +9,17 @@
 //! Not here: functions (`check`).
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
 use super::lists::oids;
 use super::refusal::Refusal;
 use super::wishes::Clock;
+use crate::pg::encoding;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
+use crate::pg::stored::MAX_DEPENDENCIES;
 use crate::pg::types;
 use crate::rings::key::{DependencyHash, DependencyKey};
 
@@ -62,9 +64,14 @@ impl Dependencies {
     }
 
     fn add_key(&mut self, key: DependencyHash) {
-        if !self.keys.contains(&key) {
-            self.keys.push(key);
+        if self.keys.contains(&key) {
+            return;
         }
+        if self.keys.len() == MAX_DEPENDENCIES {
+            let text = format!("it depends on more than {MAX_DEPENDENCIES} relations, types and names");
+            return self.refuse(Refusal::new(Reason::TooLarge, text));
+        }
+        self.keys.push(key);
     }
 
     fn refuse(&mut self, why: Refusal) {
@@ -171,20 +178,25 @@ pub(super) fn relation_name(relation: pg_sys::Oid) -> String {
         if name.is_null() {
             return relation.to_u32().to_string();
         }
-        CStr::from_ptr(name).to_string_lossy().into_owned()
+        encoding::name(CStr::from_ptr(name))
     }
 }
 
 /// A relation's name with its schema, for people.
 pub(in crate::pg) fn qualified_name(relation: pg_sys::Oid) -> String {
+    encoding::name(&qualified_name_here(relation))
+}
+
+/// The same in the database's encoding.
+pub(super) fn qualified_name_here(relation: pg_sys::Oid) -> CString {
     // SAFETY: lookups in the catalogs; null if there is none.
     unsafe {
         let (name, schema) = (pg_sys::get_rel_name(relation), pg_sys::get_rel_namespace(relation));
         let schema = pg_sys::get_namespace_name(schema);
         if name.is_null() || schema.is_null() {
-            return relation.to_u32().to_string();
+            return CString::new(relation.to_u32().to_string()).expect("digits");
         }
-        CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)).to_string_lossy().into_owned()
+        CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)).to_owned()
     }
 }
 

@@ -22,6 +22,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use crate::pg::encoding;
+
 const HEADER_BYTES: usize = 40;
 const COLUMN_BYTES: usize = 16;
 const ALIGN: usize = 8;
@@ -39,7 +41,7 @@ impl Column {
     pub(in crate::pg) fn type_name(self) -> String {
         // SAFETY: a NUL-terminated name in the current memory context, whatever the numbers are.
         let name = unsafe { CStr::from_ptr(pg_sys::format_type_with_typemod(self.oid, self.modifier)) };
-        name.to_string_lossy().into_owned()
+        encoding::name(name)
     }
 
     fn to_bytes(self) -> [u8; COLUMN_BYTES] {
@@ -77,7 +79,12 @@ pub(in crate::pg) struct Collected {
 impl Collected {
     /// None yet, of a result with this key and these columns.
     pub(in crate::pg) fn new(key: &[u8], about: &About, columns: &[Column], max_bytes: usize) -> Collected {
+        let head =
+            HEADER_BYTES + key.len() + about.text.len() + 4 * about.relations.len() + COLUMN_BYTES * columns.len();
         let mut bytes = vec![0; HEADER_BYTES];
+        if head > max_bytes || bytes.try_reserve(head).is_err() {
+            return Collected { bytes: Vec::new(), rows: 0, max_bytes, is_whole: false };
+        }
         bytes[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
         bytes[4..8].copy_from_slice(&(columns.len() as u32).to_le_bytes());
         bytes[32..36].copy_from_slice(&(about.text.len() as u32).to_le_bytes());
@@ -223,5 +230,8 @@ mod tests {
         let mut collected = Collected::new(b"key", &About::default(), &[], 200);
         (0..100).for_each(|_| collected.push(&row(16)));
         assert_eq!((collected.rows, collected.finish(0, 0)), (100, None));
+        // So is one without rows, if its key is.
+        let collected = Collected::new(&[0; 200], &About::default(), &[], 200);
+        assert_eq!((collected.is_whole(), collected.finish(0, 0)), (false, None));
     }
 }

@@ -179,6 +179,76 @@ fn texts_that_become_times_while_the_query_runs_are_refused() {
 }
 
 #[test]
+fn constraints_of_domains_below_a_domain_count() {
+    let world = world();
+    let (mut backend, mut other) = (world.backend(), world.backend());
+    backend.run(
+        "CREATE DOMAIN lowest AS int; CREATE DOMAIN middle AS lowest; CREATE DOMAIN highest AS middle;
+         CREATE TYPE row_of AS (a middle)",
+    );
+    for query in
+        ["SELECT (5::highest)::text", "SELECT (''{5}''::middle[])::text", "SELECT to_json(ROW(5)::row_of)::text"]
+    {
+        let call = format!("SELECT shared_lru.fetch('c', '{query}', NULL::text)");
+        for _ in 0..2 {
+            assert!(backend.one::<String>(&call).contains('5'), "{query}");
+        }
+        other.run("ALTER DOMAIN lowest ADD CONSTRAINT more CHECK (value > 5)");
+        backend.refused(&call).is("23514", &["more"]);
+        other.run("ALTER DOMAIN lowest DROP CONSTRAINT more");
+        assert!(backend.one::<String>(&call).contains('5'), "{query}");
+    }
+}
+
+#[test]
+fn functions_that_types_bring_with_them_count() {
+    let world = world();
+    let mut backend = world.backend();
+    backend.run(
+        "CREATE TYPE ty AS (a int);
+         CREATE FUNCTION said() RETURNS text STABLE LANGUAGE plpgsql AS $$BEGIN RETURN current_setting('my.word'); END$$;
+         CREATE FUNCTION as_json(ty) RETURNS json STABLE LANGUAGE plpgsql AS 'BEGIN RETURN to_json(said()); END';
+         CREATE CAST (ty AS json) WITH FUNCTION as_json(ty);
+         CREATE DOMAIN polite AS int CHECK (said() <> 'no');
+         CREATE DOMAIN recent AS timestamptz CHECK (value > now() - interval '1 hour');
+         CREATE DOMAIN positive AS int CHECK (value > 0);
+         CREATE TABLE t AS SELECT ROW(1)::ty AS x, ARRAY[ROW(1)::ty] AS many, 5 AS k, now() AS at;
+         SET my.word = 'yes'",
+    );
+    for query in ["SELECT to_json(x)::text FROM t", "SELECT row_to_json(t)::text FROM t", "SELECT to_json(many) FROM t"]
+    {
+        is_refused(&mut backend, query, "as_json is STABLE");
+    }
+    is_refused(&mut backend, "SELECT k::polite FROM t", "said is STABLE");
+    is_refused(&mut backend, "SELECT ARRAY[k]::polite[] FROM t", "said is STABLE");
+    is_refused(&mut backend, "SELECT at::recent FROM t", "now is STABLE");
+    assert_eq!(reason(&mut backend, "SELECT k::positive FROM t"), "");
+    let call = "SELECT shared_lru.fetch('c', 'SELECT k::polite FROM t', NULL::polite)";
+    assert_eq!(backend.one::<String>(&format!("{call}::text")), "5");
+    backend.run("SET my.word = 'no'");
+    backend.refused(call).is("23514", &["polite"]);
+}
+
+#[test]
+fn too_many_partitions_are_a_reason_of_its_own() {
+    let world = world();
+    let mut backend = world.backend();
+    backend.run(
+        "CREATE TABLE p (a int) PARTITION BY LIST (a);
+         DO $$ BEGIN
+             FOR n IN 1..260 LOOP EXECUTE format('CREATE TABLE p%s PARTITION OF p FOR VALUES IN (%s)', n, n); END LOOP;
+         END $$;
+         INSERT INTO p SELECT generate_series(1, 260)",
+    );
+    is_refused(&mut backend, "SELECT count(*) FROM p", "more than 255 relations");
+    assert_eq!(reason(&mut backend, "SELECT count(*) FROM p WHERE a = 7"), "");
+    let plan = backend.all::<String>("/* shared_lru: c */ EXPLAIN (COSTS OFF) SELECT count(*) FROM p").join("\n");
+    assert!(plan.contains("Not Kept: it depends on more than 255"), "{plan}");
+    let call = "SELECT shared_lru.fetch('c', 'SELECT count(*) FROM p', NULL::bigint)";
+    assert_eq!((backend.one::<i64>(call), backend.one::<i64>(call)), (260, 260));
+}
+
+#[test]
 fn times_without_a_date_have_todays_offset() {
     let world = world();
     let mut backend = world.backend();

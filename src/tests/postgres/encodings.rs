@@ -1,5 +1,6 @@
 //! Texts in databases whose encodings differ: converted or shown with escapes; refused or found; never an error by chance.
 
+use crate::queries;
 use crate::world::{Backend, World};
 
 /// Encodings of a server that are not UTF-8, one of each kind: the last two have no `Á`.
@@ -142,4 +143,38 @@ fn ascii_names_and_any_text_work_in_every_encoding() {
     there.run("SELECT shared_lru.create_cache('é', 1048576)");
     assert_eq!(there.one::<i64>("SELECT count(*) FROM shared_lru.caches WHERE cache = 'é' AND policy = 'clock'"), 1);
     assert!(there.one::<bool>("SELECT shared_lru.drop_cache('é')"));
+}
+
+#[test]
+fn names_of_what_queries_depend_on_are_shown_in_every_encoding() {
+    let world = queries::world();
+    for (encoding, bytes, escaped) in
+        [("LATIN1", "e9", "\\00E9"), ("EUC_JP", "c9bd", "\\8868"), ("KOI8R", "c1", "\\0430")]
+    {
+        let mut there = backend_in_encoding(&world, encoding);
+        there.run("SELECT shared_lru.create_cache('c', 4194304)");
+        let letter: String = there.one(&format!("SELECT convert_from('\\x{bytes}'::bytea, '{encoding}')"));
+        there.run(&format!(
+            "CREATE TABLE \"{letter}\" AS SELECT 1 AS a; CREATE TYPE \"t{letter}\" AS (t regclass);
+             CREATE FUNCTION \"f{letter}\"() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1'"
+        ));
+        let mut explained = |query: &str, column: &str| -> String {
+            there.call(&format!("SELECT coalesce({column}, '') FROM shared_lru.explain_query($1)"), &[&query])
+        };
+        assert_eq!(explained(&format!("SELECT a FROM \"{letter}\""), "depends_on[1]"), format!("public.\"{escaped}\""));
+        for (query, why) in [
+            (format!("SELECT \"f{letter}\"()"), format!("function f{escaped} is STABLE")),
+            (format!("SELECT a FROM \"{letter}\" FOR SHARE"), format!("table {escaped}: FOR SHARE")),
+            (format!("SELECT ROW(NULL)::\"t{letter}\""), format!("t{escaped}")),
+        ] {
+            let reason = explained(&query, "reason");
+            assert!(reason.contains(&why), "{encoding}: {reason:?}");
+        }
+        let fetch = format!("SELECT shared_lru.fetch('c', 'SELECT a FROM \"{letter}\"', NULL::int)");
+        there.run(&fetch);
+        there.run(&format!("UPDATE \"{letter}\" SET a = 2"));
+        there.run(&fetch);
+        let kept = "SELECT concat_ws(' ', depends_on[1], outdated_by) FROM shared_lru.query_entries";
+        assert_eq!(there.one::<String>(kept), format!("public.\"{escaped}\" rows of public.\"{escaped}\""));
+    }
 }

@@ -344,3 +344,27 @@ fn a_backend_that_is_terminated_in_the_middle_of_its_commit_ends_alone() {
     assert_eq!(judge.stat("entries"), 20_000);
     judge.validate();
 }
+
+/// As many as a trigger for each row makes in one statement, each in a savepoint of its own. If the cost of one grew with how
+/// many there are, it would be an hour.
+#[test]
+fn a_transaction_may_invalidate_very_many_tags() {
+    let world = World::with_cache(4);
+    let (mut backend, mut other) = (world.backend(), world.backend());
+    other.run("SELECT shared_lru.put('c', 'k', 'v', NULL, '{last}')");
+    backend.run("BEGIN");
+    backend.run(
+        "DO $$ BEGIN
+             FOR n IN 1..300000 LOOP
+                 BEGIN
+                     PERFORM shared_lru.invalidate_tag('c', n::text);
+                 EXCEPTION WHEN raise_exception THEN NULL;
+                 END;
+             END LOOP;
+         END $$",
+    );
+    backend.run("SELECT shared_lru.invalidate_tag('c', 'last')");
+    assert_eq!(backend.get(b"k"), None);
+    backend.run("COMMIT");
+    assert_eq!(other.get(b"k"), None);
+}

@@ -684,3 +684,16 @@ fn whatever_writers_do_a_marked_statement_returns_what_it_would() {
     assert!(hits as u64 > since_restart / 10, "hardly anything came from the cache: {hits} of {since_restart}");
     backend.validate();
 }
+
+#[test]
+fn a_long_text_is_run_as_if_it_had_no_mark() {
+    let world = world();
+    let mut backend = world.backend();
+    backend.run("CREATE TABLE t AS SELECT 1 AS id; SET pg_shared_lru.cache_queries = 'c'");
+    for (bytes, is_marked) in [(1000, true), (2 << 20, false)] {
+        let literal = "x".repeat(bytes);
+        let query = format!("EXPLAIN (COSTS OFF) SELECT id FROM t WHERE 'x' < '{literal}'");
+        let plan = backend.all::<String>(&query).join("\n");
+        assert_eq!(plan.contains("Shared LRU"), is_marked, "{bytes}: {plan}");
+    }
+}
