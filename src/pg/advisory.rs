@@ -17,6 +17,8 @@ pub(super) enum Class {
     Lease = 0x4c52,
     /// The result of a query.
     Result = 0x4c53,
+    /// The same, for those who have waited for another's in vain.
+    ResultAgain = 0x4c54,
 }
 
 /// The lock of a key of a cache. Keys whose hashes are the same share it.

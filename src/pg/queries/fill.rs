@@ -4,7 +4,7 @@
 //! snapshot that it was read in, and only if nothing has emptied the cache, and nobody has invalidated one of its tags, since
 //! before it was planned.
 //!
-//! Locking: none; who calls has the flight, if anybody has it.
+//! Locking: none but the flight, which is over as soon as it is known that nothing will be stored: nobody waits for that.
 //!
 //! Not here: marked statements, whose rows pass one by one (`scan::below`).
 #![allow(unsafe_code)]
@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use pgrx::pg_sys;
 
+use super::flight::Flight;
 use super::found::Found;
 use super::grace::Stale;
 use super::key::{Key, StoredUnder};
@@ -46,11 +47,12 @@ pub(super) struct Fill<'a> {
     pub(super) key: &'a Key,
     pub(super) under: &'a StoredUnder,
     pub(super) found: Found,
+    pub(super) flight: Flight,
     pub(super) home: pg_sys::MemoryContext,
 }
 
 impl Fill<'_> {
-    pub(super) fn fill(self, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
+    pub(super) fn fill(mut self, query: &CStr, parameters: &[Parameter]) -> Result<Answer, CacheError> {
         let started = Instant::now();
         // Whatever empties the cache meanwhile voids this. The first to ask renews all definitions, so this comes first.
         let catalog = Catalog::open()?;
@@ -70,10 +72,14 @@ impl Fill<'_> {
             Err(error) => Err(error.into()),
         };
         let learned = learned.and_then(|learned| may_store().map(|()| learned));
+        if matches!(self.found, Found::Other) {
+            self.flight.end();
+        }
         let (learned, terms) = match (learned, terms.ok_or_else(Refusal::being_changed)) {
             (Ok(learned), Ok(terms)) => (learned, terms),
             (Err(refusal), _) | (_, Err(refusal)) => {
                 refusal.count(self.cache);
+                self.flight.end();
                 return made(&planned, query, self.home);
             }
         };
@@ -101,6 +107,7 @@ impl Fill<'_> {
                 }
             },
         };
+        self.flight.end();
         if let Some(refusal) = refusal {
             refusal.count(self.cache);
         }

@@ -1,6 +1,10 @@
 //! Single flight: the right to compute a result, while others wait for it.
 //!
-//! Invariant: nobody waits who has what others may wait for: an id, or locks of writers. Such a one computes beside.
+//! Invariants: nobody waits who has what others may wait for: an id, or locks of writers. Such a one computes beside. And
+//! nobody waits for more than two others. What the first has made may be too old for the snapshot of who has waited, for
+//! somebody has written meanwhile: then one of those who have waited computes, under a lock of their own, and the others wait
+//! for that. Where tables are written so often that this, too, is of no use, all compute at once, as if there were no cache:
+//! one after the other they would take longer.
 //!
 //! Locking: a heavyweight lock of PostgreSQL's, by the key's hash. It finds deadlocks, a wait can be cancelled, and an ERROR or
 //! the end of the process gives it back.
@@ -14,10 +18,9 @@ use crate::pg::writers;
 
 /// The right to compute a result, while others wait for it.
 pub(super) enum Flight {
-    /// Had at once.
-    Begun(AdvisoryLock),
-    /// Had after somebody else's.
-    Waited(AdvisoryLock),
+    Has(AdvisoryLock),
+    /// Somebody else had it, and has ended.
+    Waited(Class),
     /// Somebody else has it, and is not waited for.
     Not,
 }
@@ -26,24 +29,37 @@ impl Flight {
     /// `None` if somebody else has it.
     pub(super) fn begin_at_once(number: u64, under: &StoredUnder) -> Option<Flight> {
         let lock = AdvisoryLock::new(Class::Result, number, under);
-        lock.try_take().then_some(Flight::Begun(lock))
+        lock.try_take().then_some(Flight::Has(lock))
     }
 
     pub(super) fn begin(number: u64, under: &StoredUnder) -> Flight {
-        if let Some(begun) = Flight::begin_at_once(number, under) {
-            return begun;
+        Flight::begin_as(Class::Result, number, under)
+    }
+
+    /// For who has waited, and found nothing.
+    pub(super) fn begin_again(self, number: u64, under: &StoredUnder) -> Flight {
+        match self {
+            Flight::Waited(Class::Result) => Flight::begin_as(Class::ResultAgain, number, under),
+            _ => Flight::Not,
         }
-        let lock = AdvisoryLock::new(Class::Result, number, under);
+    }
+
+    fn begin_as(class: Class, number: u64, under: &StoredUnder) -> Flight {
+        let lock = AdvisoryLock::new(class, number, under);
+        if lock.try_take() {
+            return Flight::Has(lock);
+        }
         // Others may wait for who has an id or holds such a lock; and that could be who computes.
         if has_written() || writers::holds_locks_of_writers() {
             return Flight::Not;
         }
         lock.take();
-        Flight::Waited(lock)
+        lock.give_back();
+        Flight::Waited(class)
     }
 
     pub(super) fn end(&mut self) {
-        if let Flight::Begun(lock) | Flight::Waited(lock) = self {
+        if let Flight::Has(lock) = self {
             lock.give_back();
         }
         *self = Flight::Not;

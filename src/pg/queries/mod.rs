@@ -145,18 +145,16 @@ pub(super) fn answer(
             Flight::begin(number, &under)
         }
     };
-    if matches!(flight, Flight::Waited(_)) {
+    while matches!(flight, Flight::Waited(_)) {
         found = look()?.2.without_stale();
         if let Found::Right(copied) = found {
-            flight.end();
             return Ok(Answer::Kept(copied));
         }
+        flight = flight.begin_again(number, &under);
     }
     count_miss(cache)?;
-    let fill = Fill { cache, number, options, wishes, rings, key: &key, under: &under, found, home };
-    let filled = fill.fill(query, parameters)?;
-    flight.end();
-    Ok(filled)
+    Fill { cache, number, options, wishes, rings, key: &key, under: &under, found, flight, home }
+        .fill(query, parameters)
 }
 
 /// Why the result of a query would not be kept, if so, and the names of relations that it depends on.

@@ -467,6 +467,94 @@ fn of_those_who_miss_a_result_at_once_one_computes() {
     });
 }
 
+/// How many sessions wait for the advisory lock of this number, or for the result of another of this class.
+fn waiting(backend: &mut Backend, number: &str) -> i64 {
+    backend.one(&format!("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND {number}"))
+}
+
+#[test]
+fn nobody_waits_for_who_stores_nothing() {
+    let world = world();
+    let (mut keeper, mut admin) = (world.backend(), world.backend());
+    admin.run(&format!("CREATE TABLE t AS SELECT 1 AS v; {}", WAITS.replace("IMMUTABLE", "VOLATILE")));
+    keeper.run(&format!("SELECT pg_advisory_lock({GATE})"));
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let call = "SELECT shared_lru.fetch('c', 'SELECT max(waits(v)) FROM t', NULL::int)";
+            scope.spawn(|| assert_eq!(world.backend().one::<i32>(call), 1));
+        }
+        wait_until("all are in their middle", || waiting(&mut admin, &format!("objid = {GATE}")) == 3);
+        keeper.run(&format!("SELECT pg_advisory_unlock({GATE})"));
+    });
+}
+
+#[test]
+fn nobody_waits_for_more_than_two_others() {
+    let world = world();
+    let (mut keeper, mut admin) = (world.backend(), world.backend());
+    admin.run(
+        "CREATE TABLE t AS SELECT 1001 AS v;
+         CREATE FUNCTION waits(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+         'BEGIN IF pg_advisory_xact_lock_shared($1) IS NULL THEN RETURN 0; END IF; RETURN $1; END'",
+    );
+    (1001..=1004).for_each(|gate| keeper.run(&format!("SELECT pg_advisory_lock({gate})")));
+    let mut open = |gate: i32| keeper.run(&format!("SELECT pg_advisory_unlock({gate})"));
+    let call = "SELECT shared_lru.fetch('c', 'SELECT max(waits(v)) FROM t', NULL::int)";
+    let computes = |admin: &mut Backend, gate: i32, count: i64| {
+        wait_until("it computes", || waiting(admin, &format!("objid = {gate} AND objsubid = 1")) == count);
+    };
+    let waits = |admin: &mut Backend, class: i32, count: i64| {
+        wait_until("others wait", || waiting(admin, &format!("objsubid = {class}")) == count);
+    };
+    thread::scope(|scope| {
+        let world = &world;
+        let ask = |expected: i32| _ = scope.spawn(move || assert_eq!(world.backend().one::<i32>(call), expected));
+        ask(1001);
+        computes(&mut admin, 1001, 1);
+        admin.run("UPDATE t SET v = 1002");
+        ask(1002);
+        waits(&mut admin, 19539, 1);
+        // What the first makes is too old for who has waited: that one computes, too, under the other lock.
+        open(1001);
+        computes(&mut admin, 1002, 1);
+        admin.run("UPDATE t SET v = 1003");
+        ask(1003);
+        computes(&mut admin, 1003, 1);
+        admin.run("UPDATE t SET v = 1004");
+        (0..3).for_each(|_| ask(1004));
+        waits(&mut admin, 19539, 3);
+        open(1003);
+        waits(&mut admin, 19540, 3);
+        open(1002);
+        computes(&mut admin, 1004, 3);
+        open(1004);
+    });
+    // One of them has stored what is right now.
+    let misses = admin.stat("misses");
+    assert_eq!((admin.one::<i32>(call), admin.stat("misses")), (1004, misses));
+}
+
+#[test]
+fn of_those_who_find_what_they_waited_for_too_old_one_computes() {
+    let world = world();
+    let (mut keeper, mut admin) = (world.backend(), world.backend());
+    admin.run(&format!("CREATE TABLE t AS SELECT 1 AS v; {WAITS}"));
+    keeper.run(&format!("SELECT pg_advisory_lock({GATE})"));
+    let before = (admin.stat("hits"), admin.stat("misses"));
+    thread::scope(|scope| {
+        let call = "SELECT shared_lru.fetch('c', 'SELECT max(waits(v)) FROM t', NULL::int)";
+        let world = &world;
+        let ask = |expected: i32| _ = scope.spawn(move || assert_eq!(world.backend().one::<i32>(call), expected));
+        ask(1);
+        wait_until("it computes", || waiting(&mut admin, &format!("objid = {GATE}")) == 1);
+        admin.run("UPDATE t SET v = 2");
+        (0..4).for_each(|_| ask(2));
+        wait_until("others wait", || waiting(&mut admin, "objsubid = 19539") == 4);
+        keeper.run(&format!("SELECT pg_advisory_unlock({GATE})"));
+    });
+    assert_eq!((admin.stat("hits"), admin.stat("misses")), (before.0 + 3, before.1 + 2));
+}
+
 /// An advisory lock's number, and a function that waits for it where a row is read, without a query of its own.
 pub const GATE: i32 = 7;
 pub const WAITS: &str = "CREATE FUNCTION waits(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS

@@ -3,8 +3,7 @@
 //! Invariant: nobody ever waits for a client, which may stay anywhere in a cursor for hours, or not read its socket. So the
 //! lock is taken when the first row is asked for, and given back before that row is out: it never outlives one call of the
 //! node. That is of use where the planner puts most of the cost before the first row (sorts, aggregates). There all rows are
-//! read ahead in that call, up to [`READ_AHEAD_BYTES`], and stored; whoever has waited looks again, and runs the plan
-//! without the lock if there is nothing. Not where the reader may go back, for the plan below is then where nobody expects it.
+//! read ahead in that call, up to [`READ_AHEAD_BYTES`], and stored; whoever has waited looks again. Not where the reader may go back, for the plan below is then where nobody expects it.
 //!
 //! Locking: the lock of a result (`Flight`), a heavyweight one of PostgreSQL's: it finds deadlocks, and an ERROR gives it back.
 //!
@@ -64,31 +63,31 @@ pub(super) unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanSta
                 Flight::begin(filling.number, &filling.under)
             }
         };
-        match flight {
-            Flight::Not => {}
-            Flight::Begun(_) => {
-                read_ahead(below, &running.shown, node);
-                flight.end();
-            }
-            Flight::Waited(_) => {
-                flight.end();
-                let look = || {
-                    let found = look_for(&filling.cache, &filling.under, &filling.key, &Wishes::default());
-                    found.map(|(_, _, found)| found.without_stale())
-                };
-                let found = PgMemoryContexts::For((*state).es_query_cxt)
-                    .switch_to(|_| with_snapshot((*state).es_snapshot, look));
-                let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
-                match found {
-                    Ok(Found::Right(copied)) => match kept(copied, &filling.columns, description, state) {
+        while matches!(flight, Flight::Waited(_)) {
+            let look = || {
+                let found = look_for(&filling.cache, &filling.under, &filling.key, &Wishes::default());
+                found.map(|(_, _, found)| found.without_stale())
+            };
+            let found =
+                PgMemoryContexts::For((*state).es_query_cxt).switch_to(|_| with_snapshot((*state).es_snapshot, look));
+            let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
+            match found {
+                Ok(Found::Right(copied)) => {
+                    match kept(copied, &filling.columns, description, state) {
                         Some(kept) => running.source = Source::Kept(kept),
                         None => below.give_up(Refusal::not_for_this_snapshot),
-                    },
-                    Ok(Found::Other) => below.give_up(Refusal::not_for_this_snapshot),
-                    Ok(found) => filling.found = found,
-                    Err(error) => below.give_up(|| error.into()),
+                    }
+                    return;
                 }
+                Ok(Found::Other) => return below.give_up(Refusal::not_for_this_snapshot),
+                Ok(found) => filling.found = found,
+                Err(error) => return below.give_up(|| error.into()),
             }
+            flight = flight.begin_again(filling.number, &filling.under);
+        }
+        if let Flight::Has(_) = flight {
+            read_ahead(below, &running.shown, node);
+            flight.end();
         }
     }
 }
