@@ -48,7 +48,7 @@ pub struct Candidates<'a> {
 
 /// A policy. An entry's `bytes` are those of its key and value.
 ///
-/// Where there is a default, it is that of a policy with one list, the main one of its [`Queues`]. The choice of a policy
+/// Where there is a default, it is that of a policy with one list, the main one of its `Queues`. The choice of a policy
 /// (`order`) has to hand all of them on.
 pub trait Eviction {
     /// What findings call the main list.
