@@ -140,7 +140,7 @@ bench-build: setup $(WORDS) ## build vector graphs over each kind of cache, ten 
 	@$(WITH_PG) $(CARGO_TARGET_DIR)/release/graph_build --package $(WORDS) --data $(BENCH_DATA) \
 		--nodes $(NODES) --csv docs/benchmarks/build-$(NODES).csv
 
-lint: setup ## formatting, and clippy with and without PostgreSQL, and with the oldest pgrx
+lint: setup ## formatting, and clippy with and without PostgreSQL, and with the oldest pgrx; and the docs' links
 	cargo fmt --all --check
 	cargo clippy --no-default-features --features cluster_tests --all-targets -- -D warnings
 	$(WITH_PG) cargo clippy --no-default-features --features $(PG_FEATURE),cluster_tests --all-targets -- -D warnings
@@ -149,6 +149,8 @@ lint: setup ## formatting, and clippy with and without PostgreSQL, and with the 
 	$(WITH_PG) cargo clippy --package parallel_extension --no-default-features --features $(PG_FEATURE) -- -D warnings
 	$(WITH_PG) cargo clippy --package graph_build --package report --no-default-features \
 		--features graph_build/$(PG_FEATURE) --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-default-features --no-deps --lib --package pg_shared_lru --package testkit
+	$(WITH_PG) RUSTDOCFLAGS='-D warnings' cargo doc --no-default-features --features $(PG_FEATURE) --no-deps --lib --package pg_shared_lru
 	cargo fmt --manifest-path $(PGRX_0_16) --check
 	$(WITH_PG) cargo clippy --manifest-path $(PGRX_0_16) --no-default-features --features $(PG_FEATURE) -- -D warnings
 

@@ -26,7 +26,7 @@ use crate::engine::entry::ENTRY_METADATA_BYTES;
 /// [`Config::bytes`](crate::Config::bytes) or [`LruCacheWithStats::with_memory`](drop_in::LruCacheWithStats::with_memory)
 /// for a table of so many rows, where more would only be taken from others.
 ///
-/// An entry's metadata is [`ENTRY_METADATA_BYTES`](crate::ENTRY_METADATA_BYTES); entries of mixed sizes fill at least five
+/// An entry's metadata is [`ENTRY_METADATA_BYTES`]; entries of mixed sizes fill at least five
 /// sixths of a cache of several MiB in one partition. Never less than [`drop_in::MIN_MEMORY_BYTES`]. Where several workers
 /// share the cache, see [`builder::memory_for`].
 ///

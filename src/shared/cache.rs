@@ -1,7 +1,7 @@
 //! One cache for many users: partitions of the engine, and the doors to them.
 //!
 //! A key's hash picks its partition; an operation takes that partition's lock and no other. There are three doors, which
-//! give three types: [`SharedCache::unlocked`] an `UnlockedPartition`, `shared` a `&Partition`, `exclusive` a
+//! give three types: `SharedCache::unlocked` an `UnlockedPartition`, `shared` a `&Partition`, `exclusive` a
 //! `&mut Partition`. What an operation has to do beyond the bounded work of one hold it does in the next: nothing is held
 //! in between.
 //!

@@ -227,7 +227,7 @@ impl<K: CacheKey, V: CacheValue<K>, L: Locks> BuilderCache<K, V, L> {
     }
 
     /// The tag for a region of such a cache, by which other types and other encodings are refused: see
-    /// [`type_tag`](crate::type_tag).
+    /// [`type_tag`].
     pub fn type_tag() -> u64 {
         type_tag::<K, V>()
     }

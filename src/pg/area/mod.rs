@@ -9,7 +9,7 @@
 //! registry     a dynamic segment that PostgreSQL's DSM registry leads to, without a preload: from version 17 on
 //! ```
 //!
-//! Each process has a table of where the parts are ([`Places`]), once it has found the area. After a crash the
+//! Each process has a table of where the parts are (`Places`), once it has found the area. After a crash the
 //! postmaster makes new shared memory, and the area starts empty.
 //!
 //! Locking: the catalog's lock, and the partitions' locks in the area, are of one tranche that is named like the area,

@@ -132,9 +132,9 @@ impl Key {
         for _ in 0..TEXTS {
             text(&mut left)?;
         }
-        let (schemas, rest) = left.split_first()?;
+        let (schemas, rest) = left.split_first_chunk::<4>()?;
         // With the schema of temporary tables.
-        left = rest.get((usize::from(*schemas) + 1) * 4..)?;
+        left = rest.get((u32::from_le_bytes(*schemas) as usize + 1) * 4..)?;
         let query = text(&mut left)?;
         let is_text = query.first() != Some(&0);
         Some((pg_sys::Oid::from(u32::from_le_bytes(*role)), is_text.then_some(query)))

@@ -7,7 +7,7 @@
 //! panics, and on Ctrl-C, SIGTERM and SIGHUP (not on SIGKILL). The programs run in process groups of their own, so that
 //! a Ctrl-C in the terminal reaches this process alone, which then ends them in order.
 //!
-//! Locking: whoever starts or stops a server holds [`CHANGES`] shared; the signal handler takes it exclusively and
+//! Locking: whoever starts or stops a server holds `CHANGES` shared; the signal handler takes it exclusively and
 //! keeps it, so it sees no half-started server and nobody else removes what it removes.
 
 use std::fmt::Write as _;
@@ -68,7 +68,7 @@ struct Server {
 }
 
 impl Cluster {
-    /// Makes a cluster and starts its server with these settings on top of [`BASE_SETTINGS`].
+    /// Makes a cluster and starts its server with these settings on top of `BASE_SETTINGS`.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - The process that forks has one thread (the runner of this test binary has, and each scenario is a process of its
 //!   own), so a child inherits no lock that somebody else holds.
-//! - A child never returns into its parent's code: it ends by `_exit`, 0 if its body returned, [`FAILED`] if it
+//! - A child never returns into its parent's code: it ends by `_exit`, 0 if its body returned, `FAILED` if it
 //!   panicked. The text of its panics comes through a pipe. (But see [`fork_here`].)
 //! - A child dies with its parent, and a [`Child`] that is dropped is killed: no test leaves a process behind.
 //!

@@ -6,8 +6,8 @@
 //! | [`content`] | keys and values that prove themselves |
 //! | [`fork`] | child processes, and memory that they share |
 //! | [`heap`] | what an allocation takes of the heap |
-//! | [`history`] | a builder cache over a store that notices races |
-//! | [`memory`] | memory for caches that can be copied and damaged, and locks with a hook |
+//! | `history` | a builder cache over a store that notices races |
+//! | `memory` | memory for caches that can be copied and damaged, and locks with a hook |
 //! | [`models`] | the reference model of each eviction policy, and a cache made of one |
 //! | [`runner`] | a test harness that runs each scenario in a process of its own |
 //! | [`traces`] | recorded cache accesses |

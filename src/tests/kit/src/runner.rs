@@ -1,7 +1,7 @@
 //! Runs scenarios one after the other, each in a process of its own, and reports like cargo's own harness.
 //!
 //! Cargo's harness runs tests in threads, and a process with threads cannot fork safely. A scenario that hangs is
-//! killed after [`TIME_LIMIT`] with all its children and counted as failed.
+//! killed after `TIME_LIMIT` with all its children and counted as failed.
 //!
 //! Understands a name filter, `--exact`, `--skip NAME`, `--list` and `--ignored` (nothing is); other flags are passed
 //! over.
