@@ -6,7 +6,7 @@
 //! Not here: names as arguments and results of SQL (`functions::names`).
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::fmt::Write;
 
 use pgrx::pg_sys;
@@ -34,7 +34,8 @@ impl Encoding {
 }
 
 /// A name of the database's, as this library has texts. Inside of a transaction.
-pub(super) fn name(name: &CStr) -> String {
+#[cfg(feature = "extension")]
+pub(super) fn name(name: &std::ffi::CStr) -> String {
     let bytes = name.to_bytes();
     let Encoding::Other(encoding) = Encoding::of_database() else { return name.to_string_lossy().into_owned() };
     if bytes.is_ascii() {
@@ -44,7 +45,7 @@ pub(super) fn name(name: &CStr) -> String {
     unsafe {
         let (from, len) = (bytes.as_ptr().cast_mut(), bytes.len() as c_int);
         let utf8 = pg_sys::pg_do_encoding_conversion(from, len, encoding, PG_UTF8 as c_int);
-        CStr::from_ptr(utf8.cast_const().cast()).to_string_lossy().into_owned()
+        std::ffi::CStr::from_ptr(utf8.cast_const().cast()).to_string_lossy().into_owned()
     }
 }
 
