@@ -44,26 +44,12 @@ pub(super) struct Copied {
 }
 
 impl Copied {
-    /// What is stored under a key; `None` if there is nothing. Counts as a use.
+    /// What is stored under a key; `None` if there is nothing. A use, but who asks counts what comes of it.
     #[inline]
     pub(super) fn fetch<L: Locks>(cache: &SharedCache<L>, key: &[u8], before: Before) -> Option<Copied> {
-        Copied::fetch_with(before, |room| cache.get_within_versioned(key, room))
-    }
-
-    /// As [`Copied::fetch`]; but who asks counts what comes of it.
-    #[inline]
-    pub(super) fn fetch_uncounted<L: Locks>(cache: &SharedCache<L>, key: &[u8], before: Before) -> Option<Copied> {
-        Copied::fetch_with(before, |room| cache.get_within_uncounted(key, room))
-    }
-
-    #[inline]
-    fn fetch_with(
-        before: Before,
-        get: impl Fn(&mut [MaybeUninit<u8>]) -> (Fetched, Option<Version>),
-    ) -> Option<Copied> {
         let mut room = Room::new(before, FIRST_ROOM_BYTES);
         loop {
-            match get(room.bytes()) {
+            match cache.get_within_uncounted(key, room.bytes()) {
                 (Fetched::Copied(len), Some(version)) => return Some(Copied { room, len, version }),
                 // Again if somebody stores a larger one meanwhile.
                 (Fetched::Needs(bytes), _) => room = room.replaced(bytes),

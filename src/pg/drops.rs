@@ -5,8 +5,8 @@
 //! gives up its lock on it, which a backend needs that wants to connect to a new one of the same OID. So no new database
 //! ever finds a cache of an old one.
 //!
-//! The other way round, a cache whose memory was made by a transaction that does not commit goes at its end: what defines
-//! it may never have been there.
+//! The other way round, a cache that was defined, and whose memory was made, by a transaction that does not commit goes at
+//! its end: what defines it was never there.
 //!
 //! Not on a hot standby, where the drops of the primary call no hook; nor where the backend that drops has not loaded the
 //! library; nor where a prepared transaction drops, which another backend ends: then `create_cache` clears up
@@ -30,7 +30,7 @@ static PREVIOUS: Previous<pg_sys::object_access_hook_type> = Previous::new();
 struct Changes {
     /// Databases that it drops.
     databases: Vec<u32>,
-    /// Definitions that it drops, and those whose memory it has made.
+    /// Definitions that it drops, and those of its own whose memory it has made.
     dropped: Vec<u64>,
     made: Vec<u64>,
     /// Definitions of which it alters whether the contents are kept, and what they say of that in the end.
@@ -64,15 +64,34 @@ pub(super) fn is_defined(definition: u64) -> bool {
     definition_of(relation_of(definition)) == definition
 }
 
+/// Whether the current transaction has created a foreign table, or changed what `pg_class` says of it. A look into the catalogs.
+#[cfg(feature = "extension")]
+fn is_new_here(relation: pg_sys::Oid) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
+    // SAFETY: a lookup inside of a transaction; a row that is found has a header, and is given back.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(relation));
+        if row.is_null() {
+            return true;
+        }
+        let is_new = pg_sys::TransactionIdIsCurrentTransactionId((*(*row).t_data).t_choice.t_heap.t_xmin);
+        pg_sys::ReleaseSysCache(row);
+        is_new
+    }
+}
+
 /// Installs the hook, once per library: for all processes while the postmaster loads its libraries, else for this one.
 pub(super) fn watch() {
     // SAFETY: runs in the process's only thread while it loads libraries.
     unsafe { PREVIOUS.install(&raw mut pg_sys::object_access_hook, Some(on_object_access)) };
 }
 
-/// Notes that the memory of a cache was made in this transaction.
+/// Notes that the memory of a cache was made in this transaction. That of one which was defined before stays in any case.
 #[cfg(feature = "extension")]
 pub(super) fn note_made(definition: u64) {
+    if !is_new_here(relation_of(definition)) {
+        return;
+    }
     note(|changes| changes.made.push(definition));
 }
 

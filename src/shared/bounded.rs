@@ -39,6 +39,13 @@ pub enum CountedAs {
     Miss,
 }
 
+impl CountedAs {
+    /// A hit, if the value was what the caller wanted.
+    pub fn hit_if(is_wanted: bool) -> CountedAs {
+        if is_wanted { CountedAs::Hit } else { CountedAs::Miss }
+    }
+}
+
 /// Room of the caller's, filled from its start.
 struct CallerRoom<'a> {
     room: &'a mut [MaybeUninit<u8>],

@@ -25,7 +25,7 @@ use crate::pg::stored::{Dependency, Stored, StoredType, shown_bytes};
 use crate::pg::tags::{self, Freshness, Of};
 use crate::pg::types;
 use crate::rings::table::Rings;
-use crate::shared::bounded::Fetched;
+use crate::shared::bounded::{CountedAs, Fetched};
 use crate::{Expiry, Version};
 
 /// Tags, as SQL gives them.
@@ -174,12 +174,16 @@ fn copy_of(cache: &DefinedCache, key: &[u8], wanted: Wanted) -> Option<(Copied, 
         return None;
     }
     let before = if wanted == Wanted::Bytes { Before::Header } else { Before::Nothing };
-    let copied = Copied::fetch(cache, key, before)?;
-    let Some(len) = shown_len(cache, copied.bytes(), &copied.version, wanted) else {
-        copied.free();
-        return None;
-    };
-    Some((copied, len))
+    let copied = Copied::fetch(cache, key, before);
+    let shown = copied.as_ref().and_then(|copied| shown_len(cache, copied.bytes(), &copied.version, wanted));
+    cache.count_read(CountedAs::hit_if(shown.is_some()));
+    match (copied, shown) {
+        (Some(copied), Some(len)) => Some((copied, len)),
+        (copied, _) => {
+            copied.into_iter().for_each(Copied::free);
+            None
+        }
+    }
 }
 
 /// Appends the value of a key, if the current transaction may see it; whether it did.

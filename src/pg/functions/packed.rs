@@ -13,7 +13,7 @@ use pgrx::{pg_sys, set_varsize_4b};
 use crate::engine::flight::version::Version;
 use crate::pg::bytea::{Bytea, MAX_BYTES, allocate};
 use crate::pg::error::CacheError;
-use crate::shared::bounded::Fetched;
+use crate::shared::bounded::{CountedAs, Fetched};
 use crate::shared::cache::SharedCache;
 use crate::shared::lock::Locks;
 
@@ -110,21 +110,26 @@ impl Packed {
     ) -> bool {
         self.reserve(pg_sys::VARHDRSZ);
         loop {
-            match cache.get_within_versioned(key, self.room_for_value()) {
+            match cache.get_within_uncounted(key, self.room_for_value()) {
                 (Fetched::Copied(len), Some(version)) => {
                     // SAFETY: the cache has written as many bytes there.
                     let bytes = unsafe {
                         let at = self.memory.add(self.len + pg_sys::VARHDRSZ);
                         std::slice::from_raw_parts(at.as_ptr(), len)
                     };
-                    let Some(shown) = judge(bytes, &version) else { return false };
+                    let shown = judge(bytes, &version);
+                    cache.count_read(CountedAs::hit_if(shown.is_some()));
+                    let Some(shown) = shown else { return false };
                     assert!(shown <= len);
                     self.end_varlena(shown);
                     return true;
                 }
                 // Again if somebody stores a larger one meanwhile.
                 (Fetched::Needs(bytes), _) => self.reserve(pg_sys::VARHDRSZ + bytes),
-                (Fetched::Absent | Fetched::Copied(_), _) => return false,
+                (Fetched::Absent | Fetched::Copied(_), _) => {
+                    cache.count_read(CountedAs::Miss);
+                    return false;
+                }
             }
         }
     }

@@ -82,7 +82,7 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace
     if invalidations::hides_some() && invalidations::hides(cache.number, under) {
         return Found::Other;
     }
-    let Some(copied) = Copied::fetch_uncounted(cache, under, Before::Nothing) else { return Found::Nothing };
+    let Some(copied) = Copied::fetch(cache, under, Before::Nothing) else { return Found::Nothing };
     let verdict = match Stored::parse(copied.bytes()).filter(|stored| stored.is_result) {
         Some(stored) if Rows::parse(stored.value).is_some_and(|rows| rows.key == key.0) => grace::judge(&stored, grace),
         // Of another query with the same hash, or what somebody has put there.

@@ -108,6 +108,18 @@ fn of_many_who_come_first_after_a_restart_one_makes_the_memory() {
 }
 
 #[test]
+fn memory_made_by_who_rolls_back_stays_if_the_cache_was_there() {
+    let world = World::new();
+    world.backend().run("SELECT shared_lru.create_cache('c')");
+    world.cluster.restart(StopMode::Fast).expect("the server restarts");
+    let (mut backend, mut other) = (world.backend(), world.backend());
+    backend.run("BEGIN; SELECT shared_lru.get('c', 'k')");
+    assert!(other.put(b"k", b"v"));
+    backend.run("ROLLBACK");
+    assert_eq!(other.get(b"k").as_deref(), Some(&b"v"[..]), "what others have put");
+}
+
+#[test]
 fn a_cache_follows_its_definition_while_it_is_in_use() {
     let world = World::with(&[("pg_shared_lru.memory", "64MB")]);
     world.backend().run("SELECT shared_lru.create_cache('c', 8388608)");

@@ -10,6 +10,32 @@ fn counters(backend: &mut Backend, columns: &[&str]) -> Vec<i64> {
 }
 
 #[test]
+fn a_value_that_is_outdated_is_a_miss() {
+    let world = World::new();
+    let mut backend = world.backend();
+    backend.run("SELECT shared_lru.create_cache('c')");
+    let put =
+        "SELECT shared_lru.put_text('c', 'k', 'v', NULL, ARRAY['t']); SELECT shared_lru.put_text('c', 'plain', 'v')";
+    for (get, hits, misses) in [
+        ("SELECT shared_lru.get_text('c', 'k')", 0, 1),
+        ("SELECT count(*) FROM shared_lru.get_many_text('c', ARRAY['k', 'plain', 'none'])", 1, 2),
+        ("SELECT shared_lru.get_array_text('c', ARRAY['k', 'plain', 'none'])", 1, 2),
+    ] {
+        for is_outdated in [false, true] {
+            backend.run(put);
+            if is_outdated {
+                backend.run("SELECT shared_lru.invalidate_tag('c', 't')");
+            }
+            let before = (backend.stat("hits"), backend.stat("misses"));
+            backend.run(get);
+            let still = i64::from(!is_outdated);
+            let now = (backend.stat("hits"), backend.stat("misses"));
+            assert_eq!(now, (before.0 + hits + still, before.1 + misses - still), "{get}, outdated: {is_outdated}");
+        }
+    }
+}
+
+#[test]
 fn what_goes_and_what_is_refused_is_counted_by_its_reason() {
     let world = World::with(&[("pg_shared_lru.naptime", "0")]);
     let mut backend = world.backend();

@@ -73,9 +73,7 @@ pub fn restart(
         let down = restarts.is_down.lock().expect("it has started before");
         restarts.count.fetch_add(1, Ordering::Relaxed);
         world.cluster.restart(mode).expect("the server restarts");
-        // Who makes the cache's memory and rolls back takes it away again, as readers do.
         let mut backend = world.backend();
-        backend.run("SELECT shared_lru.get('c', 'none')");
         drop(down);
         wait_until("the query cache is on", || {
             let plan: Vec<String> =
