@@ -125,7 +125,7 @@ bench: install ## run all benchmarks and write docs/benchmarks (FULL=1: longer; 
 	$(WITH_PG) cargo run --release -p report -- $(if $(FULL),--full) $(if $(TRACES),--traces '$(TRACES)') $(if $(SIZES),--sizes '$(SIZES)')
 
 bench-postgres: install ## look keys up in PostgreSQL: the cache, tables, memcached (FULL=1: longer)
-	$(WITH_PG) cargo bench --no-default-features --bench postgres -- $(if $(FULL),--clients 1,2,4 --runs 5,--clients 1,2 --seconds 1 --runs 3)
+	$(WITH_PG) cargo bench --no-default-features --bench postgres -- --clients 1,4 --seconds 1 --runs $(if $(FULL),5,2)
 
 bench-query: install ## ask for a report while its tables are written: the query cache and other ways (FULL=1: scale 20, longer)
 	$(WITH_PG) cargo run --release -p report -- --only query,writers $(if $(FULL),--full)

@@ -280,18 +280,18 @@ impl Runner<'_> {
     }
 
     fn postgres(&mut self) -> Result<()> {
-        let (clients, seconds, runs) = (self.choose("1,4", "1,2,4"), self.choose("1", "2"), self.choose("1", "5"));
+        let (clients, seconds, runs) = ("1,4", "1", self.choose("1", "5"));
         self.bench("postgres", &[], &["--clients", clients, "--seconds", seconds, "--runs", runs])
     }
 
     fn query(&mut self) -> Result<()> {
-        let (scale, seconds, runs) = (self.choose("5", "20"), self.choose("2", "4"), self.choose("1", "3"));
+        let (scale, seconds, runs) = (self.choose("5", "20"), "2", self.choose("1", "3"));
         let calls = self.choose("300000", "2000000");
         self.bench("query", &[], &["--scale", scale, "--seconds", seconds, "--runs", runs, "--calls", calls])
     }
 
     fn writers(&mut self) -> Result<()> {
-        let (clients, seconds, runs) = (self.choose("1", "1,4"), self.choose("1", "2"), self.choose("3", "7"));
+        let (clients, seconds, runs) = (self.choose("1", "1,4"), self.choose("1", "2"), self.choose("3", "5"));
         self.bench("writers", &[], &["--clients", clients, "--seconds", seconds, "--runs", runs])
     }
 

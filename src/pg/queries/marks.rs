@@ -15,7 +15,6 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
@@ -26,20 +25,14 @@ use super::statement::{self, Marked};
 use super::wishes::Clock;
 use super::{key, plan, scan, trace};
 use crate::pg::catalog::Catalog;
+use crate::pg::hooks::Previous;
 use crate::pg::snapshot::has_written;
 use crate::pg::{invalidations, settings, versions};
-
-type Hook = unsafe extern "C-unwind" fn(
-    *mut pg_sys::Query,
-    *const c_char,
-    c_int,
-    pg_sys::ParamListInfo,
-) -> *mut pg_sys::PlannedStmt;
 
 /// Longer texts are not marked: their trees, written, may be longer than PostgreSQL lets a text be.
 const MOST_TEXT_BYTES: usize = 1 << 20;
 
-static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
+static PREVIOUS: Previous<pg_sys::planner_hook_type> = Previous::new();
 
 thread_local! {
     /// Statements that are planned now are not looked at.
@@ -49,11 +42,8 @@ thread_local! {
 /// From now on marks are looked for. Once per process, while libraries are loaded.
 pub(in crate::pg) fn install() {
     scan::register();
-    // SAFETY: the process's only thread; the hook has the right type, and the one installed before is called by it.
-    unsafe {
-        PREVIOUS.store(pg_sys::planner_hook.map_or(0, |hook| hook as usize), Ordering::Relaxed);
-        pg_sys::planner_hook = Some(on_plan);
-    }
+    // SAFETY: the process's only thread; the one installed before is called by ours.
+    unsafe { PREVIOUS.install(&raw mut pg_sys::planner_hook, Some(on_plan)) };
 }
 
 /// Runs `work`, in which nothing is marked.
@@ -96,9 +86,9 @@ unsafe fn call_planner(
     options: c_int,
     parameters: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    // SAFETY: a hook's address, or 0, which is `None`'s representation; called as PostgreSQL would call it.
+    // SAFETY: called as PostgreSQL would call it.
     unsafe {
-        match std::mem::transmute::<usize, Option<Hook>>(PREVIOUS.load(Ordering::Relaxed)) {
+        match PREVIOUS.get() {
             Some(hook) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| hook(query, text, options, parameters)),
             None => pg_sys::standard_planner(query, text, options, parameters),
         }

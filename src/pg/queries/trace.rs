@@ -9,34 +9,25 @@
 
 use std::cell::Cell;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
 use super::lists::oids;
+use crate::pg::hooks::Previous;
 
-type Hook = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
-
-static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
+static PREVIOUS: Previous<pg_sys::ExecutorStart_hook_type> = Previous::new();
 
 thread_local! {
     /// Starts of the executor for plans with relations, since the process began.
     static STARTS: Cell<u64> = const { Cell::new(0) };
     /// A relation of the plan that was started last.
     static LAST_RELATION: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
-    static IS_INSTALLED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on starts are counted. Once per process.
+/// From now on starts are counted. Once per library.
 pub(in crate::pg) fn install() {
-    if IS_INSTALLED.replace(true) {
-        return;
-    }
-    // SAFETY: the process's only thread; the hook has the right type, and the one installed before is called by it.
-    unsafe {
-        PREVIOUS.store(pg_sys::ExecutorStart_hook.map_or(0, |hook| hook as usize), Ordering::Relaxed);
-        pg_sys::ExecutorStart_hook = Some(on_start);
-    }
+    // SAFETY: the process's only thread; the one installed before is called by ours.
+    unsafe { PREVIOUS.install(&raw mut pg_sys::ExecutorStart_hook, Some(on_start)) };
 }
 
 /// Whether a plan has relations, and so is counted when it starts.
@@ -68,10 +59,9 @@ unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int
             LAST_RELATION.set(oids((*(*query).plannedstmt).relationOids).next().unwrap_or(pg_sys::InvalidOid));
         }
     }
-    // SAFETY: a hook's address, or 0, which is `None`'s representation; called as PostgreSQL would call it.
+    // SAFETY: called as PostgreSQL would call it.
     unsafe {
-        let previous = std::mem::transmute::<usize, Option<Hook>>(PREVIOUS.load(Ordering::Relaxed));
-        match previous {
+        match PREVIOUS.get() {
             Some(hook) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| hook(query, flags)),
             None => pg_sys::standard_ExecutorStart(query, flags),
         }
