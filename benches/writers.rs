@@ -80,7 +80,7 @@ const QUERIES: [&str; 5] = [
     "SELECT abalance::text FROM pgbench_accounts WHERE aid = $1",
     "SELECT tbalance::text FROM pgbench_tellers WHERE tid = $1",
     "SELECT bbalance::text FROM pgbench_branches WHERE bid = $1",
-    "SELECT count(*)::text FROM pgbench_history WHERE tid = $1",
+    "SELECT ($1 + count(*))::text FROM (SELECT FROM pgbench_history LIMIT 1) AS one",
     "SELECT v::text FROM indexed WHERE id = $1",
 ];
 

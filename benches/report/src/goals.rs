@@ -101,22 +101,25 @@ fn add_hit_goals(figures: &Figures, add: &mut Add<'_>) {
 }
 
 fn add_postgres_goals(figures: &Figures, add: &mut Add<'_>) {
-    let number = |contender: &str, keys: &str, column: &str| {
-        let cells = [("contender", contender), ("keys_per_statement", keys), ("clients", "1")];
-        figures.postgres.rows().find(|row| row.is(&cells)).and_then(|row| row.number(column))
-    };
-    for (contender, what) in [("shared_lru", ""), ("tagged", ", with a tag and a time to live")] {
-        let ratio = number(contender, "1", "processor_to_statement");
-        add(format!("PostgreSQL: processor time of one key{what} over an empty statement's"), true, 1.1, ratio);
-    }
-    for (contender, table, what) in [
-        ("shared_lru", "logged", "100 keys as rows"),
-        ("tagged", "logged", "100 keys as rows, with a tag and a time to live"),
-        ("array", "aggregated", "100 keys as an array"),
-    ] {
-        let [table, own] = [table, contender].map(|name| number(name, "100", "processor_us"));
-        let ratio = table.zip(own).map(|(table, own)| table / own);
-        add(format!("PostgreSQL: processor time of a logged table over the cache's, {what}"), false, 4.0, ratio);
+    for clients in figures.postgres.distinct("clients") {
+        let number = |contender: &str, keys: &str, column: &str| {
+            let cells = [("contender", contender), ("keys_per_statement", keys), ("clients", clients)];
+            figures.postgres.rows().find(|row| row.is(&cells)).and_then(|row| row.number(column))
+        };
+        let of = format!("PostgreSQL, {clients} client{}", if clients == "1" { "" } else { "s" });
+        for (contender, what) in [("shared_lru", ""), ("tagged", ", with a tag and a time to live")] {
+            let ratio = number(contender, "1", "processor_to_statement");
+            add(format!("{of}: processor time of one key{what} over an empty statement's"), true, 1.1, ratio);
+        }
+        for (contender, table, what) in [
+            ("shared_lru", "logged", "100 keys as rows"),
+            ("tagged", "logged", "100 keys as rows, with a tag and a time to live"),
+            ("array", "aggregated", "100 keys as an array"),
+        ] {
+            let [table, own] = [table, contender].map(|name| number(name, "100", "processor_us"));
+            let ratio = table.zip(own).map(|(table, own)| table / own);
+            add(format!("{of}: processor time of a logged table over the cache's, {what}"), false, 4.0, ratio);
+        }
     }
 }
 

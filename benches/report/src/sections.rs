@@ -291,7 +291,7 @@ impl Runner<'_> {
     }
 
     fn writers(&mut self) -> Result<()> {
-        let (clients, seconds, runs) = (self.choose("1", "1,4"), self.choose("1", "2"), self.choose("3", "5"));
+        let (clients, seconds, runs) = (self.choose("1", "1,4"), "1", self.choose("3", "5"));
         self.bench("writers", &[], &["--clients", clients, "--seconds", seconds, "--runs", runs])
     }
 

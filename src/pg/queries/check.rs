@@ -251,7 +251,7 @@ fn look_at_domain(domain: pg_sys::Oid, findings: &mut Findings) {
         let held = pg_sys::MemoryContextAllocZero(memory, size_of::<pg_sys::DomainConstraintRef>())
             .cast::<pg_sys::DomainConstraintRef>();
         pg_sys::InitDomainConstraintRef(domain, held, memory, false);
-        for constraint in super::lists::pointers::<pg_sys::DomainConstraintState>((*held).constraints) {
+        for constraint in pointers::<pg_sys::DomainConstraintState>((*held).constraints) {
             walk((*constraint).check_expr.cast(), (&raw mut *findings).cast());
         }
         pg_sys::MemoryContextDelete(memory);
