@@ -444,5 +444,4 @@ impl UnlockedPartition {
 }
 
 #[cfg(test)]
-#[allow(unsafe_code)] // two handles to the same memory
 mod tests;

@@ -1,3 +1,5 @@
+#![allow(unsafe_code)] // two handles to the same memory
+
 use std::ptr::NonNull;
 
 use super::*;
