@@ -479,6 +479,8 @@ fn nobody_waits_for_who_stores_nothing() {
     admin.run(&format!("CREATE TABLE t AS SELECT 1 AS v; {}", WAITS.replace("IMMUTABLE", "VOLATILE")));
     keeper.run(&format!("SELECT pg_advisory_lock({GATE})"));
     thread::scope(|scope| {
+        // If something goes wrong it ends here, and nobody waits for it.
+        let mut keeper = keeper;
         for _ in 0..3 {
             let call = "SELECT shared_lru.fetch('c', 'SELECT max(waits(v)) FROM t', NULL::int)";
             scope.spawn(|| assert_eq!(world.backend().one::<i32>(call), 1));
@@ -498,7 +500,6 @@ fn nobody_waits_for_more_than_two_others() {
          'BEGIN IF pg_advisory_xact_lock_shared($1) IS NULL THEN RETURN 0; END IF; RETURN $1; END'",
     );
     (1001..=1004).for_each(|gate| keeper.run(&format!("SELECT pg_advisory_lock({gate})")));
-    let mut open = |gate: i32| keeper.run(&format!("SELECT pg_advisory_unlock({gate})"));
     let call = "SELECT shared_lru.fetch('c', 'SELECT max(waits(v)) FROM t', NULL::int)";
     let computes = |admin: &mut Backend, gate: i32, count: i64| {
         wait_until("it computes", || waiting(admin, &format!("objid = {gate} AND objsubid = 1")) == count);
@@ -507,7 +508,8 @@ fn nobody_waits_for_more_than_two_others() {
         wait_until("others wait", || waiting(admin, &format!("objsubid = {class}")) == count);
     };
     thread::scope(|scope| {
-        let world = &world;
+        let (world, mut keeper) = (&world, keeper);
+        let mut open = |gate: i32| keeper.run(&format!("SELECT pg_advisory_unlock({gate})"));
         let ask = |expected: i32| _ = scope.spawn(move || assert_eq!(world.backend().one::<i32>(call), expected));
         ask(1001);
         computes(&mut admin, 1001, 1);
@@ -543,7 +545,7 @@ fn of_those_who_find_what_they_waited_for_too_old_one_computes() {
     let before = (admin.stat("hits"), admin.stat("misses"));
     thread::scope(|scope| {
         let call = "SELECT shared_lru.fetch('c', 'SELECT max(waits(v)) FROM t', NULL::int)";
-        let world = &world;
+        let (world, mut keeper) = (&world, keeper);
         let ask = |expected: i32| _ = scope.spawn(move || assert_eq!(world.backend().one::<i32>(call), expected));
         ask(1);
         wait_until("it computes", || waiting(&mut admin, &format!("objid = {GATE}")) == 1);
