@@ -11,6 +11,8 @@
 //!
 //! Not here: how long it is kept, which its users say: a call to its end, a marked statement to its first row (`scan::flight`).
 
+use super::found::Found;
+use super::grace::Stale;
 use super::key::StoredUnder;
 use crate::pg::advisory::{AdvisoryLock, Class};
 use crate::pg::snapshot::has_written;
@@ -26,14 +28,14 @@ pub(super) enum Flight {
 }
 
 impl Flight {
-    /// `None` if somebody else has it.
-    pub(super) fn begin_at_once(number: u64, under: &StoredUnder) -> Option<Flight> {
+    /// For who has found this. What is stale, if somebody else makes a new one: that is not waited for.
+    pub(super) fn begin(found: Found, number: u64, under: &StoredUnder) -> Result<(Flight, Found), Stale> {
+        let Found::Stale(stale) = found else { return Ok((Flight::begin_as(Class::Result, number, under), found)) };
         let lock = AdvisoryLock::new(Class::Result, number, under);
-        lock.try_take().then_some(Flight::Has(lock))
-    }
-
-    pub(super) fn begin(number: u64, under: &StoredUnder) -> Flight {
-        Flight::begin_as(Class::Result, number, under)
+        match lock.try_take() {
+            true => Ok((Flight::Has(lock), Found::Outdated(stale.into_version()))),
+            false => Err(stale),
+        }
     }
 
     /// For who has waited, and found nothing.

@@ -128,22 +128,13 @@ pub(super) fn answer(
     let key = Key::compose(query, parameters, wishes);
     let under = key.stored_under();
     let look = || look_for(cache, &under, &key, wishes);
-    let (number, options, mut found) = look()?;
+    let (number, options, found) = look()?;
     if let Found::Right(copied) = found {
         return Ok(Answer::Kept(copied));
     }
-    let mut flight = match found {
-        Found::Stale(stale) => match Flight::begin_at_once(number, &under) {
-            Some(flight) => {
-                found = Found::Outdated(stale.into_version());
-                flight
-            }
-            None => return Ok(Answer::Kept(stale.serve(cache, &under)?)),
-        },
-        other => {
-            found = other;
-            Flight::begin(number, &under)
-        }
+    let (mut flight, mut found) = match Flight::begin(found, number, &under) {
+        Ok(begun) => begun,
+        Err(stale) => return Ok(Answer::Kept(stale.serve(cache, &under)?)),
     };
     while matches!(flight, Flight::Waited(_)) {
         found = look()?.2.without_stale();

@@ -50,18 +50,13 @@ pub(super) unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanSta
             return;
         }
         let state = (*node).ss.ps.state;
-        let mut flight = match std::mem::replace(&mut filling.found, Found::Nothing) {
-            Found::Stale(stale) => match Flight::begin_at_once(filling.number, &filling.under) {
-                Some(flight) => {
-                    filling.found = Found::Outdated(stale.into_version());
-                    flight
-                }
-                None => return serve_stale(stale, running, node),
-            },
-            found => {
+        let found = std::mem::replace(&mut filling.found, Found::Nothing);
+        let mut flight = match Flight::begin(found, filling.number, &filling.under) {
+            Ok((flight, found)) => {
                 filling.found = found;
-                Flight::begin(filling.number, &filling.under)
+                flight
             }
+            Err(stale) => return serve_stale(stale, running, node),
         };
         while matches!(flight, Flight::Waited(_)) {
             let look = || {
