@@ -67,17 +67,11 @@ pub(super) fn is_defined(definition: u64) -> bool {
 /// Whether the current transaction has created a foreign table, or changed what `pg_class` says of it. A look into the catalogs.
 #[cfg(feature = "extension")]
 fn is_new_here(relation: pg_sys::Oid) -> bool {
-    let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
-    // SAFETY: a lookup inside of a transaction; a row that is found has a header, and is given back.
-    unsafe {
-        let row = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(relation));
-        if row.is_null() {
-            return true;
-        }
-        let is_new = pg_sys::TransactionIdIsCurrentTransactionId((*(*row).t_data).t_choice.t_heap.t_xmin);
-        pg_sys::ReleaseSysCache(row);
-        is_new
-    }
+    let is_new = |row: pg_sys::HeapTuple| {
+        // SAFETY: a row of a table has a header.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*row).t_data).t_choice.t_heap.t_xmin) }
+    };
+    super::syscache::with_row(pg_sys::SysCacheIdentifier::RELOID, relation, is_new).unwrap_or(true)
 }
 
 /// Installs the hook, once per library: for all processes while the postmaster loads its libraries, else for this one.

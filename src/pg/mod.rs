@@ -79,6 +79,8 @@ mod snapshot;
 #[cfg(feature = "extension")]
 mod stored;
 #[cfg(feature = "extension")]
+mod syscache;
+#[cfg(feature = "extension")]
 mod tags;
 mod tallies;
 #[cfg(feature = "extension")]

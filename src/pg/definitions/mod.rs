@@ -36,6 +36,7 @@ use super::drops;
 use super::error::CacheError;
 use super::handles::AttachedCache;
 use super::named_locks::LwLocks;
+use super::syscache;
 use crate::shared::cache::SharedCache;
 
 /// The schema of the foreign tables, and their server.
@@ -226,17 +227,9 @@ fn has_privilege(relation: pg_sys::Oid, mask: u64) -> bool {
 
 /// The role that owns a foreign table; `None` if there is none.
 pub(super) fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: a lookup in the catalogs; the tuple is released.
-    unsafe {
-        let class = pg_sys::SysCacheIdentifier::RELOID as i32;
-        let tuple = pg_sys::SearchSysCache1(class, pg_sys::Datum::from(relation));
-        if tuple.is_null() {
-            return None;
-        }
-        let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
-        pg_sys::ReleaseSysCache(tuple);
-        Some(owner)
-    }
+    let owner = |class: &pg_sys::FormData_pg_class| class.relowner;
+    // SAFETY: rows of pg_class.
+    unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::RELOID, relation, owner) }
 }
 
 /// The schema of the definitions.

@@ -30,8 +30,7 @@ use super::refusal::Refusal;
 use super::relations::relation_name;
 use crate::pg::encoding;
 use crate::pg::refusals::Reason;
-use crate::pg::types;
-use crate::pg::versions;
+use crate::pg::{syscache, types, versions};
 
 /// What a look at a query has found.
 #[derive(Debug, Default)]
@@ -220,17 +219,9 @@ pub(super) fn parts(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 
 /// The type that a domain is one of; 0 if there is no such domain any more.
 fn type_below(domain: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: a lookup in the catalogs; the tuple is released.
-    unsafe {
-        let cache = pg_sys::SysCacheIdentifier::TYPEOID as i32;
-        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(domain));
-        if tuple.is_null() {
-            return pg_sys::InvalidOid;
-        }
-        let below = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>()).typbasetype;
-        pg_sys::ReleaseSysCache(tuple);
-        below
-    }
+    let below = |row: &pg_sys::FormData_pg_type| row.typbasetype;
+    // SAFETY: rows of pg_type.
+    unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::TYPEOID, domain, below) }.unwrap_or(pg_sys::InvalidOid)
 }
 
 /// What a domain asks of a value, which PostgreSQL looks up when a query starts: it is not in the query.
@@ -436,22 +427,16 @@ fn look_at_aggregate(function: pg_sys::Oid, findings: &mut Findings) {
     }
     /// Columns of `pg_aggregate`: the functions of transition, of the end, of combination, and the three for windows that move.
     const FUNCTIONS: [pg_sys::AttrNumber; 6] = [4, 5, 6, 9, 10, 11];
-    // SAFETY: lookups in the catalogs; the tuple is released when its columns have been read.
-    let parts = unsafe {
-        let cache = pg_sys::SysCacheIdentifier::AGGFNOID as i32;
-        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(function));
-        if tuple.is_null() {
-            // A window function.
-            return findings.look_at_function(function);
-        }
-        let mut is_null = false;
-        let part = |part| {
-            let datum = pg_sys::SysCacheGetAttr(cache, tuple, part, &mut is_null);
+    let cache = pg_sys::SysCacheIdentifier::AGGFNOID;
+    let parts = syscache::with_row(cache, function, |row| {
+        FUNCTIONS.map(|part| {
+            let mut is_null = false;
+            // SAFETY: a column of the row, an OID.
+            let datum = unsafe { pg_sys::SysCacheGetAttr(cache as i32, row, part, &mut is_null) };
             pg_sys::Oid::from(datum.value() as u32)
-        };
-        let parts = FUNCTIONS.map(part);
-        pg_sys::ReleaseSysCache(tuple);
-        parts
-    };
+        })
+    });
+    // Else a window function.
+    let Some(parts) = parts else { return findings.look_at_function(function) };
     parts.into_iter().filter(|part| *part != pg_sys::InvalidOid).for_each(|part| findings.look_at_function(part));
 }

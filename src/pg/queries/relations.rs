@@ -20,7 +20,7 @@ use crate::pg::encoding;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
 use crate::pg::stored::MAX_DEPENDENCIES;
-use crate::pg::types;
+use crate::pg::{syscache, types};
 use crate::rings::key::{DependencyHash, DependencyKey};
 
 /// What a result depends on, as keys of lines.
@@ -141,18 +141,16 @@ impl Dependencies {
 
     /// The name of a type that the query may have named.
     pub(super) fn add_type_name(&mut self, oid: pg_sys::Oid, path: &[pg_sys::Oid]) {
-        // SAFETY: lookups in the catalogs; the tuple is released when its name has been used.
-        unsafe {
-            let cache = SysCacheIdentifier::TYPEOID as i32;
-            let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid));
-            if tuple.is_null() {
-                let text = format!("type {} does not exist any more", types::name(oid));
-                return self.refuse(Refusal::of_type(Reason::DefinitionsChanged, oid, text));
-            }
-            let of_type = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
-            let (name, schema) = (CStr::from_ptr(of_type.typname.data.as_ptr()), of_type.typnamespace);
-            self.add_names(SysCacheIdentifier::TYPENAMENSP, name, schema, path);
-            pg_sys::ReleaseSysCache(tuple);
+        // SAFETY: rows of pg_type; a name ends with a NUL.
+        let added = unsafe {
+            syscache::with_form(SysCacheIdentifier::TYPEOID, oid, |row: &pg_sys::FormData_pg_type| {
+                let name = CStr::from_ptr(row.typname.data.as_ptr());
+                self.add_names(SysCacheIdentifier::TYPENAMENSP, name, row.typnamespace, path);
+            })
+        };
+        if added.is_none() {
+            let text = format!("type {} does not exist any more", types::name(oid));
+            self.refuse(Refusal::of_type(Reason::DefinitionsChanged, oid, text));
         }
     }
 
@@ -201,16 +199,9 @@ pub(super) fn qualified_name_here(relation: pg_sys::Oid) -> CString {
 }
 
 fn is_heap(relation: pg_sys::Oid) -> bool {
-    // SAFETY: a lookup in the catalogs; the tuple is released.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache1(SysCacheIdentifier::RELOID as i32, pg_sys::Datum::from(relation));
-        if tuple.is_null() {
-            return false;
-        }
-        let method = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relam;
-        pg_sys::ReleaseSysCache(tuple);
-        method == pg_sys::HEAP_TABLE_AM_OID
-    }
+    let is_heap = |class: &pg_sys::FormData_pg_class| class.relam == pg_sys::HEAP_TABLE_AM_OID;
+    // SAFETY: rows of pg_class.
+    unsafe { syscache::with_form(SysCacheIdentifier::RELOID, relation, is_heap) }.unwrap_or(false)
 }
 
 /// The schemas in which names are looked up, in that order.
