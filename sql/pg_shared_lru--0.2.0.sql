@@ -32,6 +32,9 @@ CREATE FUNCTION @extschema@.create_cache(
     persist boolean DEFAULT NULL,
     grace interval DEFAULT NULL,
     accept_clock boolean DEFAULT NULL,
+    accept_unchecked boolean DEFAULT NULL,
+    settings text[] DEFAULT NULL,
+    trusted_functions regprocedure[] DEFAULT NULL,
     if_not_exists boolean DEFAULT false
 ) RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'define_cache_wrapper';
 
@@ -48,6 +51,9 @@ CREATE FUNCTION @extschema@.alter_cache(
     persist boolean DEFAULT NULL,
     grace interval DEFAULT NULL,
     accept_clock boolean DEFAULT NULL,
+    accept_unchecked boolean DEFAULT NULL,
+    settings text[] DEFAULT NULL,
+    trusted_functions regprocedure[] DEFAULT NULL,
     reset text[] DEFAULT NULL
 ) RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'alter_cache_wrapper';
 

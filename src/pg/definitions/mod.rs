@@ -24,6 +24,7 @@ pub(super) mod statements;
 use std::ffi::{CStr, CString, c_char};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
 
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -80,7 +81,7 @@ pub(super) struct DefinedCache {
     /// What names it in the catalog, while its memory is this.
     pub(super) tenant: Tenant,
     /// What its definition says of results of queries.
-    pub(super) results: ResultOptions,
+    pub(super) results: Rc<ResultOptions>,
 }
 
 impl DefinedCache {

@@ -1,6 +1,8 @@
 //! The options of a definition: texts in PostgreSQL's catalogs, a configuration here.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -24,6 +26,9 @@ pub(in crate::pg) const NAMES: &[&str] = &[
     "persist",
     "grace",
     "accept_clock",
+    "accept_unchecked",
+    "settings",
+    "trusted_functions",
 ];
 
 /// What a definition says of its cache.
@@ -34,11 +39,11 @@ pub(in crate::pg) struct Options {
     pub(in crate::pg) ttl: Option<Duration>,
     /// Whether its contents outlive a restart.
     pub(in crate::pg) persist: bool,
-    pub(in crate::pg) results: ResultOptions,
+    pub(in crate::pg) results: Rc<ResultOptions>,
 }
 
 /// What a definition says of results of queries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::pg) struct ResultOptions {
     /// As [`Options::ttl`].
     pub(in crate::pg) ttl: Option<Duration>,
@@ -46,6 +51,20 @@ pub(in crate::pg) struct ResultOptions {
     pub(in crate::pg) grace: Duration,
     /// Whether what depends on the clock is kept, as long as the time to live says. There is one then.
     pub(in crate::pg) accept_clock: bool,
+    /// Whether results are kept where nothing tells whether they are right, as long as the time to live says. There is one
+    /// then.
+    pub(in crate::pg) accept_unchecked: bool,
+    /// Names of settings that results may depend on: small letters, in their order, each once.
+    pub(in crate::pg) settings: Vec<String>,
+    /// Functions of users that are taken at their word, each as its schema, name and arguments: in their order, each once.
+    pub(in crate::pg) trusted_functions: Vec<String>,
+}
+
+impl ResultOptions {
+    /// Between settings.
+    pub(in crate::pg) const SETTINGS_SEPARATOR: &str = ", ";
+    /// Between functions: commas are between their arguments.
+    pub(in crate::pg) const FUNCTIONS_SEPARATOR: &str = "; ";
 }
 
 impl Options {
@@ -98,12 +117,22 @@ impl Options {
         let grace = text("grace").map(|value| seconds("grace", value)).transpose()?.unwrap_or_default();
         let grace = checked_grace(grace)?;
         let accept_clock = yes("accept_clock")?.unwrap_or(false);
+        let accept_unchecked = yes("accept_unchecked")?.unwrap_or(false);
         if accept_clock && ttl.is_none() {
             return Err(CacheError::Parameter(
                 "accept_clock needs a ttl: what depends on the clock is kept as long as that says".to_owned(),
             ));
         }
-        Ok(Options { config, ttl, persist, results: ResultOptions { ttl, grace, accept_clock } })
+        if accept_unchecked && ttl.is_none() {
+            return Err(CacheError::Parameter(
+                "accept_unchecked needs a ttl: what cannot be checked is kept as long as that says".to_owned(),
+            ));
+        }
+        let settings = text("settings").map_or(Ok(Vec::new()), setting_names)?;
+        let trusted_functions = text("trusted_functions")
+            .map_or(Vec::new(), |value| in_order(value.split(ResultOptions::FUNCTIONS_SEPARATOR).map(str::to_owned)));
+        let results = ResultOptions { ttl, grace, accept_clock, accept_unchecked, settings, trusted_functions };
+        Ok(Options { config, ttl, persist, results: Rc::new(results) })
     }
 
     /// Those of a foreign table, which its validator has seen.
@@ -176,6 +205,22 @@ fn truth(name: &str, value: &str) -> Result<bool, CacheError> {
     }
 }
 
+/// Names of settings, as PostgreSQL writes them.
+fn setting_names(value: &str) -> Result<Vec<String>, CacheError> {
+    let names = in_order(value.split(',').map(|name| name.trim().to_ascii_lowercase()));
+    let is_part = |character: char| character.is_alphanumeric() || ['_', '$', '.'].contains(&character);
+    match names.iter().find(|name| name.is_empty() || !name.chars().all(is_part)) {
+        None => Ok(names),
+        Some(name) => Err(CacheError::Parameter(format!("settings has \"{name}\": no name of a setting"))),
+    }
+}
+
+/// In their order, each once, and none that is empty if there is no other.
+fn in_order(names: impl Iterator<Item = String>) -> Vec<String> {
+    let names: BTreeSet<String> = names.collect();
+    if names.iter().all(String::is_empty) { Vec::new() } else { names.into_iter().collect() }
+}
+
 fn narrow(name: &str, value: u64) -> Result<u32, CacheError> {
     u32::try_from(value).map_err(|_| refused(name, &value.to_string()))
 }
@@ -213,11 +258,23 @@ mod tests {
         let of = |more: &[(&str, &str)]| {
             Options::parse([("bytes", "4194304")].into_iter().chain(more.iter().copied())).unwrap().results
         };
-        let off = ResultOptions { ttl: None, grace: Duration::ZERO, accept_clock: false };
-        assert_eq!(of(&[]), off);
+        assert_eq!(*of(&[]), ResultOptions::default());
         let (ttl, grace) = (Some(Duration::from_secs(60)), Duration::from_millis(500));
-        let all = [("ttl", "60"), ("grace", "0.5"), ("accept_clock", "on")];
-        assert_eq!(of(&all), ResultOptions { ttl, grace, accept_clock: true });
+        let all = [
+            ("ttl", "60"),
+            ("grace", "0.5"),
+            ("accept_clock", "on"),
+            ("accept_unchecked", "on"),
+            ("settings", "App.tenant,hnsw.ef_search, app.tenant"),
+            ("trusted_functions", "public.g(integer,text); public.f()"),
+        ];
+        let listed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let (settings, trusted_functions) =
+            (listed(&["app.tenant", "hnsw.ef_search"]), listed(&["public.f()", "public.g(integer,text)"]));
+        let wanted =
+            ResultOptions { ttl, grace, accept_clock: true, accept_unchecked: true, settings, trusted_functions };
+        assert_eq!(*of(&all), wanted);
+        assert_eq!(*of(&[("settings", ""), ("trusted_functions", "")]), ResultOptions::default());
     }
 
     #[test]
@@ -239,6 +296,9 @@ mod tests {
             (&[("bytes", "4194304"), ("grace", "NaN")], "grace is NaN"),
             (&[("bytes", "4194304"), ("accept_clock", "maybe")], "accept_clock is maybe"),
             (&[("bytes", "4194304"), ("accept_clock", "on")], "needs a ttl"),
+            (&[("bytes", "4194304"), ("accept_unchecked", "on")], "accept_unchecked needs a ttl"),
+            (&[("bytes", "4194304"), ("settings", "a, b c")], "settings has \"b c\""),
+            (&[("bytes", "4194304"), ("settings", "a,,b")], "settings has \"\""),
             (&[("bytes", "4194304"), ("ttl", "0.001")], "1 ms"),
             (&[], "either bytes"),
         ] {

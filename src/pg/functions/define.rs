@@ -1,16 +1,18 @@
 //! Caches created, altered, renamed and dropped, and who may use them.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
+
 use pgrx::fcinfo::pg_getarg;
 use pgrx::prelude::*;
 
 use super::text::ServerText;
 use super::{duration, name_of, names, not_null};
 use crate::pg::catalog::Catalog;
-use crate::pg::definitions::options::{self, Options};
+use crate::pg::definitions::options::{self, Options, ResultOptions};
 use crate::pg::definitions::statements::{self, Change, Written};
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::{definitions, settings};
+use crate::pg::{definitions, encoding, settings, syscache};
 
 /// A cache takes this part of all memory if it is not told how much.
 const DEFAULT_PART: usize = 8;
@@ -47,6 +49,9 @@ unsafe fn given(call: pg_sys::FunctionCallInfo) -> Written {
             truth(9),
             time("grace", 10),
             truth(11),
+            truth(12),
+            pg_getarg::<Vec<Option<String>>>(call, 13).map(written_settings),
+            pg_getarg::<Vec<Option<pg_sys::Oid>>>(call, 14).map(written_functions),
         ];
         options::NAMES.iter().copied().zip(given).filter_map(|(name, value)| Some((name, value?))).collect()
     }
@@ -66,6 +71,35 @@ fn written_seconds(name: &str, time: Interval) -> String {
     }
 }
 
+/// Names of settings as a definition has them.
+fn written_settings(names: Vec<Option<String>>) -> String {
+    names.into_iter().flatten().collect::<Vec<String>>().join(ResultOptions::SETTINGS_SEPARATOR)
+}
+
+/// Functions as a definition has them: a dump may be restored where they have other numbers.
+fn written_functions(functions: Vec<Option<pg_sys::Oid>>) -> String {
+    let written: Vec<String> = functions.into_iter().flatten().map(written_function).collect();
+    written.join(ResultOptions::FUNCTIONS_SEPARATOR)
+}
+
+fn written_function(function: pg_sys::Oid) -> String {
+    // SAFETY: lookups in the catalogs; the text is NUL-terminated, or null if there is no such function.
+    let (text, volatility) = unsafe {
+        let volatility = |row: &pg_sys::FormData_pg_proc| row.provolatile as u8;
+        let volatility = syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, volatility);
+        (encoding::name(CStr::from_ptr(pg_sys::format_procedure_qualified(function))), volatility)
+    };
+    let wrong = |why: &str| CacheError::Parameter(format!("trusted_functions has {text}: {why}"));
+    match volatility {
+        None => wrong("no function").report(),
+        Some(pg_sys::PROVOLATILE_VOLATILE) => wrong("it is VOLATILE, declare it STABLE if it is").report(),
+        Some(_) if text.contains(ResultOptions::FUNCTIONS_SEPARATOR.trim()) => {
+            wrong("there may be no semicolon in it").report()
+        }
+        Some(_) => text,
+    }
+}
+
 called_raw!(pg_finfo_define_cache_wrapper);
 
 /// `create_cache(cache, …, if_not_exists)`.
@@ -74,7 +108,7 @@ called_raw!(pg_finfo_define_cache_wrapper);
 unsafe extern "C-unwind" fn define_cache_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: PostgreSQL calls it with a call's data, of these arguments.
     let (cache, mut given, if_not_exists) =
-        unsafe { (cache_argument(call), given(call), pg_getarg::<bool>(call, 12).unwrap_or(false)) };
+        unsafe { (cache_argument(call), given(call), pg_getarg::<bool>(call, 15).unwrap_or(false)) };
     let name = new_name(cache);
     let catalog = or_report(Catalog::open());
     definitions::drop_orphans(catalog);
@@ -110,7 +144,7 @@ called_raw!(pg_finfo_alter_cache_wrapper);
 unsafe extern "C-unwind" fn alter_cache_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: PostgreSQL calls it with a call's data, of these arguments.
     let (cache, given, reset) =
-        unsafe { (cache_argument(call), given(call), pg_getarg::<Vec<Option<String>>>(call, 12).unwrap_or_default()) };
+        unsafe { (cache_argument(call), given(call), pg_getarg::<Vec<Option<String>>>(call, 15).unwrap_or_default()) };
     let name = or_report(name_of(cache));
     let mut changes: Vec<(&'static str, Option<String>)> = Vec::new();
     for option in reset.into_iter().flatten() {

@@ -25,6 +25,7 @@ use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::{PgTupleDesc, pg_guard, pg_sys};
 
+use super::accepted::{self, Accepted, Condition};
 use super::lists::{oids, pointers};
 use super::refusal::Refusal;
 use super::relations::relation_name;
@@ -37,8 +38,8 @@ use crate::pg::{syscache, types, versions};
 pub(super) struct Findings {
     /// Why the result is not to be kept; the first reason.
     pub(super) refusal: Option<Refusal>,
-    /// How it depends on the clock; the first reason.
-    pub(super) clock: Option<Refusal>,
+    /// What it depends on that some caches accept.
+    pub(super) conditions: Vec<Condition>,
     /// Types of all that is computed, and what they are made of.
     pub(super) types: Vec<pg_sys::Oid>,
     /// Domains whose constraints were looked at.
@@ -60,6 +61,10 @@ pub(super) unsafe fn look(query: *mut pg_sys::Query) -> Findings {
 impl Findings {
     fn refuse(&mut self, reason: Reason, why: impl FnOnce() -> String) {
         self.refusal.get_or_insert_with(|| Refusal::new(reason, why()));
+    }
+
+    fn need(&mut self, needs: Accepted, refusal: Refusal) {
+        accepted::add_all(&mut self.conditions, &[Condition { needs, refusal }]);
     }
 
     fn add_type(&mut self, oid: pg_sys::Oid) {
@@ -104,8 +109,11 @@ impl Findings {
 
     fn look_at_function(&mut self, function: pg_sys::Oid) {
         let Some(refusal) = refusal_of(function) else { return };
-        let place = if refusal.reason == Reason::Clock { &mut self.clock } else { &mut self.refusal };
-        place.get_or_insert(refusal);
+        if refusal.reason == Reason::Clock {
+            self.need(Accepted::Clock, refusal);
+        } else {
+            self.refusal.get_or_insert(refusal);
+        }
     }
 }
 
@@ -309,8 +317,8 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                         findings.refuse(Reason::SessionUser, || "it depends on SESSION_USER".to_owned());
                     }
                     _ => {
-                        let text = || format!("it depends on the clock: {}", word_of_clock(function.type_));
-                        findings.clock.get_or_insert_with(|| Refusal::new(Reason::Clock, text()));
+                        let text = format!("it depends on the clock: {}", word_of_clock(function.type_));
+                        findings.need(Accepted::Clock, Refusal::new(Reason::Clock, text));
                     }
                 }
             }

@@ -10,10 +10,12 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use pgrx::pg_sys;
 
+use super::accepted::Acceptance;
 use super::flight::Flight;
 use super::found::Found;
 use super::grace::Stale;
@@ -41,7 +43,7 @@ use crate::rings::table::Rings;
 pub(super) struct Fill<'a> {
     pub(super) cache: &'a str,
     pub(super) number: u64,
-    pub(super) options: ResultOptions,
+    pub(super) options: Rc<ResultOptions>,
     pub(super) wishes: &'a Wishes,
     pub(super) rings: Rings,
     pub(super) key: &'a Key,
@@ -58,7 +60,7 @@ impl Fill<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, self.number);
         // And so is it voided by whoever invalidates a tag.
-        let terms = self.wishes.terms(&self.rings, self.number, self.options);
+        let terms = self.wishes.terms(&self.rings, self.number, &self.options);
         let (planned, knows) = self.plan(query, parameters)?;
         let learned = match knows {
             PlannedWith::Refused(refusal) => Err(refusal),
@@ -121,8 +123,8 @@ impl Fill<'_> {
             known.add_all(&planned.dependencies);
             Ok(planned)
         };
-        let clock = self.wishes.clock_in(self.options);
-        plan_knowing(&mut Dependencies::new(), clock, || Some(self.rings), plan_once)
+        let accepts = Acceptance::OfCache(&self.options, self.wishes);
+        plan_knowing(&mut Dependencies::new(), accepts, || Some(self.rings), plan_once)
     }
 }
 

@@ -11,6 +11,7 @@
 //!
 //! Not here: what a result is for a snapshot (`grace::judge`), and what becomes of it where it is not right (`fill`).
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::entries;
@@ -56,18 +57,19 @@ pub(super) fn look_for(
     under: &StoredUnder,
     key: &Key,
     wishes: &Wishes,
-) -> Result<(u64, ResultOptions, Found), CacheError> {
-    let grace_in = |options| if grace::is_possible() { wishes.grace_in(options) } else { Duration::ZERO };
+) -> Result<(u64, Rc<ResultOptions>, Found), CacheError> {
+    let grace_in =
+        |options: &ResultOptions| if grace::is_possible() { wishes.grace_in(options) } else { Duration::ZERO };
     let look = || {
         let look = |cache: &definitions::DefinedCache| {
-            (cache.number, cache.results, look(cache, under, key, grace_in(cache.results)))
+            (cache.number, Rc::clone(&cache.results), look(cache, under, key, grace_in(&cache.results)))
         };
         definitions::with_cache(cache, Access::Read, look)
     };
     let (number, options, found) = look()?;
     let Found::Stale(stale @ Stale { moment: Moment::New, .. }) = found else { return Ok((number, options, found)) };
     entries::note_outdated(number, under, stale.copied.bytes());
-    stale.note(cache, under, grace_in(options))?;
+    stale.note(cache, under, grace_in(&options))?;
     stale.copied.free();
     let (number, options, found) = look()?;
     // What could not be noted is not served.

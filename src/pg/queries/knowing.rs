@@ -11,10 +11,10 @@
 
 use pgrx::pg_sys;
 
+use super::accepted::Acceptance;
 use super::lines::learn;
 use super::refusal::Refusal;
 use super::relations::Dependencies;
-use super::wishes::Clock;
 use crate::pg::stored::Dependency;
 use crate::rings::table::Rings;
 
@@ -35,21 +35,21 @@ pub(super) enum PlannedWith {
 /// is to be known.
 pub(super) fn plan_knowing<P, E>(
     known: &mut Dependencies,
-    clock: Clock,
+    accepts: Acceptance<'_>,
     rings: impl Fn() -> Option<Rings>,
     plan_once: impl Fn(&mut Dependencies) -> Result<P, E>,
 ) -> Result<(P, PlannedWith), E> {
     const TRIES: usize = 4;
     let mut tries = 1;
     loop {
-        let (rings, count) = (known.refusal_where(clock).is_none().then(&rings).flatten(), known.keys.len());
+        let (rings, count) = (known.refusal_where(accepts).is_none().then(&rings).flatten(), known.keys.len());
         let learned: Option<Vec<Dependency>> =
             rings.and_then(|rings| known.keys.iter().map(|key| learn(&rings, *key)).collect());
         // What was counted so far is there to be accepted; what is planned now knows it.
         // SAFETY: inside of a transaction, holding no lock.
         unsafe { pg_sys::AcceptInvalidationMessages() };
         let planned = plan_once(known)?;
-        let knows = match (known.refusal_where(clock), learned) {
+        let knows = match (known.refusal_where(accepts), learned) {
             (Some(why), _) => PlannedWith::Refused(why.clone()),
             (None, Some(learned)) if known.keys.len() == count => PlannedWith::Learned(learned),
             (None, Some(_)) if tries < TRIES => {

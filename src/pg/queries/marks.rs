@@ -18,11 +18,11 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::accepted::Acceptance;
 use super::knowing::{PlannedWith, plan_knowing};
 use super::lists::pointers;
 use super::relations::Dependencies;
 use super::statement::{self, Marked};
-use super::wishes::Clock;
 use super::{key, plan, scan, trace};
 use crate::pg::catalog::Catalog;
 use crate::pg::hooks::Previous;
@@ -183,7 +183,7 @@ unsafe fn plan_marked(
             parameters: parameters_of(query),
             settings: key::settings(),
             planned: PlannedWith::Unknown,
-            clock: None,
+            conditions: Vec::new(),
         };
         let mut known = Dependencies::new();
         plan::add_dependencies(query, &mut known);
@@ -201,10 +201,10 @@ unsafe fn plan_marked(
         let rings = Catalog::mapped().and_then(invalidations::rings);
         // What the transaction itself has defined is counted nowhere yet.
         let rings = || rings.filter(|_| !has_written());
-        // Whether the clock is accepted is asked at each execution.
-        let Ok((statement, planned)) = plan_knowing(&mut known, Clock::Accepted, rings, plan_once);
+        // What the cache accepts is asked at each execution.
+        let Ok((statement, planned)) = plan_knowing(&mut known, Acceptance::Everything, rings, plan_once);
         marked.planned = planned;
-        marked.clock = known.clock;
+        marked.conditions = known.conditions;
         scan::put_on_top(statement, &marked);
         statement
     }

@@ -4,6 +4,7 @@
 //! ```text
 //! key        all that a result follows from, but for rows and definitions
 //! check      whether it follows from these, as the rewritten query says
+//! accepted   what it may depend on only where the cache's owner accepts that
 //! literals   literals that mean the time at which they are read
 //! relations  what it depends on
 //! trace      whether functions run queries of their own
@@ -34,6 +35,7 @@
 //! for it, unless others again may wait for them.
 #![allow(unsafe_code)]
 
+mod accepted;
 mod check;
 pub(super) mod entries;
 mod fill;
@@ -60,6 +62,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use self::accepted::{Acceptance, Accepted};
 use self::fill::{Fill, made};
 use self::flight::Flight;
 pub(super) use self::found::freshness;
@@ -69,10 +72,10 @@ use self::lines::usable_rings;
 use self::plan::{Planned, plan};
 use self::refusal::Refusal;
 pub(super) use self::refusal::name_of_object;
+use self::relations::Dependencies;
 pub(super) use self::relations::qualified_name;
 pub(super) use self::rows::{Column, Rows};
 pub(super) use self::run::{columns_of, new_store};
-use self::wishes::Clock;
 pub(super) use self::wishes::Wishes;
 use super::bytea::Copied;
 use super::definitions::{self, Access};
@@ -155,14 +158,21 @@ pub(super) fn answer(
 /// As [`answer`].
 pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str>) -> Result<Explained, CacheError> {
     let options = cache.map(|cache| definitions::find(cache, Access::Read)).transpose()?.map(|cache| cache.results);
-    let clock = options.map_or(Clock::Refused, |options| Wishes::default().clock_in(options));
+    let wishes = Wishes::default();
+    let accepts = options.as_ref().map_or(Acceptance::Nothing, |options| Acceptance::OfCache(options, &wishes));
     let Planned { dependencies, .. } = plan(query, parameters)?;
     let relations =
         dependencies.relations.iter().map(|relation| encoding::message(relations::qualified_name(*relation))).collect();
-    let refusal = dependencies.refusal_where(clock).map(Refusal::to_string);
+    let refusal = dependencies.refusal_where(accepts).map(Refusal::to_string);
     let is_kept = refusal.is_none();
-    let reason = refusal.or_else(|| dependencies.clock.map(|why| format!("{why}: kept for the cache's ttl")));
+    let reason = refusal.or_else(|| of_clock(&dependencies).map(|why| format!("{why}: kept for the cache's ttl")));
     Ok(Explained { is_kept, reason: reason.map(encoding::message), relations })
+}
+
+/// How a result depends on the clock, if it does.
+fn of_clock(dependencies: &Dependencies) -> Option<&Refusal> {
+    let condition = dependencies.conditions.iter().find(|condition| condition.needs == Accepted::Clock);
+    condition.map(|condition| &condition.refusal)
 }
 
 /// What there is to say of a query.

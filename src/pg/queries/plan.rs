@@ -9,6 +9,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::accepted::{self, Accepted, Condition};
 use super::check::{self, Findings};
 use super::lists::{oids, pointers};
 use super::refusal::Refusal;
@@ -57,7 +58,8 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
             dependencies.add_relation_name(relation, &path);
         }
         findings.types.iter().for_each(|of_type| dependencies.add_type_name(*of_type, &path));
-        dependencies.clock = dependencies.clock.or_else(|| literals::refusal(analysed, query));
+        let moment = literals::refusal(analysed, query).map(|refusal| Condition { needs: Accepted::Clock, refusal });
+        accepted::add_all(&mut dependencies.conditions, &moment);
 
         let values = bound(parameters);
         // This is the query of a call, which looks after its result itself.
@@ -87,9 +89,7 @@ pub(super) unsafe fn add_dependencies(query: *mut pg_sys::Query, dependencies: &
     if let Some(refusal) = &findings.refusal {
         dependencies.refusal.get_or_insert_with(|| refusal.clone());
     }
-    if let Some(clock) = &findings.clock {
-        dependencies.clock.get_or_insert_with(|| clock.clone());
-    }
+    accepted::add_all(&mut dependencies.conditions, &findings.conditions);
     findings
 }
 

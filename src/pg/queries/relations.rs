@@ -13,9 +13,9 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
+use super::accepted::{self, Acceptance, Condition};
 use super::lists::oids;
 use super::refusal::Refusal;
-use super::wishes::Clock;
 use crate::pg::encoding;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
@@ -31,8 +31,8 @@ pub(super) struct Dependencies {
     pub(super) relations: Vec<pg_sys::Oid>,
     /// Why the result is not to be kept; the first reason.
     pub(super) refusal: Option<Refusal>,
-    /// Why the result is not to be kept but by who takes what depends on the clock; the first reason.
-    pub(super) clock: Option<Refusal>,
+    /// What it depends on that some caches accept.
+    pub(super) conditions: Vec<Condition>,
 }
 
 impl Dependencies {
@@ -51,12 +51,12 @@ impl Dependencies {
         let news: Vec<pg_sys::Oid> = news.copied().collect();
         self.relations.extend(news);
         self.refusal = self.refusal.take().or_else(|| others.refusal.clone());
-        self.clock = self.clock.take().or_else(|| others.clock.clone());
+        accepted::add_all(&mut self.conditions, &others.conditions);
     }
 
     /// Why the result is not to be kept.
-    pub(super) fn refusal_where(&self, clock: Clock) -> Option<&Refusal> {
-        self.refusal.as_ref().or(self.clock.as_ref().filter(|_| clock == Clock::Refused))
+    pub(super) fn refusal_where(&self, accepts: Acceptance<'_>) -> Option<&Refusal> {
+        self.refusal.as_ref().or_else(|| accepts.refusal(&self.conditions))
     }
 
     fn add(&mut self, key: DependencyKey<'_>) {

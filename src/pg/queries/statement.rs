@@ -13,6 +13,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::{direct_function_call, pg_sys};
 
+use super::accepted::Condition;
 use super::knowing::PlannedWith;
 use super::lists::pointers;
 use super::refusal::Refusal;
@@ -74,8 +75,8 @@ pub(super) struct Marked {
     /// The session's settings when it was planned: the planner runs functions, and the plan has what they gave.
     pub(super) settings: u128,
     pub(super) planned: PlannedWith,
-    /// How it depends on the clock, if it does.
-    pub(super) clock: Option<Refusal>,
+    /// What it depends on that some caches accept.
+    pub(super) conditions: Vec<Condition>,
 }
 
 impl Marked {
@@ -91,9 +92,11 @@ impl Marked {
             }
             PlannedWith::Unknown => ("unknown", String::new()),
         };
-        let clock = self.clock.as_ref().map_or_else(String::new, |why| encoding::message(why.to_plan()));
+        let conditions = self.conditions.iter().map(|condition| encoding::message(condition.to_plan()));
+        let conditions = conditions.collect::<Vec<String>>().join("\n");
         let (settings, parameters) = (self.settings.to_string(), parameters.join(" "));
-        let texts = [self.cache.clone(), to_hex(&self.statement), parameters, settings, kind.to_owned(), rest, clock];
+        let texts =
+            [self.cache.clone(), to_hex(&self.statement), parameters, settings, kind.to_owned(), rest, conditions];
         let mut list = std::ptr::null_mut();
         for text in texts {
             let text = CString::new(text).expect("no NUL: a name, a message, digits");
@@ -117,8 +120,8 @@ impl Marked {
             let text = |node| versions::text_of_string(node).to_string_lossy().into_owned();
             pointers::<pg_sys::Node>(list).map(text).collect()
         };
-        let [cache, statement, parameters, settings, kind, rest, clock] = <[String; 7]>::try_from(texts).ok()?;
-        let clock = if clock.is_empty() { None } else { Some(Refusal::from_plan(&clock)?) };
+        let [cache, statement, parameters, settings, kind, rest, conditions] = <[String; 7]>::try_from(texts).ok()?;
+        let conditions = conditions.lines().map(Condition::from_plan).collect::<Option<Vec<Condition>>>()?;
         let planned = match kind.as_str() {
             "refused" => PlannedWith::Refused(Refusal::from_plan(&rest)?),
             "learned" => PlannedWith::Learned(Dependency::list(&from_hex(&rest)?)?.collect()),
@@ -126,7 +129,7 @@ impl Marked {
         };
         let parameters = parameters.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
         let (statement, settings) = (from_hex(&statement)?.try_into().ok()?, settings.parse().ok()?);
-        Some(Marked { cache, statement, parameters, settings, planned, clock })
+        Some(Marked { cache, statement, parameters, settings, planned, conditions })
     }
 }
 

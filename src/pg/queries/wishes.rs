@@ -51,11 +51,11 @@ impl Wishes {
     }
 
     /// How long an outdated result may be served.
-    pub(super) fn grace_in(&self, options: ResultOptions) -> Duration {
+    pub(super) fn grace_in(&self, options: &ResultOptions) -> Duration {
         self.grace.unwrap_or(options.grace)
     }
 
-    fn ttl_in(&self, options: ResultOptions) -> Option<Duration> {
+    pub(super) fn ttl_in(&self, options: &ResultOptions) -> Option<Duration> {
         match self.ttl {
             Expiry::Default => options.ttl,
             Expiry::After(ttl) => Some(ttl),
@@ -63,13 +63,8 @@ impl Wishes {
         }
     }
 
-    /// Whether a result may depend on the clock: where it does not live for ever.
-    pub(super) fn clock_in(&self, options: ResultOptions) -> Clock {
-        if options.accept_clock && self.ttl_in(options).is_some() { Clock::Accepted } else { Clock::Refused }
-    }
-
     /// How a result is stored that is made now. `None` if one of its tags is being invalidated: then it is not.
-    pub(super) fn terms(&self, rings: &Rings, number: u64, options: ResultOptions) -> Option<Terms> {
+    pub(super) fn terms(&self, rings: &Rings, number: u64, options: &ResultOptions) -> Option<Terms> {
         let mut tags = tags::all_settled(rings, number, self.tags.iter().map(Vec::as_slice))?;
         let grace = self.grace_in(options);
         if !grace.is_zero() {
@@ -77,13 +72,6 @@ impl Wishes {
         }
         Some(Terms { ttl: self.ttl_in(options), grace, tags })
     }
-}
-
-/// Whether what depends on the clock is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Clock {
-    Accepted,
-    Refused,
 }
 
 /// How a result is to be stored.

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_int};
 use pgrx::{pg_guard, pg_sys};
 
 use super::below::{Below, Outcome};
-use super::lookup::refused_by_clock;
+use super::lookup::refused_by_cache;
 use super::{Node, Source};
 use crate::pg::encoding;
 use crate::pg::queries::knowing::PlannedWith;
@@ -31,7 +31,7 @@ pub(super) unsafe extern "C-unwind" fn explain(
     if let PlannedWith::Refused(why) = &marked.planned {
         return show(c"Not Kept", why.to_string());
     }
-    if let Some(why) = refused_by_clock(marked) {
+    if let Some(why) = refused_by_cache(marked) {
         return show(c"Not Kept", why.to_string());
     }
     if is_analyzed {

@@ -6,6 +6,7 @@
 //! Locking: none.
 #![allow(unsafe_code)]
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use pgrx::pg_sys;
@@ -17,6 +18,7 @@ use super::{Source, with_snapshot};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::definitions::{self, Access};
+use crate::pg::queries::accepted::Acceptance;
 use crate::pg::queries::found::{Found, look_for};
 use crate::pg::queries::key::{self, Key, StoredUnder};
 use crate::pg::queries::knowing::PlannedWith;
@@ -25,7 +27,7 @@ use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::rows::{Collected, Column};
 use crate::pg::queries::run::{Whole, columns_of};
 use crate::pg::queries::statement::Marked;
-use crate::pg::queries::wishes::{Clock, Wishes};
+use crate::pg::queries::wishes::Wishes;
 use crate::pg::queries::{Parameter, plan};
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
@@ -48,7 +50,7 @@ pub(super) unsafe fn look_up(
         PlannedWith::Learned(learned) => Some(learned),
         PlannedWith::Unknown => None,
     };
-    if let Some(refusal) = refused_by_clock(marked) {
+    if let Some(refusal) = refused_by_cache(marked) {
         return Err(refusal.clone());
     }
     // SAFETY: as the caller says.
@@ -94,7 +96,7 @@ struct Missed<'a> {
     found: Found,
     /// The cache's, as its options.
     number: u64,
-    options: ResultOptions,
+    options: Rc<ResultOptions>,
 }
 
 impl Missed<'_> {
@@ -128,7 +130,7 @@ impl Missed<'_> {
         let emptied_before = emptied(catalog, number);
         // SAFETY: as the caller says.
         let (terms, about, whole) = unsafe {
-            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, options));
+            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, &options));
             (terms.ok_or_else(Refusal::being_changed)?, about(estate), Whole::new(description, &columns))
         };
         Ok(Filling {
@@ -150,12 +152,13 @@ impl Missed<'_> {
     }
 }
 
-/// Why the result is not kept by a cache that does not take what depends on the clock.
-pub(super) fn refused_by_clock(marked: &Marked) -> Option<&Refusal> {
-    let clock = marked.clock.as_ref()?;
-    let options = definitions::find(&marked.cache, Access::Read).map(|cache| cache.results);
-    let is_taken = options.is_ok_and(|options| Wishes::default().clock_in(options) == Clock::Accepted);
-    (!is_taken).then_some(clock)
+/// Why the result is not kept by this cache, if it accepts less than others.
+pub(super) fn refused_by_cache(marked: &Marked) -> Option<&Refusal> {
+    let first = marked.conditions.first()?;
+    match definitions::find(&marked.cache, Access::Read) {
+        Ok(cache) => Acceptance::OfCache(&cache.results, &Wishes::default()).refusal(&marked.conditions),
+        Err(_) => Some(&first.refusal),
+    }
 }
 
 /// The values of these parameters; or why they cannot be part of a key.
