@@ -116,6 +116,17 @@ impl LineIndex {
     }
 }
 
+/// How often the definitions of each line had changed when it was looked at. For who learns only later which of them matter.
+#[derive(Clone, Debug)]
+pub struct CopiedDefinitions(Vec<Option<Definitions>>);
+
+impl CopiedDefinitions {
+    /// Those of a line; `None` if a change was pending.
+    pub fn of(&self, index: LineIndex) -> Option<Definitions> {
+        self.0[index.0 as usize & (self.0.len() - 1)]
+    }
+}
+
 /// The lines of a region. Copies are the same lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Rings {
@@ -299,6 +310,14 @@ impl Rings {
         definitions::definitions(self.line(index))
     }
 
+    /// [`Rings::definitions`] of all lines, one after the other. `None` if there is no memory for it: 16 bytes a line.
+    pub fn copy_definitions(&self) -> Option<CopiedDefinitions> {
+        let mut copied = Vec::new();
+        copied.try_reserve_exact(self.lines.0 as usize).ok()?;
+        copied.extend((0..self.lines.0).map(|index| self.definitions(LineIndex(index))));
+        Some(CopiedDefinitions(copied))
+    }
+
     /// Turns tags on, unless they are on: see [`switch::turn_on`]. Touches every line.
     pub fn turn_on(&self, next_xid: impl FnOnce() -> FullXid) {
         switch::turn_on(self.tags(), || self.renew_all(), next_xid);
@@ -398,6 +417,21 @@ mod tests {
         rings.begin_change(LineIndex(7));
         assert_eq!(rings.definitions(LineIndex(1)), None);
         assert!(rings.definitions(LineIndex(0)).is_some());
+    }
+
+    #[test]
+    fn a_copy_of_all_definitions_says_what_each_line_said() {
+        let rings = Rings::format(Region::leaked(Rings::region_bytes(lines(8))), lines(8));
+        let (changed, pending) = (LineIndex(3), LineIndex(5));
+        rings.begin_change(changed);
+        rings.end_change(changed);
+        rings.begin_change(pending);
+        let copied = rings.copy_definitions().expect("there is memory");
+        assert!((0..16).map(LineIndex).all(|index| copied.of(index) == rings.definitions(index)));
+        assert!(copied.of(pending).is_none() && copied.of(changed) != copied.of(LineIndex(4)));
+        rings.begin_change(changed);
+        rings.end_change(changed);
+        assert_ne!(copied.of(changed), rings.definitions(changed), "it stays what it was");
     }
 
     #[test]

@@ -1,9 +1,14 @@
-//! What a result may depend on only where its cache's owner accepts that: the clock.
+//! What a result may depend on only where its cache's owner accepts that: the clock, and what functions of users give and read.
+//!
+//! A function is named by its text, with its schema and arguments, as the owner has named it: whoever replaces it is trusted as
+//! well. One that is IMMUTABLE need be trusted only where functions run queries (`watch`): then nobody else says of what runs
+//! there that the queries are all that it depends on.
 //!
 //! A query is looked at without a cache. What is found is a condition, with the reason for which the result is not kept where
 //! the condition is not met. So a plan is as good for every cache, and after every change of its options.
 
 use super::refusal::Refusal;
+use super::statement::{from_hex, to_hex};
 use super::wishes::Wishes;
 use crate::pg::definitions::options::ResultOptions;
 
@@ -12,6 +17,19 @@ use crate::pg::definitions::options::ResultOptions;
 pub(super) enum Accepted {
     /// The time at which the result is made.
     Clock,
+    /// What a function of users gives that is STABLE.
+    Stable(String),
+    /// What one reads by queries that is IMMUTABLE; asked only where functions run queries.
+    Queries(String),
+}
+
+impl Accepted {
+    fn function(&self) -> Option<&str> {
+        match self {
+            Accepted::Clock => None,
+            Accepted::Stable(function) | Accepted::Queries(function) => Some(function),
+        }
+    }
 }
 
 /// What a result depends on, and why it is not kept where that is not accepted.
@@ -24,8 +42,11 @@ pub(super) struct Condition {
 impl Condition {
     /// As a text of one line, for a plan.
     pub(super) fn to_plan(&self) -> String {
+        // A function's name may have spaces and ends of lines in it.
         let needs = match &self.needs {
-            Accepted::Clock => "clock",
+            Accepted::Clock => "clock".to_owned(),
+            Accepted::Stable(function) => format!("stable:{}", to_hex(function.as_bytes())),
+            Accepted::Queries(function) => format!("queries:{}", to_hex(function.as_bytes())),
         };
         format!("{needs} {}", self.refusal.to_plan())
     }
@@ -33,8 +54,11 @@ impl Condition {
     /// What [`Condition::to_plan`] made; `None` if nothing did.
     pub(super) fn from_plan(plan: &str) -> Option<Condition> {
         let (needs, refusal) = plan.split_once(' ')?;
-        let needs = match needs {
-            "clock" => Accepted::Clock,
+        let named = |hex| String::from_utf8(from_hex(hex)?).ok();
+        let needs = match needs.split_once(':') {
+            None if needs == "clock" => Accepted::Clock,
+            Some(("stable", function)) => Accepted::Stable(named(function)?),
+            Some(("queries", function)) => Accepted::Queries(named(function)?),
             _ => return None,
         };
         Some(Condition { needs, refusal: Refusal::from_plan(refusal)? })
@@ -70,12 +94,29 @@ impl Acceptance<'_> {
             (Acceptance::OfCache(options, wishes), Accepted::Clock) => {
                 options.accept_clock && wishes.ttl_in(options).is_some()
             }
+            (Acceptance::OfCache(options, _), Accepted::Stable(function) | Accepted::Queries(function)) => {
+                options.trusted_functions.binary_search(function).is_ok()
+            }
         }
     }
 
-    /// Why a result with these conditions is not kept, if so.
+    /// Why a result with these conditions is not kept, if so, whatever functions do while it is made.
     pub(super) fn refusal(self, conditions: &[Condition]) -> Option<&Refusal> {
-        conditions.iter().find(|condition| !self.covers(&condition.needs)).map(|condition| &condition.refusal)
+        let mut needed = conditions.iter().filter(|condition| !matches!(condition.needs, Accepted::Queries(_)));
+        needed.find(|condition| !self.covers(&condition.needs)).map(|condition| &condition.refusal)
+    }
+
+    /// Whether functions may run queries while a result with these conditions is made: there are functions, and all are
+    /// trusted.
+    pub(super) fn lets_run(self, conditions: &[Condition]) -> bool {
+        let has_functions = conditions.iter().any(|condition| condition.needs.function().is_some());
+        has_functions && self.untrusted(conditions).is_none()
+    }
+
+    /// The first function that is not trusted.
+    pub(super) fn untrusted(self, conditions: &[Condition]) -> Option<&str> {
+        let mut untrusted = conditions.iter().filter(|condition| !self.covers(&condition.needs));
+        untrusted.find_map(|condition| condition.needs.function())
     }
 }
 
@@ -87,8 +128,38 @@ mod tests {
     #[test]
     fn a_condition_comes_back_from_a_plan() {
         let refusal = Refusal::of_function(Reason::Clock, 7.into(), "function now is STABLE");
-        let condition = Condition { needs: Accepted::Clock, refusal };
-        assert_eq!(Condition::from_plan(&condition.to_plan()), Some(condition));
-        assert_eq!(Condition::from_plan("nonsense clock 0 text"), None);
+        let name = || "public.\"a b\nc\"(integer,text)".to_owned();
+        for needs in [Accepted::Clock, Accepted::Stable(name()), Accepted::Queries(name())] {
+            let condition = Condition { needs, refusal: refusal.clone() };
+            assert!(!condition.to_plan().contains('\n'));
+            assert_eq!(Condition::from_plan(&condition.to_plan()), Some(condition));
+        }
+        for nonsense in ["nonsense clock 0 text", "stable:zz clock 0 text", "clock:00 clock 0 text"] {
+            assert_eq!(Condition::from_plan(nonsense), None);
+        }
+    }
+
+    #[test]
+    fn functions_may_run_queries_where_all_are_trusted() {
+        let trusted_functions = ["public.f()", "public.g()"].map(str::to_owned).to_vec();
+        let (options, wishes) = (ResultOptions { trusted_functions, ..ResultOptions::default() }, Wishes::default());
+        let accepts = Acceptance::OfCache(&options, &wishes);
+        let stable = |name: &str| Accepted::Stable(name.to_owned());
+        let queries = |name: &str| Accepted::Queries(name.to_owned());
+        for (needs, is_kept, lets_run) in [
+            (vec![], true, false),
+            (vec![Accepted::Clock], false, false),
+            (vec![stable("public.f()"), queries("public.g()")], true, true),
+            (vec![queries("public.f()")], true, true),
+            (vec![queries("public.h()"), stable("public.f()")], true, false),
+            (vec![stable("public.h()"), stable("public.f()")], false, false),
+        ] {
+            let refusal = || Refusal::new(Reason::Stable, "it is one");
+            let conditions: Vec<Condition> =
+                needs.into_iter().map(|needs| Condition { needs, refusal: refusal() }).collect();
+            assert_eq!(accepts.refusal(&conditions).is_none(), is_kept, "{conditions:?}");
+            assert_eq!(accepts.lets_run(&conditions), lets_run, "{conditions:?}");
+            assert!(!Acceptance::Nothing.lets_run(&conditions));
+        }
     }
 }

@@ -3,9 +3,8 @@
 //! Looked at is the query as it is after rewriting: with the bodies of views and the policies of row security. What is
 //! refused:
 //!
-//! - Functions that are volatile; that are STABLE, but for a list of PostgreSQL's own that depend only on settings in the
-//!   key; functions of users and extensions that are not IMMUTABLE. Conversions by way of text count as the functions of
-//!   input and output that they are.
+//! - Functions that are volatile; PostgreSQL's own that are STABLE, but for a list of those that depend only on settings in the
+//!   key. Conversions by way of text count as the functions of input and output that they are.
 //! - `SESSION_USER`, values of sequences.
 //! - Row locks and data-modifying CTEs; samples; system columns but `tableoid`.
 //! - Types that are numbers of objects (`regclass` and the like): as text they depend on names.
@@ -14,9 +13,10 @@
 //! it.
 //!
 //! What depends on the clock (`now()`, `CURRENT_DATE` and the like) is told apart: there are caches that take it, for a while.
+//! So are functions of users and extensions that are STABLE: there are caches that trust some (`accepted`).
 //!
-//! A function that is declared IMMUTABLE is taken at its word, as PostgreSQL does; that it reads no table is looked after
-//! while the query runs (`trace`).
+//! A function that is declared IMMUTABLE is taken at its word, as PostgreSQL does; that it reads no table, unless it is trusted,
+//! is looked after while the query runs (`trace`).
 //!
 //! Not here: relations (`relations`), the key (`key`).
 #![allow(unsafe_code)]
@@ -42,6 +42,8 @@ pub(super) struct Findings {
     pub(super) conditions: Vec<Condition>,
     /// Types of all that is computed, and what they are made of.
     pub(super) types: Vec<pg_sys::Oid>,
+    /// Whether the planner may run a function of users, and have what it gives in the plan.
+    pub(super) may_be_folded: bool,
     /// Domains whose constraints were looked at.
     domains: Vec<pg_sys::Oid>,
 }
@@ -108,13 +110,45 @@ impl Findings {
     }
 
     fn look_at_function(&mut self, function: pg_sys::Oid) {
-        let Some(refusal) = refusal_of(function) else { return };
-        if refusal.reason == Reason::Clock {
-            self.need(Accepted::Clock, refusal);
-        } else {
-            self.refusal.get_or_insert(refusal);
+        let is_users = function.to_u32() >= pg_sys::FirstNormalObjectId;
+        match refusal_of(function) {
+            // An aggregate is its functions, which are looked at.
+            None if is_users && !is_aggregate(function) => {
+                self.may_be_folded = true;
+                let name = function_name(function);
+                let text = format!("trusted_functions does not name {name}");
+                self.need(Accepted::Queries(name), Refusal::of_function(Reason::RunsQueries, function, text));
+            }
+            None => {}
+            Some(refusal) if refusal.reason == Reason::Clock => self.need(Accepted::Clock, refusal),
+            Some(refusal) if refusal.reason == Reason::Stable && is_users => {
+                self.may_be_folded |= is_in_sql(function);
+                self.need(Accepted::Stable(function_name(function)), refusal);
+            }
+            Some(refusal) => _ = self.refusal.get_or_insert(refusal),
         }
     }
+}
+
+/// A function's name with its schema and arguments, as caches name those that they trust.
+fn function_name(function: pg_sys::Oid) -> String {
+    // SAFETY: a NUL-terminated text in the current memory context, whatever the number is.
+    encoding::name(unsafe { CStr::from_ptr(pg_sys::format_procedure_qualified(function)) })
+}
+
+/// Whether a function may become a part of the plan, with others in it that nobody has looked at.
+fn is_in_sql(function: pg_sys::Oid) -> bool {
+    /// Not among pgrx's bindings.
+    const LANGUAGE_SQL: u32 = 14;
+    let is_in_sql = |row: &pg_sys::FormData_pg_proc| row.prolang.to_u32() == LANGUAGE_SQL;
+    // SAFETY: rows of pg_proc.
+    unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, is_in_sql) }.unwrap_or(true)
+}
+
+fn is_aggregate(function: pg_sys::Oid) -> bool {
+    let is_aggregate = |row: &pg_sys::FormData_pg_proc| row.prokind as u8 == pg_sys::PROKIND_AGGREGATE;
+    // SAFETY: rows of pg_proc.
+    unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, is_aggregate) }.unwrap_or(false)
 }
 
 /// Why a query with this function has no result to keep.
@@ -135,7 +169,8 @@ fn refusal_of(function: pg_sys::Oid) -> Option<Refusal> {
         pg_sys::PROVOLATILE_STABLE if is_own && STABLE.contains(&name.as_str()) => return None,
         pg_sys::PROVOLATILE_STABLE if is_own => (Reason::Stable, format!("function {name} is STABLE")),
         pg_sys::PROVOLATILE_STABLE => {
-            (Reason::Stable, format!("function {name} is STABLE: only IMMUTABLE ones of users are taken"))
+            let taken = "only IMMUTABLE ones of users are taken, and those that trusted_functions names";
+            (Reason::Stable, format!("function {name} is STABLE: {taken}"))
         }
         _ => (Reason::Volatile, format!("function {name} is VOLATILE")),
     };
@@ -221,6 +256,19 @@ pub(super) fn parts(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
                 .map(|column| column.atttypid)
                 .collect(),
             _ => Vec::new(),
+        }
+    }
+}
+
+/// Adds all that a type is made of, and what that is made of, of users' and extensions' types. Not the type itself.
+pub(super) fn all_parts(of_type: pg_sys::Oid, all: &mut Vec<pg_sys::Oid>) {
+    if of_type.to_u32() < pg_sys::FirstNormalObjectId {
+        return;
+    }
+    for part in parts(of_type) {
+        if part.to_u32() >= pg_sys::FirstNormalObjectId && !all.contains(&part) {
+            all.push(part);
+            all_parts(part, all);
         }
     }
 }

@@ -20,12 +20,12 @@ use super::flight::Flight;
 use super::found::Found;
 use super::grace::Stale;
 use super::key::{Key, StoredUnder};
-use super::knowing::{PlannedWith, plan_knowing};
+use super::knowing::{PlannedWith, Watched, plan_watching};
 use super::lines::{emptied, seen};
 use super::plan::{self, Planned, plan};
 use super::refusal::Refusal;
 use super::relations::Dependencies;
-use super::rows::{About, Collected};
+use super::rows::Collected;
 use super::run::{self, new_store};
 use super::wishes::{Terms, Wishes};
 use super::{Answer, Parameter, entries, trace};
@@ -61,7 +61,7 @@ impl Fill<'_> {
         let emptied_before = emptied(catalog, self.number);
         // And so is it voided by whoever invalidates a tag.
         let terms = self.wishes.terms(&self.rings, self.number, &self.options);
-        let (planned, knows) = self.plan(query, parameters)?;
+        let (planned, knows, mut watch) = self.plan(query, parameters)?;
         let learned = match knows {
             PlannedWith::Refused(refusal) => Err(refusal),
             PlannedWith::Learned(learned) => Ok(learned),
@@ -77,7 +77,7 @@ impl Fill<'_> {
         if matches!(self.found, Found::Other) {
             self.flight.end();
         }
-        let (learned, terms) = match (learned, terms.ok_or_else(Refusal::being_changed)) {
+        let (mut learned, terms) = match (learned, terms.ok_or_else(Refusal::being_changed)) {
             (Ok(learned), Ok(terms)) => (learned, terms),
             (Err(refusal), _) | (_, Err(refusal)) => {
                 refusal.count(self.cache);
@@ -85,22 +85,39 @@ impl Fill<'_> {
                 return made(&planned, query, self.home);
             }
         };
-        let about = About { text: Vec::new(), relations: planned.dependencies.relations.clone() };
         let max_bytes = definitions::with_cache(self.cache, Access::Read, |cache| cache.resolved().max_entry_bytes)?;
         let starts = trace::starts();
         let store = new_store(self.home);
-        let output = run::run(&planned, query, store, |columns| {
-            plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, &about, columns, max_bytes))
-        });
+        let run = || {
+            run::run(&planned, query, store, |columns| {
+                let is_kept = plan::refusal_of_columns(columns).is_none();
+                is_kept.then(|| Collected::new(&self.key.0, &[], columns, max_bytes))
+            })
+        };
+        let output = match &mut watch {
+            Some(watch) => {
+                watch.pass_over(planned.statement);
+                watch.during(run)
+            }
+            None => run(),
+        };
         // SAFETY: it was planned, in memory that is still there.
         let own = u64::from(unsafe { trace::is_counted(planned.statement) });
         let runs_others = trace::starts() != starts + own;
+        let mut relations = planned.dependencies.relations.clone();
+        let refusal_of_functions = match &watch {
+            Some(watch) => {
+                watch.add_relations(&mut relations);
+                watch.add_learned(&self.rings, &mut learned).err()
+            }
+            None => runs_others.then(plan::trace_refusal),
+        };
         let micros = started.elapsed().as_micros() as u64;
         let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.rings);
         let refusal = match output.collected {
             None => plan::refusal_of_columns(&output.columns),
-            Some(_) if runs_others => Some(plan::trace_refusal()),
-            Some(collected) => match (collected.finish(micros, now_us()), seen(&self.rings, &learned)) {
+            Some(_) if refusal_of_functions.is_some() => refusal_of_functions,
+            Some(collected) => match (collected.finish(micros, now_us(), &relations), seen(&self.rings, &learned)) {
                 (None, _) => Some(Refusal::too_large()),
                 (_, Err(refusal)) => Some(refusal),
                 (Some(rows), Ok(dependencies)) => {
@@ -116,15 +133,16 @@ impl Fill<'_> {
         Ok(Answer::Made(store, output.columns))
     }
 
-    /// Plans a query; and what it knows of the definitions of all that the result depends on.
-    fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<(Planned, PlannedWith), CacheError> {
+    /// Plans a query; what it knows of the definitions of all that the result depends on.
+    fn plan(&self, query: &CStr, parameters: &[Parameter]) -> Result<Watched<Planned>, CacheError> {
         let plan_once = |known: &mut Dependencies| {
             let planned = plan(query, parameters)?;
             known.add_all(&planned.dependencies);
             Ok(planned)
         };
         let accepts = Acceptance::OfCache(&self.options, self.wishes);
-        plan_knowing(&mut Dependencies::new(), accepts, || Some(self.rings), plan_once)
+        // SAFETY: the snapshot is the calling statement's, which waits for this.
+        unsafe { plan_watching(&mut Dependencies::new(), accepts, self.rings, plan_once) }
     }
 }
 

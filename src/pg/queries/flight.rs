@@ -1,6 +1,7 @@
 //! Single flight: the right to compute a result, while others wait for it.
 //!
-//! Invariants: nobody waits who has what others may wait for: an id, or locks of writers. Such a one computes beside. And
+//! Invariants: nobody waits who has what others may wait for: an id, locks of writers, or another result that is being made with
+//! functions that ask for this one. Such a one computes beside. And
 //! nobody waits for more than two others. What the first has made may be too old for the snapshot of who has waited, for
 //! somebody has written meanwhile: then one of those who have waited computes, under a lock of their own, and the others wait
 //! for that. Where tables are written so often that this, too, is of no use, all compute at once, as if there were no cache:
@@ -14,6 +15,7 @@
 use super::found::Found;
 use super::grace::Stale;
 use super::key::StoredUnder;
+use super::watch;
 use crate::pg::advisory::{AdvisoryLock, Class};
 use crate::pg::snapshot::has_written;
 use crate::pg::writers;
@@ -51,8 +53,8 @@ impl Flight {
         if lock.try_take() {
             return Flight::Has(lock);
         }
-        // Others may wait for who has an id or holds such a lock; and that could be who computes.
-        if has_written() || writers::holds_locks_of_writers() {
+        // Others may wait for who has an id, holds such a lock, or makes another result; and that could be who computes.
+        if has_written() || writers::holds_locks_of_writers() || watch::is_active() {
             return Flight::Not;
         }
         lock.take();

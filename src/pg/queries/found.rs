@@ -17,13 +17,16 @@ use std::time::Duration;
 use super::entries;
 use super::grace::{self, Moment, Stale, Verdict};
 use super::key::{Key, StoredUnder};
+use super::refusal::Refusal;
 use super::rows::Rows;
+use super::watch;
 use super::wishes::Wishes;
 use crate::Version;
 use crate::pg::bytea::{Before, Copied};
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::definitions::{self, Access};
 use crate::pg::error::CacheError;
+use crate::pg::refusals::Reason;
 use crate::pg::stored::Stored;
 use crate::pg::tags::Freshness;
 use crate::pg::{invalidations, writers};
@@ -67,6 +70,10 @@ pub(super) fn look_for(
         definitions::with_cache(cache, Access::Read, look)
     };
     let (number, options, found) = look()?;
+    if watch::is_active() && !wishes.are_for_rows_alone(&options) {
+        let text = "a function in it asks for a result that has a ttl, tags or a grace";
+        watch::refuse(|| Refusal::new(Reason::RunsQueries, text));
+    }
     let Found::Stale(stale @ Stale { moment: Moment::New, .. }) = found else { return Ok((number, options, found)) };
     entries::note_outdated(number, under, stale.copied.bytes());
     stale.note(cache, under, grace_in(&options))?;
@@ -94,6 +101,9 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace
         Verdict::Right if !touches_own_writes(&copied) => {
             cache.count_read(CountedAs::Hit);
             entries::count_hit(cache.number, under);
+            if watch::is_active() {
+                look_at_kept(&copied);
+            }
             Found::Right(copied)
         }
         Verdict::Gone => {
@@ -121,6 +131,14 @@ pub(in crate::pg) fn freshness(stored: &Stored<'_>) -> Freshness {
         Verdict::Right => Freshness::Current,
         Verdict::Gone | Verdict::Stale(_) => Freshness::Outdated,
         Verdict::NotHere => Freshness::Unknown,
+    }
+}
+
+/// Who makes a result with this in it depends on what this depends on.
+fn look_at_kept(copied: &Copied) {
+    match Stored::parse(copied.bytes()) {
+        Some(stored) => watch::look_at_kept(&stored),
+        None => watch::refuse(Refusal::being_changed),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Plans that know what was counted: how often the definitions of what a result depends on have changed is read first, then
 //! PostgreSQL's messages about these changes are accepted, then the plan is made.
 //!
+//! Where functions may run queries, what these depend on is not known before: then the numbers of all lines are read (`watch`).
+//!
 //! Invariant: while the numbers are the same a plan is as good as a new one, however old it is; and the result that it gives is
 //! stored with them.
 //!
@@ -15,6 +17,7 @@ use super::accepted::Acceptance;
 use super::lines::learn;
 use super::refusal::Refusal;
 use super::relations::Dependencies;
+use super::watch::Watch;
 use crate::pg::stored::Dependency;
 use crate::rings::table::Rings;
 
@@ -27,6 +30,48 @@ pub(super) enum PlannedWith {
     Learned(Vec<Dependency>),
     /// That could not be told.
     Unknown,
+}
+
+/// A plan, what is known of it, and who looks at what functions run where they may.
+pub(super) type Watched<P> = (P, PlannedWith, Option<Watch>);
+
+/// As [`plan_knowing`]; and looks at queries that functions run, where all are trusted: from before the last plan is made on.
+///
+/// # Safety
+///
+/// - The active snapshot is there as long as what is returned is used.
+pub(super) unsafe fn plan_watching<P, E>(
+    known: &mut Dependencies,
+    accepts: Acceptance<'_>,
+    rings: Rings,
+    plan_once: impl Fn(&mut Dependencies) -> Result<P, E>,
+) -> Result<Watched<P>, E> {
+    // Which functions there are, and what else.
+    let planned = plan_once(known)?;
+    if let Some(why) = known.refusal_where(accepts) {
+        return Ok((planned, PlannedWith::Refused(why.clone()), None));
+    }
+    if !accepts.lets_run(&known.conditions) {
+        let (planned, knows) = plan_knowing(known, accepts, || Some(rings), plan_once)?;
+        return Ok((planned, knows, None));
+    }
+    // SAFETY: as the caller says; a query is planned in a snapshot.
+    let Some(mut watch) = (unsafe { Watch::begin(&rings, pg_sys::GetActiveSnapshot()) }) else {
+        return Ok((planned, PlannedWith::Refused(Refusal::no_memory()), None));
+    };
+    // SAFETY: inside of a transaction, holding no lock.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let planned = watch.during(|| plan_once(known))?;
+    let knows = match known.refusal_where(accepts) {
+        Some(why) => PlannedWith::Refused(why.clone()),
+        // Somebody has replaced something since the first plan.
+        None if !accepts.lets_run(&known.conditions) => PlannedWith::Unknown,
+        None => {
+            let learned: Option<Vec<Dependency>> = known.keys.iter().map(|key| watch.learn(&rings, *key)).collect();
+            learned.map_or(PlannedWith::Unknown, PlannedWith::Learned)
+        }
+    };
+    Ok((planned, knows, Some(watch)))
 }
 
 /// Plans until the plan depends on nothing that was not asked for before it was made.

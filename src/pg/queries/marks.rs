@@ -192,7 +192,8 @@ unsafe fn plan_marked(
             let copy = pg_sys::copyObjectImpl(query.cast()).cast();
             let planned = call_planner(copy, text, options, parameters);
             plan::add_planned(planned, known);
-            if trace::starts() != starts {
+            // Else it has only asked STABLE functions, to guess how many rows there are.
+            if trace::starts() != starts && known.may_be_folded {
                 known.refusal.get_or_insert_with(plan::trace_refusal);
             }
             Ok(planned)

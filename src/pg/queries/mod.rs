@@ -8,6 +8,7 @@
 //! literals   literals that mean the time at which they are read
 //! relations  what it depends on
 //! trace      whether functions run queries of their own
+//! watch      what these depend on, where the functions are trusted
 //! plan       a query, analysed and planned, with what its result depends on
 //! knowing    plans that know how often definitions have changed
 //! lines      what the commit rings say of what a result depends on
@@ -56,6 +57,7 @@ mod run;
 mod scan;
 mod statement;
 pub(super) mod trace;
+mod watch;
 mod wishes;
 
 use std::ffi::CStr;
@@ -81,6 +83,7 @@ use super::bytea::Copied;
 use super::definitions::{self, Access};
 use super::encoding;
 use super::error::CacheError;
+use super::refusals::Reason;
 use super::stored::Stored;
 
 /// A parameter of a query.
@@ -163,11 +166,20 @@ pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str
     let Planned { dependencies, .. } = plan(query, parameters)?;
     let relations =
         dependencies.relations.iter().map(|relation| encoding::message(relations::qualified_name(*relation))).collect();
-    let refusal = dependencies.refusal_where(accepts).map(Refusal::to_string);
+    let conditions = &dependencies.conditions;
+    let refusal = dependencies.refusal_where(accepts).map(|refusal| match refusal.reason {
+        Reason::RunsQueries => plan::untrusted_refusal(accepts.untrusted(conditions)).to_string(),
+        _ => refusal.to_string(),
+    });
     let is_kept = refusal.is_none();
-    let reason = refusal.or_else(|| of_clock(&dependencies).map(|why| format!("{why}: kept for the cache's ttl")));
+    let of_clock = || of_clock(&dependencies).map(|why| format!("{why}: kept for the cache's ttl"));
+    let of_functions = || accepts.lets_run(conditions).then(|| READ_BY_FUNCTIONS.to_owned());
+    let reason = refusal.or_else(of_clock).or_else(of_functions);
     Ok(Explained { is_kept, reason: reason.map(encoding::message), relations })
 }
+
+/// What is said where a result depends on more than is known before its query runs.
+const READ_BY_FUNCTIONS: &str = "its functions are trusted: what they read is found when they run";
 
 /// How a result depends on the clock, if it does.
 fn of_clock(dependencies: &Dependencies) -> Option<&Refusal> {

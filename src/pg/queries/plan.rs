@@ -49,10 +49,7 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
             return Err(wrong());
         }
         let path = search_path();
-        if !is_catalog_first(&path) {
-            let text = "pg_catalog is not first in search_path";
-            dependencies.refusal = Some(Refusal::new(Reason::SearchPath, text));
-        }
+        dependencies.refusal = refusal_of_path(&path);
         let findings = add_dependencies(analysed, &mut dependencies);
         for relation in dependencies.relations.clone() {
             dependencies.add_relation_name(relation, &path);
@@ -66,7 +63,7 @@ pub(super) fn plan(query: &CStr, parameters: &[Parameter]) -> Result<Planned, Ca
         let statement = marks::ignored(|| pg_sys::pg_plan_query(analysed, query.as_ptr(), 0, values));
         add_planned(statement, &mut dependencies);
         if trace::starts() != starts {
-            dependencies.refusal.get_or_insert_with(trace_refusal);
+            dependencies.runs_queries = Some(trace_refusal());
         }
         Ok(Planned { statement, parameters: values, dependencies })
     }
@@ -90,6 +87,7 @@ pub(super) unsafe fn add_dependencies(query: *mut pg_sys::Query, dependencies: &
         dependencies.refusal.get_or_insert_with(|| refusal.clone());
     }
     accepted::add_all(&mut dependencies.conditions, &findings.conditions);
+    dependencies.may_be_folded |= findings.may_be_folded;
     findings
 }
 
@@ -122,7 +120,7 @@ pub(super) unsafe fn add_planned(statement: *mut pg_sys::PlannedStmt, dependenci
 /// # Safety
 ///
 /// - It is a plan.
-unsafe fn named_since(statement: *mut pg_sys::PlannedStmt, known: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
+pub(super) unsafe fn named_since(statement: *const pg_sys::PlannedStmt, known: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
     // SAFETY: as the caller says: lists of such nodes.
     unsafe {
         let children: Vec<usize> = pointers::<pg_sys::AppendRelInfo>((*statement).appendRelations)
@@ -141,6 +139,12 @@ unsafe fn named_since(statement: *mut pg_sys::PlannedStmt, known: &[pg_sys::Oid]
     }
 }
 
+/// Why the result of a query is not kept that runs others, as the last of these says, and this function that is not trusted.
+pub(super) fn untrusted_refusal(untrusted: Option<&str>) -> Refusal {
+    let more = untrusted.map(|function| format!(": trusted_functions does not name {function}"));
+    trace_refusal().and(more.as_deref().unwrap_or_default())
+}
+
 /// Why the result of a query is not kept that runs others, as the last of these says.
 pub(super) fn trace_refusal() -> Refusal {
     let text = "a function in it runs queries";
@@ -152,11 +156,13 @@ pub(super) fn trace_refusal() -> Refusal {
     }
 }
 
-/// Implicitly or not; a schema of temporary tables may come before.
-fn is_catalog_first(path: &[pg_sys::Oid]) -> bool {
+/// Why the result of a query is not kept whose names are looked up in these schemas: PostgreSQL's own have to come first,
+/// implicitly or not; a schema of temporary tables may come before.
+pub(super) fn refusal_of_path(path: &[pg_sys::Oid]) -> Option<Refusal> {
     // SAFETY: a look at a variable of this process's only thread.
     let mut path = path.iter().filter(|schema| unsafe { !pg_sys::isTempNamespace(**schema) });
-    path.next().is_some_and(|schema| schema.to_u32() == pg_sys::PG_CATALOG_NAMESPACE)
+    let is_first = path.next().is_some_and(|schema| schema.to_u32() == pg_sys::PG_CATALOG_NAMESPACE);
+    (!is_first).then(|| Refusal::new(Reason::SearchPath, "pg_catalog is not first in search_path"))
 }
 
 /// Values for the planner and the executor.

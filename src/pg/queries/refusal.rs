@@ -11,6 +11,7 @@ use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access, DefinedCache};
 use crate::pg::error::CacheError;
 use crate::pg::refusals::{Object, Reason};
+use crate::pg::stored::MAX_DEPENDENCIES;
 
 /// Why a result is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +38,23 @@ impl Refusal {
         Refusal { object: Some(Object::Type(of_type.to_u32())), ..Refusal::new(reason, text) }
     }
 
+    /// With more to say.
+    pub(super) fn and(mut self, more: &str) -> Refusal {
+        self.text.push_str(more);
+        self
+    }
+
     pub(super) fn too_large() -> Refusal {
         Refusal::new(Reason::TooLarge, "it is too large for the cache")
+    }
+
+    pub(super) fn too_many() -> Refusal {
+        let text = format!("it depends on more than {MAX_DEPENDENCIES} relations, types and names");
+        Refusal::new(Reason::TooLarge, text)
+    }
+
+    pub(super) fn no_memory() -> Refusal {
+        Refusal::new(Reason::NotStored, "there is no memory to look after the functions in it")
     }
 
     pub(super) fn not_for_this_snapshot() -> Refusal {

@@ -33,6 +33,10 @@ pub(super) struct Dependencies {
     pub(super) refusal: Option<Refusal>,
     /// What it depends on that some caches accept.
     pub(super) conditions: Vec<Condition>,
+    /// Why it is not kept where functions may not run queries: some did while it was planned.
+    pub(super) runs_queries: Option<Refusal>,
+    /// Whether the plan may have what a function of users has given.
+    pub(super) may_be_folded: bool,
 }
 
 impl Dependencies {
@@ -51,12 +55,15 @@ impl Dependencies {
         let news: Vec<pg_sys::Oid> = news.copied().collect();
         self.relations.extend(news);
         self.refusal = self.refusal.take().or_else(|| others.refusal.clone());
+        self.runs_queries = self.runs_queries.take().or_else(|| others.runs_queries.clone());
+        self.may_be_folded |= others.may_be_folded;
         accepted::add_all(&mut self.conditions, &others.conditions);
     }
 
     /// Why the result is not to be kept.
     pub(super) fn refusal_where(&self, accepts: Acceptance<'_>) -> Option<&Refusal> {
-        self.refusal.as_ref().or_else(|| accepts.refusal(&self.conditions))
+        let runs_queries = || self.runs_queries.as_ref().filter(|_| !accepts.lets_run(&self.conditions));
+        self.refusal.as_ref().or_else(|| accepts.refusal(&self.conditions)).or_else(runs_queries)
     }
 
     fn add(&mut self, key: DependencyKey<'_>) {
@@ -68,13 +75,12 @@ impl Dependencies {
             return;
         }
         if self.keys.len() == MAX_DEPENDENCIES {
-            let text = format!("it depends on more than {MAX_DEPENDENCIES} relations, types and names");
-            return self.refuse(Refusal::new(Reason::TooLarge, text));
+            return self.refuse(Refusal::too_many());
         }
         self.keys.push(key);
     }
 
-    fn refuse(&mut self, why: Refusal) {
+    pub(super) fn refuse(&mut self, why: Refusal) {
         self.refusal.get_or_insert(why);
     }
 
@@ -164,6 +170,11 @@ impl Dependencies {
         let none = pg_sys::Datum::null();
         // SAFETY: the keys are those of the cache.
         let hash = unsafe { pg_sys::GetSysCacheHashValue(cache as i32, first, second, none, none) };
+        self.add_type_or_name(cache, hash);
+    }
+
+    /// What has this hash in a cache of types or of names.
+    pub(super) fn add_type_or_name(&mut self, cache: SysCacheIdentifier::Type, hash: u32) {
         self.add(DependencyKey::CatalogEntry { database: my_database(), cache, hash });
     }
 }

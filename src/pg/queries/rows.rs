@@ -1,11 +1,11 @@
 //! The rows of a result as bytes: what the executor has in memory, and what describes it.
 //!
 //! ```text
-//! ┌─────────┬─────────┬──────┬───────────┬──────┬──────────┬───────────┬─────┬──────┬───────────┬─────┬────────────┬────────┐
-//! │ key_len │ columns │ rows │ fill time │ made │ text_len │ relations │ key │ text │ relations │ pad │ columns    │ rows,  │
-//! │         │         │      │           │      │          │           │     │      │ 4 each    │     │ 16 each    │ aligned│
-//! └─────────┴─────────┴──────┴───────────┴──────┴──────────┴───────────┴─────┴──────┴───────────┴─────┴────────────┴────────┘
-//!  u32       u32       u64    u64, µs     u64, µs u32       u32                                        type, modifier, collation, 0
+//! ┌─────────┬─────────┬──────┬───────────┬──────┬──────────┬───────────┬─────┬──────┬─────┬────────────┬─────────┬───────────┐
+//! │ key_len │ columns │ rows │ fill time │ made │ text_len │ relations │ key │ text │ pad │ columns    │ rows,   │ relations │
+//! │         │         │      │           │      │          │           │     │      │     │ 16 each    │ aligned │ 4 each    │
+//! └─────────┴─────────┴──────┴───────────┴──────┴──────────┴───────────┴─────┴──────┴─────┴────────────┴─────────┴───────────┘
+//!  u32       u32       u64    u64, µs     u64, µs u32       u32                            type, modifier, collation, 0
 //! ```
 //!
 //! A row is a `MinimalTuple`, whose length is its first word, on 8 bytes. Values in it are whole: nothing is in a TOAST
@@ -13,7 +13,8 @@
 //! memory is aligned.
 //!
 //! When it was made (since 1970), the text of a statement whose key has none, and the numbers of the relations that the result
-//! depends on are for who looks at what is kept (`entries`). A hit passes over them.
+//! depends on are for who looks at what is kept (`entries`). A hit passes over them. The relations come last: what functions read
+//! is known when all rows are.
 //!
 //! Not here: whether the rows are still right (`hit`).
 #![allow(unsafe_code)]
@@ -77,21 +78,18 @@ pub(in crate::pg) struct Collected {
 }
 
 impl Collected {
-    /// None yet, of a result with this key and these columns.
-    pub(in crate::pg) fn new(key: &[u8], about: &About, columns: &[Column], max_bytes: usize) -> Collected {
-        let head =
-            HEADER_BYTES + key.len() + about.text.len() + 4 * about.relations.len() + COLUMN_BYTES * columns.len();
+    /// None yet, of a result with this key, a text if the key has none, and these columns.
+    pub(in crate::pg) fn new(key: &[u8], text: &[u8], columns: &[Column], max_bytes: usize) -> Collected {
+        let head = HEADER_BYTES + key.len() + text.len() + COLUMN_BYTES * columns.len();
         let mut bytes = vec![0; HEADER_BYTES];
         if head > max_bytes || bytes.try_reserve(head).is_err() {
             return Collected { bytes: Vec::new(), rows: 0, max_bytes, is_whole: false };
         }
         bytes[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
         bytes[4..8].copy_from_slice(&(columns.len() as u32).to_le_bytes());
-        bytes[32..36].copy_from_slice(&(about.text.len() as u32).to_le_bytes());
-        bytes[36..40].copy_from_slice(&(about.relations.len() as u32).to_le_bytes());
+        bytes[32..36].copy_from_slice(&(text.len() as u32).to_le_bytes());
         bytes.extend_from_slice(key);
-        bytes.extend_from_slice(&about.text);
-        about.relations.iter().for_each(|oid| bytes.extend_from_slice(&oid.to_u32().to_le_bytes()));
+        bytes.extend_from_slice(text);
         pad(&mut bytes);
         columns.iter().for_each(|column| bytes.extend_from_slice(&column.to_bytes()));
         Collected { bytes, rows: 0, max_bytes, is_whole: true }
@@ -120,11 +118,20 @@ impl Collected {
         self.is_whole
     }
 
-    /// The result, made at this time; `None` if it was too large.
-    pub(in crate::pg) fn finish(mut self, fill_micros: u64, made_us: u64) -> Option<Vec<u8>> {
-        if !self.is_whole {
+    /// The result, made at this time, which depends on these relations; `None` if it was too large.
+    pub(in crate::pg) fn finish(
+        mut self,
+        fill_micros: u64,
+        made_us: u64,
+        relations: &[pg_sys::Oid],
+    ) -> Option<Vec<u8>> {
+        let relations_bytes = 4 * relations.len();
+        let has_room = self.bytes.len() + relations_bytes <= self.max_bytes;
+        if !self.is_whole || !has_room || self.bytes.try_reserve_exact(relations_bytes).is_err() {
             return None;
         }
+        relations.iter().for_each(|oid| self.bytes.extend_from_slice(&oid.to_u32().to_le_bytes()));
+        self.bytes[36..40].copy_from_slice(&(relations.len() as u32).to_le_bytes());
         self.bytes[8..16].copy_from_slice(&self.rows.to_le_bytes());
         self.bytes[16..24].copy_from_slice(&fill_micros.to_le_bytes());
         self.bytes[24..32].copy_from_slice(&made_us.to_le_bytes());
@@ -159,10 +166,10 @@ impl<'a> Rows<'a> {
         let long = |from: usize| u64::from_le_bytes(header[from..from + 8].try_into().expect("eight bytes"));
         let (key_len, columns, text_len, relations_len) = (word(0), word(4), word(32), word(36) * 4);
         let (key, rest) = bytes.get(HEADER_BYTES..)?.split_at_checked(key_len)?;
-        let (text, rest) = rest.split_at_checked(text_len)?;
-        let relations = rest.get(..relations_len)?;
-        let start = (HEADER_BYTES + key_len + text_len + relations_len).next_multiple_of(ALIGN);
-        let (columns, rows) = bytes.get(start..)?.split_at_checked(columns * COLUMN_BYTES)?;
+        let text = rest.get(..text_len)?;
+        let start = (HEADER_BYTES + key_len + text_len).next_multiple_of(ALIGN);
+        let (columns, rest) = bytes.get(start..)?.split_at_checked(columns * COLUMN_BYTES)?;
+        let (rows, relations) = rest.split_at_checked(rest.len().checked_sub(relations_len)?)?;
         let (count, fill_micros, made_us) = (long(8), long(16), long(24));
         Some(Rows { key, count, fill_micros, made_us, text, relations, columns, rows })
     }
@@ -208,14 +215,14 @@ mod tests {
         let columns = [23, 25].map(|oid: u32| Column { oid: oid.into(), modifier: -1, collation: 100.into() });
         for key in [&b""[..], b"k", b"a longer key"] {
             let relations: Vec<pg_sys::Oid> = (0..key.len() as u32).map(pg_sys::Oid::from).collect();
-            let about = About { text: [key, b"!"].concat(), relations: relations.clone() };
-            let mut collected = Collected::new(key, &about, &columns, 1 << 20);
+            let text = [key, b"!"].concat();
+            let mut collected = Collected::new(key, &text, &columns, 1 << 20);
             let rows: Vec<_> = [16, 17, 24, 100].map(row).to_vec();
             rows.iter().for_each(|row| collected.push(row));
-            let bytes = collected.finish(5, 6).expect("it fits");
+            let bytes = collected.finish(5, 6, &relations).expect("it fits");
             let parsed = Rows::parse(&bytes).expect("it is one");
             assert_eq!((parsed.key, parsed.count, parsed.fill_micros, parsed.made_us), (key, 4, 5, 6));
-            assert_eq!((parsed.text, parsed.relations().collect::<Vec<_>>()), (&about.text[..], relations));
+            assert_eq!((parsed.text, parsed.relations().collect::<Vec<_>>()), (&text[..], relations));
             assert!(parsed.columns().eq(columns));
             for (tuple, row) in parsed.iter().zip(&rows) {
                 // SAFETY: the row lies there, as long as it says.
@@ -227,11 +234,16 @@ mod tests {
 
     #[test]
     fn a_result_that_is_too_large_is_none() {
-        let mut collected = Collected::new(b"key", &About::default(), &[], 200);
+        let mut collected = Collected::new(b"key", b"", &[], 200);
         (0..100).for_each(|_| collected.push(&row(16)));
-        assert_eq!((collected.rows, collected.finish(0, 0)), (100, None));
+        assert_eq!((collected.rows, collected.finish(0, 0, &[])), (100, None));
         // So is one without rows, if its key is.
-        let collected = Collected::new(&[0; 200], &About::default(), &[], 200);
-        assert_eq!((collected.is_whole(), collected.finish(0, 0)), (false, None));
+        let collected = Collected::new(&[0; 200], b"", &[], 200);
+        assert_eq!((collected.is_whole(), collected.finish(0, 0, &[])), (false, None));
+        // And one whose relations are too many.
+        let collected = |relations: usize| {
+            Collected::new(b"key", b"", &[], 100).finish(0, 0, &vec![pg_sys::Oid::from(7); relations])
+        };
+        assert_eq!((collected(13).map(|bytes| bytes.len()), collected(14)), (Some(100), None));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Every query of SQL, of every language, starts the executor. A hook counts those that have relations, from before the
 //! planning of a result on, for PostgreSQL runs IMMUTABLE functions then. One without, such as the body of a function that
-//! only computes, depends on nothing more: functions in it are taken at their word as well.
+//! only computes, depends on nothing more: functions in it are taken at their word as well. Where functions are trusted, the plans
+//! are looked at (`watch`).
 //!
 //! Not here: functions in C that read tables by themselves, and are declared IMMUTABLE all the same.
 #![allow(unsafe_code)]
@@ -13,6 +14,7 @@ use std::ffi::c_int;
 use pgrx::{pg_guard, pg_sys};
 
 use super::lists::oids;
+use super::watch;
 use crate::pg::hooks::Previous;
 
 static PREVIOUS: Previous<pg_sys::ExecutorStart_hook_type> = Previous::new();
@@ -57,6 +59,7 @@ unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int
         if is_counted((*query).plannedstmt) {
             STARTS.set(STARTS.get() + 1);
             LAST_RELATION.set(oids((*(*query).plannedstmt).relationOids).next().unwrap_or(pg_sys::InvalidOid));
+            watch::look_at_start(query);
         }
     }
     // SAFETY: called as PostgreSQL would call it.

@@ -63,6 +63,11 @@ impl Wishes {
         }
     }
 
+    /// Whether a result is right as long as its rows are, and nobody gets it afterwards.
+    pub(super) fn are_for_rows_alone(&self, options: &ResultOptions) -> bool {
+        self.ttl_in(options).is_none() && self.tags.is_empty() && self.grace_in(options).is_zero()
+    }
+
     /// How a result is stored that is made now. `None` if one of its tags is being invalidated: then it is not.
     pub(super) fn terms(&self, rings: &Rings, number: u64, options: &ResultOptions) -> Option<Terms> {
         let mut tags = tags::all_settled(rings, number, self.tags.iter().map(Vec::as_slice))?;

@@ -1,7 +1,7 @@
 //! A result that is being made: rows of the plan below, which pass through the node, and of which a copy is collected.
 //!
 //! Invariants: a row passes whatever happens to the copy. What is collected is stored only if the rows were read forwards, to
-//! their end, by one role with one set of settings, and if no function has run queries; and if at the end the lines tell the
+//! their end, by one role with one set of settings, and if no function has run queries, but for trusted ones; and if at the end the lines tell the
 //! statement's snapshot what a result needs. Whatever goes wrong ends the collecting ([`Below::give_up`]) with its reason,
 //! which is counted once.
 //!
@@ -24,11 +24,12 @@ use crate::pg::queries::fill::store_result;
 use crate::pg::queries::found::Found;
 use crate::pg::queries::key::{Key, StoredUnder};
 use crate::pg::queries::lines::{emptied, seen, usable_rings};
-use crate::pg::queries::plan;
 use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::rows::{About, Collected, Column};
 use crate::pg::queries::run::{Whole, row_bytes};
+use crate::pg::queries::watch::Watch;
 use crate::pg::queries::wishes::Terms;
+use crate::pg::queries::{plan, trace};
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
@@ -94,6 +95,10 @@ pub(super) struct Filling {
     pub(super) max_bytes: usize,
     pub(super) emptied_before: Option<u64>,
     pub(super) terms: Terms,
+    /// There, where functions may run queries.
+    pub(super) watch: Option<Watch>,
+    /// The first function that may not.
+    pub(super) untrusted: Option<String>,
     pub(super) started: Instant,
     pub(super) collected: Collected,
     pub(super) whole: Whole,
@@ -102,7 +107,7 @@ pub(super) struct Filling {
 impl Filling {
     pub(super) fn begin_again(&mut self) {
         self.started = Instant::now();
-        self.collected = Collected::new(&self.key.0, &self.about, &self.columns, self.max_bytes);
+        self.collected = Collected::new(&self.key.0, &self.about.text, &self.columns, self.max_bytes);
     }
 
     /// Stores what was collected; else why not.
@@ -115,10 +120,18 @@ impl Filling {
             Ok(rings) => rings,
             Err(refusal) => return Ok(Some(refusal)),
         };
-        let Some(rows) = self.collected.finish(self.started.elapsed().as_micros() as u64, now_us()) else {
+        let (mut learned, mut relations) = (self.learned, self.about.relations);
+        if let Some(watch) = &self.watch {
+            watch.add_relations(&mut relations);
+            if let Err(refusal) = watch.add_learned(&rings, &mut learned) {
+                return Ok(Some(refusal));
+            }
+        }
+        let micros = self.started.elapsed().as_micros() as u64;
+        let Some(rows) = self.collected.finish(micros, now_us(), &relations) else {
             return Ok(Some(Refusal::too_large()));
         };
-        let dependencies = match seen(&rings, &self.learned) {
+        let dependencies = match seen(&rings, &learned) {
             Ok(dependencies) => dependencies,
             Err(refusal) => return Ok(Some(refusal)),
         };
@@ -139,10 +152,8 @@ pub(super) unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys:
     // SAFETY: as the caller says.
     unsafe {
         let (state, to) = (&*(*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
-        let (from, runs_others) = run_below((*node).ss.ps.lefttree);
-        if runs_others {
-            below.give_up(plan::trace_refusal);
-        }
+        let plan = (*node).ss.ps.lefttree;
+        let from = looking(below, || run_below(plan));
         if below.filling.as_ref().is_some_and(|filling| !filling.key.is_of_session()) {
             let text = "role or settings have changed while it was read";
             below.give_up(|| Refusal::new(Reason::BeingChanged, text));
@@ -164,6 +175,22 @@ pub(super) unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys:
         show(to, from, shown.iter().copied());
         collect(below, to, (*node).ss.ps.ps_ExprContext);
         true
+    }
+}
+
+/// Runs something of the plan below. Where it has functions that run queries, the watch looks at these, or nothing is kept.
+pub(super) fn looking<R>(below: &mut Below, work: impl FnOnce() -> R) -> R {
+    let starts = trace::starts();
+    match below.filling.as_mut().and_then(|filling| filling.watch.as_mut()) {
+        Some(watch) => watch.during(work),
+        None => {
+            let result = work();
+            if trace::starts() != starts {
+                let untrusted = below.filling.as_mut().and_then(|filling| filling.untrusted.take());
+                below.give_up(|| plan::untrusted_refusal(untrusted.as_deref()));
+            }
+            result
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::below::{Below, Filling};
 use super::explain::about;
 use super::kept::kept;
 use super::{Source, with_snapshot};
+use crate::Expiry;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::definitions::{self, Access};
@@ -27,6 +28,7 @@ use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::rows::{Collected, Column};
 use crate::pg::queries::run::{Whole, columns_of};
 use crate::pg::queries::statement::Marked;
+use crate::pg::queries::watch::Watch;
 use crate::pg::queries::wishes::Wishes;
 use crate::pg::queries::{Parameter, plan};
 use crate::pg::refusals::Reason;
@@ -129,6 +131,8 @@ impl Missed<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, number);
         // SAFETY: as the caller says.
+        let watch = unsafe { watch(marked, &options, &rings, (*estate).es_snapshot)? };
+        // SAFETY: as above.
         let (terms, about, whole) = unsafe {
             let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, &options));
             (terms.ok_or_else(Refusal::being_changed)?, about(estate), Whole::new(description, &columns))
@@ -136,7 +140,7 @@ impl Missed<'_> {
         Ok(Filling {
             cache: marked.cache.clone(),
             number,
-            collected: Collected::new(&key.0, &about, &columns, max_bytes),
+            collected: Collected::new(&key.0, &about.text, &columns, max_bytes),
             whole,
             key,
             under,
@@ -147,6 +151,8 @@ impl Missed<'_> {
             max_bytes,
             emptied_before,
             terms,
+            untrusted: accepted_by(&options).untrusted(&marked.conditions).map(str::to_owned),
+            watch,
             started: Instant::now(),
         })
     }
@@ -154,10 +160,38 @@ impl Missed<'_> {
 
 /// Why the result is not kept by this cache, if it accepts less than others.
 pub(super) fn refused_by_cache(marked: &Marked) -> Option<&Refusal> {
-    let first = marked.conditions.first()?;
+    let by_none = Acceptance::Nothing.refusal(&marked.conditions)?;
     match definitions::find(&marked.cache, Access::Read) {
-        Ok(cache) => Acceptance::OfCache(&cache.results, &Wishes::default()).refusal(&marked.conditions),
-        Err(_) => Some(&first.refusal),
+        Ok(cache) => accepted_by(&cache.results).refusal(&marked.conditions),
+        Err(_) => Some(by_none),
+    }
+}
+
+/// What a cache accepts of marked statements, which have no wishes.
+fn accepted_by(options: &ResultOptions) -> Acceptance<'_> {
+    static NONE: Wishes = Wishes { ttl: Expiry::Default, tags: Vec::new(), grace: None };
+    Acceptance::OfCache(options, &NONE)
+}
+
+/// Looks after functions, where all are trusted: from before any of them runs.
+///
+/// # Safety
+///
+/// - It is the snapshot of the query that begins.
+unsafe fn watch(
+    marked: &Marked,
+    options: &ResultOptions,
+    rings: &Rings,
+    snapshot: pg_sys::Snapshot,
+) -> Result<Option<Watch>, Refusal> {
+    if !accepted_by(options).lets_run(&marked.conditions) {
+        return Ok(None);
+    }
+    // SAFETY: as the caller says; inside of a transaction, holding no lock.
+    unsafe {
+        let watch = Watch::begin(rings, snapshot).ok_or_else(Refusal::no_memory)?;
+        pg_sys::AcceptInvalidationMessages();
+        Ok(Some(watch))
     }
 }
 

@@ -37,7 +37,7 @@ use std::ffi::c_int;
 
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 
-use self::below::{Below, Outcome, pass};
+use self::below::{Below, Outcome, looking, pass};
 use self::explain::explain;
 use self::flight::{end_ahead, fly};
 use self::kept::Kept;
@@ -284,9 +284,10 @@ unsafe extern "C-unwind" fn again(node: *mut pg_sys::CustomScanState) {
                 if let Some(filling) = &mut below.filling {
                     filling.begin_again();
                 }
-                let below = (*node).ss.ps.lefttree;
-                if (*below).chgParam.is_null() {
-                    pg_sys::ExecReScan(below);
+                let plan = (*node).ss.ps.lefttree;
+                if (*plan).chgParam.is_null() {
+                    // Which asks functions where to begin, in an index.
+                    looking(below, || pg_sys::ExecReScan(plan));
                 }
             }
         }

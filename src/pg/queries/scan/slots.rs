@@ -7,8 +7,6 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys;
 
-use crate::pg::queries::trace;
-
 /// Fills an empty slot with columns of another one.
 ///
 /// # Safety
@@ -33,22 +31,20 @@ pub(super) unsafe fn show(
     }
 }
 
-/// The next row of the plan below, and whether a function in it ran queries.
+/// The next row of the plan below.
 ///
 /// # Safety
 ///
 /// - The plan has begun.
-pub(super) unsafe fn run_below(below: *mut pg_sys::PlanState) -> (*mut pg_sys::TupleTableSlot, bool) {
-    let starts = trace::starts();
+pub(super) unsafe fn run_below(below: *mut pg_sys::PlanState) -> *mut pg_sys::TupleTableSlot {
     // SAFETY: as the caller says; as PostgreSQL would call it, which is an inline function there.
-    let slot = unsafe {
+    unsafe {
         if !(*below).chgParam.is_null() {
             pg_sys::ExecReScan(below);
         }
         let run = (*below).ExecProcNode.expect("each node has one");
         pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| run(below))
-    };
-    (slot, trace::starts() != starts)
+    }
 }
 
 /// Empties a slot: an inline function of PostgreSQL's.
