@@ -316,8 +316,7 @@ unsafe fn see_the_same(one: pg_sys::Snapshot, other: pg_sys::Snapshot) -> bool {
     // SAFETY: as the caller says; each has so many ids.
     unsafe {
         let (Some(one), Some(other)) = (one.as_ref(), other.as_ref()) else { return false };
-        let is_mvcc =
-            |snapshot: &pg_sys::SnapshotData| snapshot.snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC;
+        let is_mvcc = |snapshot: &pg_sys::SnapshotData| snapshot.snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC;
         let ids = |ids: *const pg_sys::TransactionId, count: usize| {
             if count == 0 { &[][..] } else { std::slice::from_raw_parts(ids, count) }
         };
