@@ -173,7 +173,7 @@ fn rows_pass_where_nothing_may_be_kept_and_explain_says_why() {
     }
     assert_eq!(
         result(&mut backend, "SELECT sum(reads(id)) FROM t"),
-        "miss, not stored: a function in it runs queries, over t"
+        "miss, not stored: a function in it runs queries, over t: trusted_functions does not name public.reads(integer)"
     );
     assert_eq!(result(&mut backend, "SELECT row(id, 1) FROM t"), "miss, not stored: column 1 is of type record");
     backend.run("CREATE TABLE big AS SELECT (SELECT string_agg(md5(n::text || i), '') FROM generate_series(1, 50) AS i) AS v FROM generate_series(1, 20000) AS n");

@@ -339,7 +339,7 @@ fn an_explanation_names_what_is_in_the_way() {
             "SELECT id FROM t WHERE at > 'yesterday' AND id = 7",
             "literal 'yesterday' means the time at which it is read",
         ),
-        ("SELECT reads()", "a function in it runs queries, over t"),
+        ("SELECT reads()", "a function in it runs queries, over t: trusted_functions does not name public.reads()"),
     ] {
         let reason: String = backend.call("SELECT reason FROM shared_lru.explain_query($1)", &[&query]);
         assert_eq!(reason, says, "{query}");
