@@ -55,12 +55,10 @@ pub(super) unsafe fn plan_watching<P, E>(
         let (planned, knows) = plan_knowing(known, accepts, || Some(rings), plan_once)?;
         return Ok((planned, knows, None));
     }
-    // SAFETY: as the caller says; a query is planned in a snapshot.
+    // SAFETY: as the caller says; a query is planned in a snapshot, holding no LWLock.
     let Some(mut watch) = (unsafe { Watch::begin(&rings, pg_sys::GetActiveSnapshot()) }) else {
         return Ok((planned, PlannedWith::Refused(Refusal::no_memory()), None));
     };
-    // SAFETY: inside of a transaction, holding no lock.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
     let planned = watch.during(|| plan_once(known))?;
     let knows = match known.refusal_where(accepts) {
         Some(why) => PlannedWith::Refused(why.clone()),

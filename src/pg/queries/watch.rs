@@ -15,6 +15,11 @@
 //! messages itself, for its transaction has the locks already: those up to the copy were accepted. The words are of all lines,
 //! for nobody knows before which of them will matter; a result is stored with those that do.
 //!
+//! There is one thing that PostgreSQL revalidates no plan for: that a name means something else, for a table has come in an earlier
+//! schema, or a function. A session that has planned before goes on as before, and others would be served that. So plans of functions
+//! have to be from after a moment for which the words of names are known, and the same now (`Plans`). Where they are not, all
+//! plans of the session are thrown away.
+//!
 //! All plans have to read in the result's own snapshot: a VOLATILE function in a trusted one takes a newer one, and then the lines
 //! say something else. Refused as well is what changes or locks rows, and what has parallel workers, for functions run there
 //! where nobody looks.
@@ -29,6 +34,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
@@ -37,19 +43,59 @@ use super::refusal::Refusal;
 use super::relations::{Dependencies, search_path};
 use super::rows::Rows;
 use super::{check, plan};
+use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
 use crate::pg::stored::{Dependency, MAX_DEPENDENCIES, Stored};
-use crate::rings::key::DependencyHash;
+use crate::rings::key::{DependencyHash, DependencyKey};
 use crate::rings::table::{CopiedDefinitions, LineIndex, Rings};
 
 thread_local! {
     /// Of the results that are being made now, the outermost first.
     static ACTIVE: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
+    static PLANS: RefCell<Plans> = const { RefCell::new(Plans { since: None, names: Vec::new() }) };
+}
+
+/// How old plans of this session may be.
+struct Plans {
+    /// What the lines said before older ones were thrown away.
+    since: Option<Rc<CopiedDefinitions>>,
+    /// The lines of names that functions have used.
+    names: Vec<LineIndex>,
+}
+
+impl Plans {
+    /// Throws away those that may know less of the names that functions have used than these words count, whose messages were
+    /// accepted.
+    fn renew(&mut self, words: &Rc<CopiedDefinitions>, code: LineIndex) {
+        if self.know(words, code) && self.names.iter().all(|name| self.know(words, *name)) {
+            return;
+        }
+        // SAFETY: marks the plans of this process, which are made anew at their next use.
+        unsafe { pg_sys::ResetPlanCache() };
+        self.since = Some(Rc::clone(words));
+    }
+
+    /// Whether no plan is older than the last change of a name that these words count.
+    fn know(&self, words: &CopiedDefinitions, name: LineIndex) -> bool {
+        let since = self.since.as_ref().and_then(|since| since.of(name));
+        since.is_some() && since == words.of(name)
+    }
+
+    fn note(&mut self, name: LineIndex) {
+        /// So many are remembered; where there are more, plans are thrown away more often.
+        const NAMES: usize = 1024;
+        if !self.names.contains(&name) {
+            if self.names.len() == NAMES {
+                (self.since, self.names) = (None, Vec::new());
+            }
+            self.names.push(name);
+        }
+    }
 }
 
 /// Looks after the functions of one result.
 pub(super) struct Watch {
-    words: CopiedDefinitions,
+    words: Rc<CopiedDefinitions>,
     /// What the transaction had done when it began: who writes afterwards is a function.
     written: Written,
     /// `None` where an ERROR has taken it away.
@@ -62,6 +108,8 @@ struct Seen {
     own: *const pg_sys::PlannedStmt,
     snapshot: pg_sys::Snapshot,
     dependencies: Dependencies,
+    /// What names depend on.
+    names: Dependencies,
     /// Relations whose names were looked at, by search path.
     named: Vec<(Vec<pg_sys::Oid>, Vec<pg_sys::Oid>)>,
     /// Of results of caches.
@@ -80,22 +128,28 @@ fn written() -> Written {
 }
 
 impl Watch {
-    /// Copies all words. The caller accepts messages next, and plans and runs after that. `None` if there is no memory for it.
+    /// Copies all words, and accepts messages; the caller plans and runs after that. `None` if there is no memory for it.
     ///
     /// # Safety
     ///
     /// - The snapshot is there as long as the watch runs.
+    /// - Inside of a transaction, holding no LWLock.
     pub(super) unsafe fn begin(rings: &Rings, snapshot: pg_sys::Snapshot) -> Option<Watch> {
         let seen = Seen {
             own: std::ptr::null(),
             snapshot,
             dependencies: Dependencies::default(),
+            names: Dependencies::default(),
             named: Vec::new(),
             lines: Vec::new(),
             relations: Vec::new(),
             is_looking: false,
         };
-        Some(Watch { words: rings.copy_definitions()?, written: written(), seen: Some(seen) })
+        let words = Rc::new(rings.copy_definitions()?);
+        // SAFETY: as the caller says.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+        PLANS.with_borrow_mut(|plans| plans.renew(&words, code(rings)));
+        Some(Watch { words, written: written(), seen: Some(seen) })
     }
 
     /// Passes over the result's own plan, of which all is known.
@@ -144,8 +198,10 @@ impl Watch {
         if written() != self.written {
             return Err(changes_rows());
         }
-        let lines = seen.dependencies.keys.iter().map(|key| rings.line_of(*key)).chain(seen.lines.iter().copied());
-        for line in lines {
+        let of_keys = |keys: &[DependencyHash]| keys.iter().map(|key| rings.line_of(*key)).collect::<Vec<LineIndex>>();
+        let names = of_keys(&seen.names.keys);
+        self.refusal_of_plans(&names, code(rings)).map_or(Ok(()), Err)?;
+        for line in of_keys(&seen.dependencies.keys).into_iter().chain(names).chain(seen.lines.iter().copied()) {
             if learned.iter().all(|known| known.line != line) {
                 learned.push(self.learn_line(line).ok_or_else(Refusal::being_changed)?);
             }
@@ -154,6 +210,16 @@ impl Watch {
             return Err(Refusal::too_many());
         }
         Ok(())
+    }
+
+    /// Why the result is not kept where a plan of a function may have found something else by a name.
+    fn refusal_of_plans(&self, names: &[LineIndex], code: LineIndex) -> Option<Refusal> {
+        PLANS.with_borrow_mut(|plans| {
+            let are_known = names.iter().chain([&code]).all(|name| plans.know(&self.words, *name));
+            names.iter().for_each(|name| plans.note(*name));
+            let text = "a plan of a function in it may be older than a definition";
+            (!are_known).then(|| Refusal::new(Reason::DefinitionsChanged, text))
+        })
     }
 
     /// Adds the relations that functions have read.
@@ -266,8 +332,11 @@ impl Seen {
         let (path, known) = &mut self.named[place];
         // SAFETY: as the caller says.
         for relation in unsafe { plan::named_since(plan, known) } {
-            self.dependencies.add_relation_name(relation, path);
+            self.names.add_relation_name(relation, path);
             known.push(relation);
+        }
+        if let Some(refusal) = self.names.refusal.take() {
+            self.dependencies.refuse(refusal);
         }
     }
 
@@ -301,6 +370,11 @@ impl Seen {
         let text = "a function in it reads rows of another snapshot";
         (!is_same).then(|| Refusal::new(Reason::TwoSnapshots, text))
     }
+}
+
+/// The line of the names of functions, among all else of the code.
+fn code(rings: &Rings) -> LineIndex {
+    rings.line_of(DependencyKey::Code { database: my_database() }.hash())
 }
 
 fn changes_rows() -> Refusal {

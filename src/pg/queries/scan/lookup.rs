@@ -187,12 +187,8 @@ unsafe fn watch(
     if !accepted_by(options).lets_run(&marked.conditions) {
         return Ok(None);
     }
-    // SAFETY: as the caller says; inside of a transaction, holding no lock.
-    unsafe {
-        let watch = Watch::begin(rings, snapshot).ok_or_else(Refusal::no_memory)?;
-        pg_sys::AcceptInvalidationMessages();
-        Ok(Some(watch))
-    }
+    // SAFETY: as the caller says; inside of a transaction, holding no LWLock.
+    unsafe { Watch::begin(rings, snapshot) }.ok_or_else(Refusal::no_memory).map(Some)
 }
 
 /// The values of these parameters; or why they cannot be part of a key.
