@@ -65,6 +65,15 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> Checke
          CREATE TRIGGER log AFTER INSERT ON trigger_source FOR EACH ROW EXECUTE FUNCTION log();
          CREATE VIEW overview AS SELECT v FROM t;
          CREATE TABLE again AS SELECT 1 AS n;
+         CREATE FUNCTION total(name text) RETURNS text STABLE LANGUAGE plpgsql AS $$
+         DECLARE found text;
+         BEGIN
+             EXECUTE format('SELECT count(*) || '' '' || coalesce(sum(hashtext(x::text)), 0) FROM %I AS x', name) INTO found;
+             RETURN found;
+         END $$;
+         CREATE FUNCTION total_of_t() RETURNS text STABLE LANGUAGE plpgsql AS
+             'BEGIN RETURN (SELECT sum(v + doubled(1)) FROM t); END';
+         SELECT shared_lru.alter_cache('c', trusted_functions => '{total(text),total_of_t()}');
          CREATE ROLE alice; CREATE ROLE bob;
          CREATE TABLE owned (owner text, v int);
          CREATE POLICY own ON owned USING (owner = current_user);

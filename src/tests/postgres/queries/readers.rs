@@ -26,6 +26,12 @@ const QUERIES: &[&str] = &[
     "SELECT count(*)::text FROM logged",
     "SELECT sum(v)::text FROM overview",
     "SELECT n::text FROM again",
+    "SELECT total('parted')",
+    "SELECT total('logged')",
+    "SELECT total('owned')",
+    "SELECT total('overview')",
+    "SELECT total('again')",
+    "SELECT total_of_t() || ' ' || total('child')",
 ];
 
 /// How many of them name only what is not redefined.
