@@ -9,7 +9,8 @@
 //! depends on. How often these definitions have changed is read before PostgreSQL's messages are accepted and the plan is made.
 //! So the plan knows all these changes, and while the numbers are the same it is as good as a new one, however old it is.
 //!
-//! Cost where nothing is marked: a look at a variable, and at the first bytes of the text.
+//! Cost where nothing is marked: a look at two variables, and at the first bytes of the text. In sessions that make results with
+//! functions that a cache trusts also a look at the settings.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -23,7 +24,7 @@ use super::knowing::{PlannedWith, plan_knowing};
 use super::lists::pointers;
 use super::relations::Dependencies;
 use super::statement::{self, Marked};
-use super::{key, plan, scan, trace};
+use super::{key, plan, scan, trace, watch};
 use crate::pg::catalog::Catalog;
 use crate::pg::hooks::Previous;
 use crate::pg::snapshot::has_written;
@@ -68,6 +69,7 @@ unsafe extern "C-unwind" fn on_plan(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: called by PostgreSQL with a rewritten query, and a text or null.
     unsafe {
+        watch::note_planning();
         match mark_of(query, text) {
             Some(cache) => ignored(|| plan_marked(cache, query, text, options, parameters)),
             None => call_planner(query, text, options, parameters),

@@ -18,7 +18,7 @@
 //! There is one thing that PostgreSQL revalidates no plan for: that a name means something else, for a table has come in an earlier
 //! schema, or a function. A session that has planned before goes on as before, and others would be served that. So plans of functions
 //! have to be from after a moment for which the words of names are known, and the same now (`Plans`). Where they are not, all
-//! plans of the session are thrown away.
+//! plans of the session are thrown away. So they are if some may be of other settings than those of now.
 //!
 //! All plans have to read in the result's own snapshot: a VOLATILE function in a trusted one takes a newer one, and then the lines
 //! say something else. Refused as well is what changes or locks rows, and what has parallel workers, for functions run there
@@ -42,7 +42,7 @@ use super::lists::{oids, pointers};
 use super::refusal::Refusal;
 use super::relations::{Dependencies, search_path};
 use super::rows::Rows;
-use super::{check, plan};
+use super::{check, key, plan};
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
 use crate::pg::stored::{Dependency, MAX_DEPENDENCIES, Stored};
@@ -52,27 +52,33 @@ use crate::rings::table::{CopiedDefinitions, LineIndex, Rings};
 thread_local! {
     /// Of the results that are being made now, the outermost first.
     static ACTIVE: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
-    static PLANS: RefCell<Plans> = const { RefCell::new(Plans { since: None, names: Vec::new() }) };
+    static PLANS: RefCell<Plans> = const { RefCell::new(Plans { since: None, settings: 0, are_mixed: false, names: Vec::new() }) };
 }
 
 /// How old plans of this session may be.
 struct Plans {
     /// What the lines said before older ones were thrown away.
     since: Option<Rc<CopiedDefinitions>>,
+    /// The session's settings then: the planner runs functions that follow them, and the plan has what they gave.
+    settings: u128,
+    /// Whether plans were made with others meanwhile.
+    are_mixed: bool,
     /// The lines of names that functions have used.
     names: Vec<LineIndex>,
 }
 
 impl Plans {
     /// Throws away those that may know less of the names that functions have used than these words count, whose messages were
-    /// accepted.
+    /// accepted; or that may be of other settings.
     fn renew(&mut self, words: &Rc<CopiedDefinitions>, code: LineIndex) {
-        if self.know(words, code) && self.names.iter().all(|name| self.know(words, *name)) {
+        let settings = key::settings();
+        let are_of_settings = self.settings == settings && !self.are_mixed;
+        if are_of_settings && self.know(words, code) && self.names.iter().all(|name| self.know(words, *name)) {
             return;
         }
         // SAFETY: marks the plans of this process, which are made anew at their next use.
         unsafe { pg_sys::ResetPlanCache() };
-        self.since = Some(Rc::clone(words));
+        (self.since, self.settings, self.are_mixed) = (Some(Rc::clone(words)), settings, false);
     }
 
     /// Whether no plan is older than the last change of a name that these words count.
@@ -231,6 +237,15 @@ impl Watch {
             }
         }
     }
+}
+
+/// Notes with which settings a plan is made in this session, whatever is planned.
+pub(super) fn note_planning() {
+    PLANS.with_borrow_mut(|plans| {
+        if plans.since.is_some() && !plans.are_mixed {
+            plans.are_mixed = key::settings() != plans.settings;
+        }
+    });
 }
 
 /// Whether functions are looked after.

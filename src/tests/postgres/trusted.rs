@@ -250,6 +250,60 @@ fn what_an_older_plan_found_by_a_name_is_not_kept() {
 }
 
 #[test]
+fn what_an_older_plan_has_of_other_settings_is_not_kept() {
+    let world = world_that_trusts(
+        r"CREATE TABLE t AS SELECT 1 AS v;
+         CREATE FUNCTION base() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE FUNCTION written() RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT max('\x00ff'::bytea::text) FROM t); END $$",
+        "base(),written()",
+    );
+    let mut backend = world.backend();
+    is_kept(&mut backend, "SELECT base()::text FROM t");
+    backend.run("SET bytea_output = escape; SELECT written(); RESET bytea_output");
+    let query = "SELECT written() FROM t";
+    assert_eq!(backend.one::<String>(&fetch(query)), r"\x00ff");
+    assert_eq!(same(&mut world.backend(), query).as_deref(), Some(r"\x00ff"));
+    assert_eq!(backend.one::<String>(&fetch(query)), r"\x00ff");
+}
+
+#[test]
+fn every_function_of_a_query_has_to_be_trusted_wherever_it_is() {
+    let world = world_that_trusts(
+        "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE rates AS SELECT 2 AS rate;
+         CREATE FUNCTION rate() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT max(rate) FROM rates); END';
+         CREATE FUNCTION same(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+         CREATE FUNCTION same(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
+         CREATE FUNCTION is_right(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+         CREATE OPERATOR ~~~ (LEFTARG = int, RIGHTARG = int, FUNCTION = same);
+         CREATE DOMAIN right_one AS int CHECK (is_right(VALUE));
+         CREATE TYPE pair AS (x int, y int);
+         CREATE FUNCTION to_json_of(pair) RETURNS json IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN '[]'; END $$;
+         CREATE CAST (pair AS json) WITH FUNCTION to_json_of(pair);
+         CREATE AGGREGATE last_of (int) (SFUNC = same, STYPE = int)",
+        "rate()",
+    );
+    let mut backend = world.backend();
+    for (query, function) in [
+        ("SELECT same(rate())::text FROM t", "same(integer)"),
+        ("SELECT (rate() ~~~ v)::text FROM t", "same(integer,integer)"),
+        ("SELECT (rate()::right_one)::text FROM t", "is_right(integer)"),
+        ("SELECT rate() || to_json(row(v, 1)::pair)::text FROM t", "to_json_of(pair)"),
+        ("SELECT (last_of(v) + rate())::text FROM t", "same(integer,integer)"),
+    ] {
+        trust(&mut backend, "rate()");
+        assert_eq!(is_never_kept(&mut backend, query), "runs_queries", "{query}");
+        let result = marked(&mut backend, query);
+        assert!(
+            result.contains("runs queries")
+                && result.contains(&format!("does not name public.{}", function.replace("(pair", "(public.pair"))),
+            "{query}: {result}"
+        );
+        trust(&mut backend, &format!("rate(),\"{function}\""));
+        follow(&world, query, &["UPDATE rates SET rate = rate + 1"]);
+    }
+}
+
+#[test]
 fn what_an_index_or_a_guess_of_the_planner_asks_a_function_is_no_secret() {
     let world = world_that_trusts(
         &format!(

@@ -73,7 +73,7 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> Checke
          END $$;
          CREATE FUNCTION total_of_t() RETURNS text STABLE LANGUAGE plpgsql AS
              'BEGIN RETURN (SELECT sum(v + doubled(1)) FROM t); END';
-         SELECT shared_lru.alter_cache('c', trusted_functions => '{total(text),total_of_t()}');
+         SELECT shared_lru.alter_cache('c', trusted_functions => '{{total(text),total_of_t()}}');
          CREATE ROLE alice; CREATE ROLE bob;
          CREATE TABLE owned (owner text, v int);
          CREATE POLICY own ON owned USING (owner = current_user);
