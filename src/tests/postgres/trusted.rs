@@ -287,7 +287,7 @@ fn every_function_of_a_query_has_to_be_trusted_wherever_it_is() {
         ("SELECT same(rate())::text FROM t", "same(integer)"),
         ("SELECT (rate() ~~~ v)::text FROM t", "same(integer,integer)"),
         ("SELECT (rate()::right_one)::text FROM t", "is_right(integer)"),
-        ("SELECT rate() || to_json(row(v, 1)::pair)::text FROM t", "to_json_of(pair)"),
+        ("SELECT concat(rate(), to_json(row(v, 1)::pair)) FROM t", "to_json_of(pair)"),
         ("SELECT (last_of(v) + rate())::text FROM t", "same(integer,integer)"),
     ] {
         trust(&mut backend, "rate()");
