@@ -19,8 +19,8 @@ use super::grace::{self, Moment, Stale, Verdict};
 use super::key::{Key, StoredUnder};
 use super::refusal::Refusal;
 use super::rows::Rows;
-use super::watch;
 use super::wishes::Wishes;
+use super::{trace, watch};
 use crate::Version;
 use crate::pg::bytea::{Before, Copied};
 use crate::pg::definitions::options::ResultOptions;
@@ -101,6 +101,7 @@ fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace
         Verdict::Right if !touches_own_writes(&copied) => {
             cache.count_read(CountedAs::Hit);
             entries::count_hit(cache.number, under);
+            trace::count_kept();
             if watch::is_active() {
                 look_at_kept(&copied);
             }

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::entries;
 use super::key::StoredUnder;
 use super::lines::are_definitions_the_same;
+use super::{entries, trace};
 use crate::pg::bytea::Copied;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access, DefinedCache};
@@ -133,6 +133,7 @@ impl Stale {
             cache.count_read(CountedAs::Hit);
             entries::count_hit(cache.number, under);
         })?;
+        trace::count_kept();
         Ok(self.copied)
     }
 

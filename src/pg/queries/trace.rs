@@ -20,7 +20,7 @@ use crate::pg::hooks::Previous;
 static PREVIOUS: Previous<pg_sys::ExecutorStart_hook_type> = Previous::new();
 
 thread_local! {
-    /// Starts of the executor for plans with relations, since the process began.
+    /// Starts of the executor for plans with relations, and queries that needed none, since the process began.
     static STARTS: Cell<u64> = const { Cell::new(0) };
     /// A relation of the plan that was started last.
     static LAST_RELATION: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
@@ -45,6 +45,12 @@ pub(super) unsafe fn is_counted(plan: *const pg_sys::PlannedStmt) -> bool {
 /// A relation of the plan that was counted last.
 pub(super) fn last_relation() -> Option<pg_sys::Oid> {
     Some(LAST_RELATION.get()).filter(|relation| *relation != pg_sys::InvalidOid)
+}
+
+/// Counts a query whose kept result is served in its place: who makes a result meanwhile depends on what that depends on.
+pub(super) fn count_kept() {
+    STARTS.set(STARTS.get() + 1);
+    LAST_RELATION.set(pg_sys::InvalidOid);
 }
 
 /// Counted starts of the executor so far.

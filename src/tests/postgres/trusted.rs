@@ -617,6 +617,49 @@ fn a_function_that_asks_for_a_result_depends_on_what_that_depends_on() {
 }
 
 #[test]
+fn a_function_that_asks_for_a_result_runs_a_query_also_where_that_is_kept() {
+    let world = world_that_trusts(
+        "CREATE TABLE rates AS SELECT 2 AS rate; CREATE TABLE t AS SELECT 1 AS v; SELECT shared_lru.create_cache('other');
+         CREATE FUNCTION fetched(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+             $$ BEGIN RETURN shared_lru.fetch('other', 'SELECT max(rate) FROM rates', NULL::int); END $$",
+        "",
+    );
+    let mut backend = world.backend();
+    for query in ["SELECT fetched(1)::text FROM t", "SELECT fetched(v)::text FROM t"] {
+        backend.run(query);
+        assert_eq!(is_never_kept(&mut backend, query), "runs_queries");
+        assert!(marked(&mut backend, query).contains("a function in it runs queries"));
+        backend.run("UPDATE rates SET rate = rate + 1");
+        same(&mut backend, query);
+    }
+}
+
+#[test]
+fn a_plan_of_a_function_knows_what_was_changed_though_its_locks_are_held() {
+    let world = world_that_trusts(
+        "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE rates AS SELECT 2 AS rate;
+         CREATE FUNCTION factor() RETURNS int STABLE LANGUAGE sql AS 'SELECT 10';
+         CREATE FUNCTION reads() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT max(rate) * factor() FROM rates); END'",
+        "reads()",
+    );
+    let (mut reader, mut other) = (world.backend(), world.backend());
+    let query = "SELECT reads()::text FROM t";
+    for level in ["READ COMMITTED", "REPEATABLE READ"] {
+        for (number, value) in [(10, "20"), (100, "200"), (1000, "2000")] {
+            // Its plan is made, and its locks are held.
+            reader.run(&format!("BEGIN ISOLATION LEVEL {level}; {query}; {}", fetch(query)));
+            other.run(&format!(
+                "CREATE OR REPLACE FUNCTION factor() RETURNS int STABLE LANGUAGE sql AS 'SELECT {number}'; SELECT shared_lru.clear('c')"
+            ));
+            let call = reader.one::<String>(&fetch(query));
+            assert_eq!(same(&mut other, query).as_deref(), Some(value), "{level}: the other got {call}");
+            reader.run("COMMIT");
+            assert_eq!(is_kept(&mut reader, query).as_deref(), Some(value), "{level}");
+        }
+    }
+}
+
+#[test]
 fn sessions_that_ask_for_each_others_results_wait_for_nobody() {
     let world = world_that_trusts(
         &format!(
