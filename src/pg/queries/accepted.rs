@@ -1,4 +1,4 @@
-//! What a result may depend on only where its cache's owner accepts that: the clock.
+//! What a result may depend on only where its cache's owner accepts that: the clock, settings.
 //!
 //! A query is looked at without a cache. What is found is a condition, with the reason for which the result is not kept where
 //! the condition is not met. So a plan is as good for every cache, and after every change of its options.
@@ -12,6 +12,29 @@ use crate::pg::definitions::options::ResultOptions;
 pub(super) enum Accepted {
     /// The time at which the result is made.
     Clock,
+    /// The setting of this name, in small letters. Where it is accepted it is in the key (`named`).
+    Setting(String),
+}
+
+impl Accepted {
+    const CLOCK: &str = "clock";
+    const SETTING: &str = "setting:";
+
+    /// As a word without spaces.
+    fn to_plan(&self) -> String {
+        match self {
+            Accepted::Clock => Accepted::CLOCK.to_owned(),
+            Accepted::Setting(name) => format!("{}{name}", Accepted::SETTING),
+        }
+    }
+
+    /// What [`Accepted::to_plan`] made; `None` if nothing did.
+    fn from_plan(plan: &str) -> Option<Accepted> {
+        match plan {
+            Accepted::CLOCK => Some(Accepted::Clock),
+            _ => plan.strip_prefix(Accepted::SETTING).map(|name| Accepted::Setting(name.to_owned())),
+        }
+    }
 }
 
 /// What a result depends on, and why it is not kept where that is not accepted.
@@ -24,20 +47,13 @@ pub(super) struct Condition {
 impl Condition {
     /// As a text of one line, for a plan.
     pub(super) fn to_plan(&self) -> String {
-        let needs = match &self.needs {
-            Accepted::Clock => "clock",
-        };
-        format!("{needs} {}", self.refusal.to_plan())
+        format!("{} {}", self.needs.to_plan(), self.refusal.to_plan())
     }
 
     /// What [`Condition::to_plan`] made; `None` if nothing did.
     pub(super) fn from_plan(plan: &str) -> Option<Condition> {
         let (needs, refusal) = plan.split_once(' ')?;
-        let needs = match needs {
-            "clock" => Accepted::Clock,
-            _ => return None,
-        };
-        Some(Condition { needs, refusal: Refusal::from_plan(refusal)? })
+        Some(Condition { needs: Accepted::from_plan(needs)?, refusal: Refusal::from_plan(refusal)? })
     }
 }
 
@@ -70,6 +86,7 @@ impl Acceptance<'_> {
             (Acceptance::OfCache(options, wishes), Accepted::Clock) => {
                 options.accept_clock && wishes.ttl_in(options).is_some()
             }
+            (Acceptance::OfCache(options, _), Accepted::Setting(name)) => options.settings.contains(name),
         }
     }
 
@@ -87,8 +104,10 @@ mod tests {
     #[test]
     fn a_condition_comes_back_from_a_plan() {
         let refusal = Refusal::of_function(Reason::Clock, 7.into(), "function now is STABLE");
-        let condition = Condition { needs: Accepted::Clock, refusal };
-        assert_eq!(Condition::from_plan(&condition.to_plan()), Some(condition));
+        for needs in [Accepted::Clock, Accepted::Setting("app.tenant".to_owned())] {
+            let condition = Condition { needs, refusal: refusal.clone() };
+            assert_eq!(Condition::from_plan(&condition.to_plan()), Some(condition));
+        }
         assert_eq!(Condition::from_plan("nonsense clock 0 text"), None);
     }
 }

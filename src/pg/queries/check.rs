@@ -14,6 +14,7 @@
 //! it.
 //!
 //! What depends on the clock (`now()`, `CURRENT_DATE` and the like) is told apart: there are caches that take it, for a while.
+//! So is what depends on a setting that it names (`current_setting('app.tenant')`): there are caches that have it in the key.
 //!
 //! A function that is declared IMMUTABLE is taken at its word, as PostgreSQL does; that it reads no table is looked after
 //! while the query runs (`trace`).
@@ -107,6 +108,31 @@ impl Findings {
         }
     }
 
+    /// A call of a function that is not an operator's.
+    ///
+    /// # Safety
+    ///
+    /// - It is one.
+    unsafe fn look_at_call(&mut self, call: &pg_sys::FuncExpr) {
+        let function = call.funcid;
+        if ![pg_sys::F_CURRENT_SETTING_TEXT, pg_sys::F_CURRENT_SETTING_TEXT_BOOL].contains(&function.to_u32()) {
+            return self.look_at_function(function);
+        }
+        let refusal = |text| Refusal::of_function(Reason::Stable, function, text);
+        // SAFETY: as the caller says.
+        match unsafe { constant_name(call.args) } {
+            Some(name) => {
+                let text = format!("it depends on the setting {name}: name it in the cache's settings");
+                self.need(Accepted::Setting(name), refusal(text));
+            }
+            None => {
+                let text =
+                    "function current_setting is STABLE: only of a setting that is named by a constant is it taken";
+                self.refusal.get_or_insert_with(|| refusal(text.to_owned()));
+            }
+        }
+    }
+
     fn look_at_function(&mut self, function: pg_sys::Oid) {
         let Some(refusal) = refusal_of(function) else { return };
         if refusal.reason == Reason::Clock {
@@ -115,6 +141,24 @@ impl Findings {
             self.refusal.get_or_insert(refusal);
         }
     }
+}
+
+/// The name of a setting that the first of these arguments is, in small letters; `None` if it is no constant, or no name that
+/// a cache's settings may have.
+///
+/// # Safety
+///
+/// - It is a list of expressions, of which the first is a text.
+unsafe fn constant_name(arguments: *mut pg_sys::List) -> Option<String> {
+    // SAFETY: as the caller says; a text becomes one that ends with a NUL.
+    let name = unsafe {
+        let first = pointers::<pg_sys::Node>(arguments).next()?;
+        let value = ((*first).type_ == pg_sys::NodeTag::T_Const).then(|| &*first.cast::<pg_sys::Const>())?;
+        let text = (!value.constisnull).then(|| pg_sys::text_to_cstring(value.constvalue.cast_mut_ptr()))?;
+        CStr::from_ptr(text).to_str().ok()?.to_ascii_lowercase()
+    };
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_$.".contains(&byte);
+    (!name.is_empty() && name.bytes().all(is_part)).then_some(name)
 }
 
 /// Why a query with this function has no result to keep.
@@ -273,8 +317,9 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
     // SAFETY: a node of the query, of the kind that its tag says; the context is what `look` has given.
     unsafe {
         let findings = &mut *context.cast::<Findings>();
-        if pg_sys::check_functions_in_node(node, Some(check_function), context) {
-            return true;
+        match (*node).type_ {
+            pg_sys::NodeTag::T_FuncExpr => findings.look_at_call(&*node.cast::<pg_sys::FuncExpr>()),
+            _ => _ = pg_sys::check_functions_in_node(node, Some(check_function), context),
         }
         match (*node).type_ {
             pg_sys::NodeTag::T_Query => {

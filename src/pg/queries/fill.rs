@@ -90,7 +90,9 @@ impl Fill<'_> {
         let starts = trace::starts();
         let store = new_store(self.home);
         let output = run::run(&planned, query, store, |columns| {
-            plan::refusal_of_columns(columns).is_none().then(|| Collected::new(&self.key.0, &about, columns, max_bytes))
+            plan::refusal_of_columns(columns)
+                .is_none()
+                .then(|| Collected::new(&self.key.bytes, &about, columns, max_bytes))
         });
         // SAFETY: it was planned, in memory that is still there.
         let own = u64::from(unsafe { trace::is_counted(planned.statement) });

@@ -22,7 +22,7 @@ use super::wishes::Wishes;
 use crate::Version;
 use crate::pg::bytea::{Before, Copied};
 use crate::pg::definitions::options::ResultOptions;
-use crate::pg::definitions::{self, Access};
+use crate::pg::definitions::{self, Access, DefinedCache};
 use crate::pg::error::CacheError;
 use crate::pg::stored::Stored;
 use crate::pg::tags::Freshness;
@@ -51,42 +51,97 @@ impl Found {
     }
 }
 
-/// What lies under a key, with the number and the options of the cache. What is stale is noted as that.
-pub(super) fn look_for(
+/// A result that was looked for.
+pub(super) struct Looked {
+    /// The cache's, as its options.
+    pub(super) number: u64,
+    pub(super) options: Rc<ResultOptions>,
+    pub(super) key: Key,
+    pub(super) under: StoredUnder,
+    pub(super) found: Found,
+}
+
+/// Looks for a result, under the key that it has in a cache with these options. Whatever is decided later is decided by the same
+/// options: they may be changed meanwhile. What is stale is noted as that.
+pub(super) fn look_for<E: From<CacheError>>(
     cache: &str,
+    wishes: &Wishes,
+    compose: impl Fn(&Rc<ResultOptions>) -> Result<Key, E>,
+) -> Result<Looked, E> {
+    loop {
+        let defined = definitions::find(cache, Access::Read)?;
+        let key = compose(&defined.results)?;
+        let under = key.stored_under();
+        let grace = grace_in(wishes, &defined.results);
+        if let Some(found) = definitions::unless_dropped(|| look(&defined, &under, &key, grace)) {
+            let DefinedCache { number, results: options, .. } = defined;
+            let found = noted(cache, number, &under, &key, grace, found)?;
+            return Ok(Looked { number, options, key, under, found });
+        }
+    }
+}
+
+/// Looks again in the cache of this number, for who has waited: what is stale is outdated for him.
+pub(super) fn look_again(
+    cache: &str,
+    number: u64,
     under: &StoredUnder,
     key: &Key,
     wishes: &Wishes,
-) -> Result<(u64, Rc<ResultOptions>, Found), CacheError> {
-    let grace_in =
-        |options: &ResultOptions| if grace::is_possible() { wishes.grace_in(options) } else { Duration::ZERO };
-    let look = || {
-        let look = |cache: &definitions::DefinedCache| {
-            (cache.number, Rc::clone(&cache.results), look(cache, under, key, grace_in(&cache.results)))
-        };
-        definitions::with_cache(cache, Access::Read, look)
-    };
-    let (number, options, found) = look()?;
-    let Found::Stale(stale @ Stale { moment: Moment::New, .. }) = found else { return Ok((number, options, found)) };
+) -> Result<Found, CacheError> {
+    let (grace, found) = look_in(cache, number, under, key, |options| grace_in(wishes, options))?;
+    Ok(noted(cache, number, under, key, grace, found)?.without_stale())
+}
+
+/// By how much rows may be old for the running statement.
+fn grace_in(wishes: &Wishes, options: &ResultOptions) -> Duration {
+    if grace::is_possible() { wishes.grace_in(options) } else { Duration::ZERO }
+}
+
+/// Notes what is stale as that.
+fn noted(
+    cache: &str,
+    number: u64,
+    under: &StoredUnder,
+    key: &Key,
+    grace: Duration,
+    found: Found,
+) -> Result<Found, CacheError> {
+    let Found::Stale(stale @ Stale { moment: Moment::New, .. }) = found else { return Ok(found) };
     entries::note_outdated(number, under, stale.copied.bytes());
-    stale.note(cache, under, grace_in(&options))?;
+    stale.note(cache, under, grace)?;
     stale.copied.free();
-    let (number, options, found) = look()?;
+    let (_, found) = look_in(cache, number, under, key, |_| grace)?;
     // What could not be noted is not served.
-    let found =
-        if matches!(found, Found::Stale(Stale { moment: Moment::New, .. })) { found.without_stale() } else { found };
-    Ok((number, options, found))
+    Ok(if matches!(found, Found::Stale(Stale { moment: Moment::New, .. })) { found.without_stale() } else { found })
+}
+
+/// What lies in the cache of this name, if it still has this number; and by how much rows may be old.
+fn look_in(
+    cache: &str,
+    number: u64,
+    under: &StoredUnder,
+    key: &Key,
+    grace: impl Fn(&ResultOptions) -> Duration,
+) -> Result<(Duration, Found), CacheError> {
+    definitions::with_cache(cache, Access::Read, |cache| {
+        let grace = grace(&cache.results);
+        let found = if cache.number == number { look(cache, under, key, grace) } else { Found::Other };
+        (grace, found)
+    })
 }
 
 /// `grace`: by how much rows may be old.
-fn look(cache: &definitions::DefinedCache, under: &StoredUnder, key: &Key, grace: Duration) -> Found {
+fn look(cache: &DefinedCache, under: &StoredUnder, key: &Key, grace: Duration) -> Found {
     // What the transaction itself empties is empty for it.
     if invalidations::hides_some() && invalidations::hides(cache.number, under) {
         return Found::Other;
     }
     let Some(copied) = Copied::fetch(cache, under, Before::Nothing) else { return Found::Nothing };
     let verdict = match Stored::parse(copied.bytes()).filter(|stored| stored.is_result) {
-        Some(stored) if Rows::parse(stored.value).is_some_and(|rows| rows.key == key.0) => grace::judge(&stored, grace),
+        Some(stored) if Rows::parse(stored.value).is_some_and(|rows| rows.key == key.bytes) => {
+            grace::judge(&stored, grace)
+        }
         // Of another query with the same hash, or what somebody has put there.
         _ => Verdict::NotHere,
     };

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! key        all that a result follows from, but for rows and definitions
+//! named      what a cache's owner adds to it: settings, trusted functions
 //! check      whether it follows from these, as the rewritten query says
 //! accepted   what it may depend on only where the cache's owner accepts that
 //! literals   literals that mean the time at which they are read
@@ -48,6 +49,7 @@ mod lines;
 mod lists;
 mod literals;
 pub(super) mod marks;
+mod named;
 mod plan;
 mod refusal;
 mod relations;
@@ -59,6 +61,7 @@ pub(super) mod trace;
 mod wishes;
 
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
@@ -66,7 +69,7 @@ use self::accepted::{Acceptance, Accepted};
 use self::fill::{Fill, made};
 use self::flight::Flight;
 pub(super) use self::found::freshness;
-use self::found::{Found, count_miss, look_for};
+use self::found::{Found, Looked, count_miss, look_again, look_for};
 use self::key::Key;
 use self::lines::usable_rings;
 use self::plan::{Planned, plan};
@@ -128,10 +131,8 @@ pub(super) fn answer(
     // Names mean in the key what they mean to PostgreSQL: somebody may have created a schema that is in the search path.
     // SAFETY: inside of a transaction, holding no lock.
     unsafe { pg_sys::AcceptInvalidationMessages() };
-    let key = Key::compose(query, parameters, wishes);
-    let under = key.stored_under();
-    let look = || look_for(cache, &under, &key, wishes);
-    let (number, options, found) = look()?;
+    let compose = |options: &Rc<_>| Ok::<_, CacheError>(Key::compose(query, parameters, wishes, options));
+    let Looked { number, options, key, under, found } = look_for(cache, wishes, compose)?;
     if let Found::Right(copied) = found {
         return Ok(Answer::Kept(copied));
     }
@@ -140,7 +141,7 @@ pub(super) fn answer(
         Err(stale) => return Ok(Answer::Kept(stale.serve(cache, &under)?)),
     };
     while matches!(flight, Flight::Waited(_)) {
-        found = look()?.2.without_stale();
+        found = look_again(cache, number, &under, &key, wishes)?;
         if let Found::Right(copied) = found {
             return Ok(Answer::Kept(copied));
         }

@@ -102,7 +102,7 @@ pub(super) struct Filling {
 impl Filling {
     pub(super) fn begin_again(&mut self) {
         self.started = Instant::now();
-        self.collected = Collected::new(&self.key.0, &self.about, &self.columns, self.max_bytes);
+        self.collected = Collected::new(&self.key.bytes, &self.about, &self.columns, self.max_bytes);
     }
 
     /// Stores what was collected; else why not.

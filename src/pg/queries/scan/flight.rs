@@ -17,7 +17,7 @@ use super::kept::kept;
 use super::slots::clear;
 use super::{Running, Source, with_snapshot};
 use crate::pg::queries::flight::Flight;
-use crate::pg::queries::found::{Found, look_for};
+use crate::pg::queries::found::{Found, look_again};
 use crate::pg::queries::grace::Stale;
 use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::wishes::Wishes;
@@ -59,10 +59,7 @@ pub(super) unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanSta
             Err(stale) => return serve_stale(stale, running, node),
         };
         while matches!(flight, Flight::Waited(_)) {
-            let look = || {
-                let found = look_for(&filling.cache, &filling.under, &filling.key, &Wishes::default());
-                found.map(|(_, _, found)| found.without_stale())
-            };
+            let look = || look_again(&filling.cache, filling.number, &filling.under, &filling.key, &Wishes::default());
             let found =
                 PgMemoryContexts::For((*state).es_query_cxt).switch_to(|_| with_snapshot((*state).es_snapshot, look));
             let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;

@@ -19,7 +19,7 @@ use crate::pg::catalog::Catalog;
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::definitions::{self, Access};
 use crate::pg::queries::accepted::Acceptance;
-use crate::pg::queries::found::{Found, look_for};
+use crate::pg::queries::found::{Found, Looked, look_for};
 use crate::pg::queries::key::{self, Key, StoredUnder};
 use crate::pg::queries::knowing::PlannedWith;
 use crate::pg::queries::lines::{are_definitions_the_same, emptied, usable_rings};
@@ -50,9 +50,6 @@ pub(super) unsafe fn look_up(
         PlannedWith::Learned(learned) => Some(learned),
         PlannedWith::Unknown => None,
     };
-    if let Some(refusal) = refused_by_cache(marked) {
-        return Err(refusal.clone());
-    }
     // SAFETY: as the caller says.
     unsafe {
         if !(*estate).es_crosscheck_snapshot.is_null() {
@@ -67,11 +64,14 @@ pub(super) unsafe fn look_up(
         }
         let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
         let columns = columns_of(description);
-        let key = Key::of_statement(&marked.statement, &parameters);
-        let under = key.stored_under();
+        let wishes = Wishes::default();
+        let compose = |options: &Rc<_>| match Acceptance::OfCache(options, &wishes).refusal(&marked.conditions) {
+            Some(refusal) => Err(refusal.clone()),
+            None => Ok(Key::of_statement(&marked.statement, &parameters, options)),
+        };
         // What is found is asked about in the statement's snapshot.
-        let (number, options, found) =
-            with_snapshot((*estate).es_snapshot, || look_for(&marked.cache, &under, &key, &Wishes::default()))?;
+        let Looked { number, options, key, under, found } =
+            with_snapshot((*estate).es_snapshot, || look_for(&marked.cache, &wishes, compose))?;
         let found = match found {
             Found::Right(copied) => match kept(copied, &columns, description, estate) {
                 Some(kept) => return Ok(Source::Kept(kept)),
@@ -110,6 +110,13 @@ impl Missed<'_> {
         if has_written() {
             return Err(Refusal::written());
         }
+        if key::named(&options) != marked.named {
+            // As above; but what was found is right, whatever this plan has of them.
+            // SAFETY: marks the plans of this process.
+            unsafe { pg_sys::ResetPlanCache() };
+            let text = "settings that the cache names have changed since it was planned";
+            return Err(Refusal::new(Reason::DefinitionsChanged, text));
+        }
         let is_as_planned = |learned: &&Vec<Dependency>| are_definitions_the_same(&rings, learned.iter().copied());
         let Some(learned) = learned.filter(is_as_planned) else {
             // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
@@ -136,7 +143,7 @@ impl Missed<'_> {
         Ok(Filling {
             cache: marked.cache.clone(),
             number,
-            collected: Collected::new(&key.0, &about, &columns, max_bytes),
+            collected: Collected::new(&key.bytes, &about, &columns, max_bytes),
             whole,
             key,
             under,
