@@ -91,6 +91,8 @@ mod queries;
 mod query_entries;
 #[path = "postgres/query_options.rs"]
 mod query_options;
+#[path = "postgres/query_settings.rs"]
+mod query_settings;
 #[path = "postgres/registry.rs"]
 mod registry;
 #[path = "postgres/releases.rs"]

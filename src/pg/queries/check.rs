@@ -143,6 +143,31 @@ impl Findings {
     }
 }
 
+/// Looks at what PostgreSQL takes for arguments that a call leaves out. The planner puts it in, so it is not in the query.
+///
+/// # Safety
+///
+/// - The call is one of this function, and has these arguments and this type.
+unsafe fn look_at_defaults(
+    function: pg_sys::Oid,
+    arguments: *mut pg_sys::List,
+    result: pg_sys::Oid,
+    findings: &mut Findings,
+) {
+    // SAFETY: as the caller says; rows of pg_proc. The list is a new one where something is left out.
+    unsafe {
+        let given = pointers::<pg_sys::Node>(arguments).count();
+        let all = syscache::with_row(pg_sys::SysCacheIdentifier::PROCOID, function, |row| {
+            let wanted = (*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_proc>()).pronargs;
+            let is_whole = given >= wanted as usize;
+            if is_whole { arguments } else { pg_sys::expand_function_arguments(arguments, false, result, row) }
+        });
+        if let Some(all) = all.filter(|all| *all != arguments) {
+            pointers::<pg_sys::Node>(all).for_each(|argument| _ = walk(argument, (&raw mut *findings).cast()));
+        }
+    }
+}
+
 /// The name of a setting that the first of these arguments is, in small letters; `None` if it is no constant, or no name that
 /// a cache's settings may have.
 ///
@@ -318,7 +343,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
     unsafe {
         let findings = &mut *context.cast::<Findings>();
         match (*node).type_ {
-            pg_sys::NodeTag::T_FuncExpr => findings.look_at_call(&*node.cast::<pg_sys::FuncExpr>()),
+            pg_sys::NodeTag::T_FuncExpr => {
+                let call = &*node.cast::<pg_sys::FuncExpr>();
+                findings.look_at_call(call);
+                look_at_defaults(call.funcid, call.args, call.funcresulttype, findings);
+            }
             _ => _ = pg_sys::check_functions_in_node(node, Some(check_function), context),
         }
         match (*node).type_ {
@@ -337,7 +366,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 }
             }
             pg_sys::NodeTag::T_Aggref => look_at_aggregate((*node.cast::<pg_sys::Aggref>()).aggfnoid, findings),
-            pg_sys::NodeTag::T_WindowFunc => look_at_aggregate((*node.cast::<pg_sys::WindowFunc>()).winfnoid, findings),
+            pg_sys::NodeTag::T_WindowFunc => {
+                let call = &*node.cast::<pg_sys::WindowFunc>();
+                look_at_aggregate(call.winfnoid, findings);
+                look_at_defaults(call.winfnoid, call.args, call.wintype, findings);
+            }
             pg_sys::NodeTag::T_TableFunc => {
                 // Of XMLTABLE and JSON_TABLE.
                 let columns = oids((*node.cast::<pg_sys::TableFunc>()).coltypes);
