@@ -77,6 +77,7 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> Checke
          REVOKE SELECT ON owned FROM PUBLIC;
          GRANT SELECT ON owned TO alice, bob;
          SELECT shared_lru.grant_cache('c', 'public', 'read'), shared_lru.grant_cache('c', 'public', 'write');
+         SELECT shared_lru.alter_cache('c', settings => '{{app.tenant}}');
          {compare}"
     ));
     subscribe(world);
