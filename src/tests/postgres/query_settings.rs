@@ -199,36 +199,49 @@ fn what_reads_a_setting_is_kept_where_the_cache_names_it_and_refused_elsewhere()
 }
 
 #[test]
-fn another_list_has_other_results() {
+fn the_list_that_counts_is_the_one_of_this_moment() {
     let world = world();
     let mut admin = world.backend();
+    // Taken at its word, so nobody but the list tells that it follows a setting.
     admin.run(
         "CREATE TABLE t AS SELECT 1 AS v;
-         CREATE FUNCTION one() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'",
+         CREATE FUNCTION told() RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+             'BEGIN RETURN current_setting(''own.told'')::int; END'",
     );
-    let call = "SELECT shared_lru.fetch('c', 'SELECT sum(v) FROM t', NULL::bigint)";
-    let marked = "/* shared_lru: c */ SELECT sum(v) FROM t";
-    let none = "reset => '{settings,trusted_functions}'";
-    let mut seen: Vec<&str> = Vec::new();
-    for list in [
-        none,
-        "settings => '{a.b}'",
-        "settings => '{a.c}'",
-        "settings => '{a.b,a.c}'",
-        "settings => '{a.b}', trusted_functions => '{one()}'",
-        "trusted_functions => '{one()}', reset => '{settings}'",
-        "settings => '{a.c,a.b}', reset => '{trusted_functions}'",
-        none,
-        "settings => '{A.B}'",
-    ] {
-        admin.run(&format!("SELECT shared_lru.alter_cache('c', {list})"));
-        let is_kept = ["{a.c,a.b}", "{A.B}"].iter().any(|again| list.contains(again)) || seen.contains(&list);
+    for statement in
+        ["SELECT shared_lru.fetch('c', 'SELECT told() FROM t', NULL::int)", "/* shared_lru: c */ SELECT told() FROM t"]
+    {
+        let told = |backend: &mut Backend, number: i32| -> i32 {
+            backend.run(&format!("SET own.told = {number}"));
+            backend.one(statement)
+        };
         let mut other = world.backend();
-        for statement in [call, marked] {
-            assert_eq!(ask(&mut other, &mut admin, statement), (1, is_kept), "{list}: {statement}");
-            assert_eq!(ask(&mut other, &mut admin, statement), (1, true), "{list}: {statement}");
+        assert_eq!((told(&mut admin, 1), told(&mut other, 2), told(&mut admin, 3)), (1, 1, 1), "{statement}");
+        for list in ["settings => '{own.told}'", "trusted_functions => '{told()}'", "settings => '{own.told,a.b}'"] {
+            admin.run(&format!("SELECT shared_lru.alter_cache('c', {list})"));
+            for number in [4, 5, 4] {
+                assert_eq!(
+                    (told(&mut admin, number), told(&mut other, number)),
+                    (number, number),
+                    "{statement}, {list}"
+                );
+            }
+            let before = hits(&mut admin);
+            assert_eq!((told(&mut admin, 4), told(&mut other, 5)), (4, 5));
+            assert_eq!(hits(&mut admin), before + 2);
         }
-        seen.push(list);
+        admin.run("SELECT shared_lru.alter_cache('c', reset => '{settings,trusted_functions}')");
+        assert_eq!((told(&mut other, 6), told(&mut admin, 7)), (6, 6), "{statement}: nothing older, and one for all");
+        // The list of a transaction is its own until it commits.
+        admin.run("BEGIN; SELECT shared_lru.alter_cache('c', settings => '{own.told}')");
+        assert_eq!((told(&mut admin, 8), told(&mut other, 9)), (8, 6), "{statement}");
+        admin.run("ROLLBACK");
+        assert_eq!((told(&mut admin, 9), told(&mut other, 8)), (6, 6), "{statement}");
+        admin.run(
+            "BEGIN; SAVEPOINT s; SELECT shared_lru.alter_cache('c', settings => '{own.told}'); ROLLBACK TO s; COMMIT",
+        );
+        assert_eq!(told(&mut admin, 9), 6, "{statement}");
+        admin.run("SELECT shared_lru.clear('c')");
     }
 }
 
