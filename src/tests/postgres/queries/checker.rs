@@ -102,6 +102,8 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> Checke
         let before_restart = restarter.join().expect("it ends");
         // Commits wait for the standby as long as there are any.
         others.into_iter().for_each(|other| other.join().expect("it ends"));
+        // A writer may have prepared its last change when nobody looked any more.
+        end_what_is_prepared(world, seed, done);
         stopped.store(true, Ordering::Relaxed);
         let confirmed = standby.join().expect("it ends");
         // The last prepared change of a definition may have ended just now.
