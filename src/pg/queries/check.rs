@@ -126,8 +126,7 @@ impl Findings {
                 self.need(Accepted::Setting(name), refusal(text));
             }
             None => {
-                let text =
-                    "function current_setting is STABLE: only of a setting that is named by a constant is it taken";
+                let text = "function current_setting is STABLE: the name of the setting has to be a constant";
                 self.refusal.get_or_insert_with(|| refusal(text.to_owned()));
             }
         }

@@ -157,11 +157,13 @@ fn what_reads_a_setting_is_kept_where_the_cache_names_it_and_refused_elsewhere()
         "SELECT v FROM seen",
         "SELECT v::checked FROM t",
         "SELECT defaulted(v) FROM t",
+        "SELECT defaulted(v => v) FROM t",
     ];
     for query in readers {
         let why = "false it depends on the setting app.tenant: name it in the cache's settings";
         assert_eq!(said(&mut admin, query), why, "{query}");
     }
+    assert_eq!(said(&mut admin, "SELECT defaulted(v, 'a') FROM t"), "true", "the default is not used");
     let why = "miss, not stored: it depends on the setting app.tenant: name it in the cache's settings";
     let explained: Vec<String> =
         admin.all("/* shared_lru: c */ EXPLAIN (ANALYZE) SELECT current_setting('app.tenant', true) FROM t");
@@ -183,10 +185,10 @@ fn what_reads_a_setting_is_kept_where_the_cache_names_it_and_refused_elsewhere()
     // What reads another one as well, or one that only the run tells.
     for (query, why) in [
         ("SELECT current_setting('app.tenant') || current_setting('app.other')", "setting app.other"),
-        ("SELECT current_setting('app.' || 'tenant')", "named by a constant"),
-        ("SELECT current_setting(v::text) FROM t", "named by a constant"),
-        ("SELECT current_setting(NULL)", "named by a constant"),
-        ("SELECT current_setting('app tenant')", "named by a constant"),
+        ("SELECT current_setting('app.' || 'tenant')", "has to be a constant"),
+        ("SELECT current_setting(v::text) FROM t", "has to be a constant"),
+        ("SELECT current_setting(NULL)", "has to be a constant"),
+        ("SELECT current_setting('app tenant')", "has to be a constant"),
         ("SELECT set_config('app.tenant', 'a', false)", "set_config is VOLATILE"),
         ("SELECT since(v) FROM t", "now is STABLE"),
     ] {
