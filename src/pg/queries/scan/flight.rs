@@ -17,9 +17,10 @@ use super::kept::kept;
 use super::slots::clear;
 use super::{Running, Source, with_snapshot};
 use crate::pg::queries::flight::Flight;
-use crate::pg::queries::found::{Found, look_for};
+use crate::pg::queries::found::{Found, Sought, look_for};
 use crate::pg::queries::grace::Stale;
 use crate::pg::queries::refusal::Refusal;
+use crate::pg::queries::rows::Rows;
 use crate::pg::queries::wishes::Wishes;
 use crate::pg::snapshot::has_written;
 
@@ -60,7 +61,15 @@ pub(super) unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanSta
         };
         while matches!(flight, Flight::Waited(_)) {
             let look = || {
-                let found = look_for(&filling.cache, &filling.under, &filling.key, &Wishes::default());
+                let sought = Sought {
+                    cache: &filling.cache,
+                    under: &filling.under,
+                    key: &filling.key,
+                    wishes: &Wishes::default(),
+                    basis: filling.basis,
+                    fits: &|rows: &Rows<'_>| rows.columns().eq(filling.columns.iter().copied()),
+                };
+                let found = look_for(&sought);
                 found.map(|(_, _, found)| found.without_stale())
             };
             let found =
