@@ -341,17 +341,18 @@ fn mismatch(columns: impl ExactSizeIterator<Item = Column>, wanted: &[Column]) -
 ///
 /// PostgreSQL's ERROR, if they differ.
 fn check_columns(columns: impl ExactSizeIterator<Item = Column>, wanted: &[Column]) {
-    let message = match mismatch(columns, wanted) {
-        None => return,
+    match mismatch(columns, wanted) {
+        None => {}
         Some(Mismatch::Count(given)) => {
-            format!("the query returns {given} columns, the call names {}", wanted.len())
+            let wanted = wanted.len();
+            CacheError::Parameter(format!("the query returns {given} columns, the call names {wanted}")).report();
         }
         Some(Mismatch::Column(index, column)) => {
             let (place, given, wanted) = (index + 1, column.type_name(), wanted[index].type_name());
-            format!("column {place} of the query is of type {given}, the call says {wanted}")
+            CacheError::Parameter(format!("column {place} of the query is of type {given}, the call says {wanted}"))
+                .report();
         }
-    };
-    CacheError::Parameter(message).report();
+    }
 }
 
 /// The only value of a result; `None` if that is NULL, or if there is no row.
