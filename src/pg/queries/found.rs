@@ -78,8 +78,7 @@ impl Sought<'_> {
 pub(super) fn look_for(sought: &Sought<'_>) -> Result<(u64, Rc<ResultOptions>, Found), CacheError> {
     let Sought { cache, under, .. } = *sought;
     let look = || {
-        let look =
-            |cache: &definitions::DefinedCache| (cache.number, Rc::clone(&cache.results), look(cache, sought));
+        let look = |cache: &definitions::DefinedCache| (cache.number, Rc::clone(&cache.results), look(cache, sought));
         definitions::with_cache(cache, Access::Read, look)
     };
     let (number, options, found) = look()?;

@@ -42,12 +42,16 @@ fn switch(backend: &mut Backend, to: &str) {
 
 /// How often a result was not kept for this reason.
 fn refusals(backend: &mut Backend, reason: &str) -> i64 {
-    backend.one(&format!("SELECT coalesce(sum(count), 0)::bigint FROM shared_lru.query_refusals WHERE reason = '{reason}'"))
+    backend.one(&format!(
+        "SELECT coalesce(sum(count), 0)::bigint FROM shared_lru.query_refusals WHERE reason = '{reason}'"
+    ))
 }
 
 /// What a marked statement says of its result.
 fn explained(backend: &mut Backend, query: &str) -> String {
-    backend.all::<String>(&format!("/* shared_lru: c */ EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {query}")).join("\n")
+    backend
+        .all::<String>(&format!("/* shared_lru: c */ EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {query}"))
+        .join("\n")
 }
 
 #[test]
@@ -136,12 +140,9 @@ fn transactions_that_need_to_know_run_the_query() {
     assert_eq!((writer.stat("entries"), refusals(&mut writer, "written")), (0, 3));
     assert_eq!(count(&mut reader), 2);
     writer.run("INSERT INTO t VALUES (3)");
-    for (level, rows) in [
-        ("READ COMMITTED", 2),
-        ("REPEATABLE READ", 2),
-        ("SERIALIZABLE", 3),
-        ("SERIALIZABLE READ ONLY DEFERRABLE", 3),
-    ] {
+    for (level, rows) in
+        [("READ COMMITTED", 2), ("REPEATABLE READ", 2), ("SERIALIZABLE", 3), ("SERIALIZABLE READ ONLY DEFERRABLE", 3)]
+    {
         reader.run(&format!("BEGIN ISOLATION LEVEL {level}"));
         assert_eq!(count(&mut reader), rows, "{level}");
         reader.run("COMMIT");
