@@ -592,9 +592,9 @@ SELECT cache,
 
 COMMENT ON FUNCTION @extschema@.library_version(text) IS
     'Version of the library that this server runs; an error if it is older than what is required';
-COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, interval, boolean, boolean) IS
+COMMENT ON FUNCTION @extschema@.create_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, interval, boolean, boolean, text[], regprocedure[], boolean) IS
     'Creates a cache of so many bytes, or of so many entries (max_entries, max_entry_bytes); false if it was there';
-COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, interval, boolean, text[]) IS
+COMMENT ON FUNCTION @extschema@.alter_cache(text, bigint, bigint, integer, text, integer, bigint, integer, interval, boolean, interval, boolean, boolean, text[], regprocedure[], text[]) IS
     'Changes what a cache is made of; what is NULL stays, what is in reset goes back to its default';
 COMMENT ON FUNCTION @extschema@.rename_cache(text, text) IS 'Gives a cache another name';
 COMMENT ON FUNCTION @extschema@.drop_cache(text) IS 'Drops a cache; false if there was none';
