@@ -11,16 +11,17 @@ use crate::world::World;
 /// Roles of readers, who see rows of their own in `owned`.
 pub const OWNERS: [&str; 2] = ["alice", "bob"];
 
-/// Queries over what the writers change, each with one value. The last ones name what is redefined meanwhile.
+/// Queries over what the writers change, each with one value. The last ones name what is redefined meanwhile. All of them are
+/// kept: a number that is concatenated with a text without a cast makes a query STABLE.
 const QUERIES: &[&str] = &[
-    "SELECT count(*) || ' ' || coalesce(sum(v), 0) FROM applied",
+    "SELECT count(*)::text || ' ' || coalesce(sum(v), 0)::text FROM applied",
     "SELECT sum(v)::text FROM t",
-    "SELECT count(*) || ' of ' || coalesce(current_setting('app.tenant', true), 'nobody') FROM t WHERE v % 3 = 0",
-    "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM t WHERE id < 10",
+    "SELECT count(*)::text || ' of ' || coalesce(current_setting('app.tenant', true), 'nobody') FROM t WHERE v % 3 = 0",
+    "SELECT string_agg(id::text || ':' || v::text, ' ' ORDER BY id) FROM t WHERE id < 10",
     "SELECT count(*)::text FROM child",
     "SELECT sum(v)::text FROM t JOIN child USING (id)",
     "SELECT n::text FROM mat",
-    "SELECT count(*) || ' ' || coalesce(sum(v), 0) FROM parted",
+    "SELECT count(*)::text || ' ' || coalesce(sum(v), 0)::text FROM parted",
     "SELECT sum(v)::text FROM parted WHERE k = 1",
     "SELECT string_agg(v::text, ' ' ORDER BY v) FROM owned",
     "SELECT doubled(3)::text",
