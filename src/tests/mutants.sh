@@ -93,7 +93,7 @@ for name in "${names[@]}"; do
     build "$name"
     change "$name" --reverse
 done
-run none none queries:: marked:: query_options:: query_settings:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
+run none none queries:: marked:: query_options:: query_settings:: unchecked:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
 
 row fault "random checker, of $reads reads" 'directed test' 'specifications of races'
 row --- --- --- ---
@@ -104,7 +104,7 @@ for name in "${names[@]}"; do
     checker=$queries
     case $test in
     marked::*) checker=$marked ;;
-    query_*::*) ;;
+    query_*::* | unchecked::*) ;;
     ?*) test=queries::$test ;;
     esac
     if ! run "$name" "$name.random" --exact "$checker"; then

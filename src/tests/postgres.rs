@@ -6,6 +6,7 @@
 //! - `entries`     Values of every type come back as they were put; old versions and invalidated tags find nothing.
 //! - `answers`     What a result follows from is in its key or among what it depends on.
 //! - `queries`     Results of queries are what the queries would return.
+//! - `unchecked`   Results go by their age alone where nothing tells more, and nowhere else.
 //! - `query_entries` Kept results say what they save and what made them outdated; others are counted by the reason why not.
 //! - `leases`      No reader that comes late stores what is no longer true.
 //! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
@@ -103,5 +104,7 @@ mod settings;
 mod sharing;
 #[path = "postgres/shortage.rs"]
 mod shortage;
+#[path = "postgres/unchecked.rs"]
+mod unchecked;
 #[path = "postgres/writers.rs"]
 mod writers;

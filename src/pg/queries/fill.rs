@@ -16,12 +16,13 @@ use std::time::Instant;
 use pgrx::pg_sys;
 
 use super::accepted::Acceptance;
+use super::basis::Basis;
 use super::flight::Flight;
 use super::found::Found;
 use super::grace::Stale;
 use super::key::{Key, StoredUnder};
 use super::knowing::{PlannedWith, plan_knowing};
-use super::lines::{emptied, seen};
+use super::lines::emptied;
 use super::plan::{self, Planned, plan};
 use super::refusal::Refusal;
 use super::relations::Dependencies;
@@ -37,7 +38,6 @@ use crate::pg::definitions::{self, Access};
 use crate::pg::error::CacheError;
 use crate::pg::ledger::now_us;
 use crate::pg::refusals::Reason;
-use crate::rings::table::Rings;
 
 /// A result that is being made, and stored if it can be.
 pub(super) struct Fill<'a> {
@@ -45,7 +45,7 @@ pub(super) struct Fill<'a> {
     pub(super) number: u64,
     pub(super) options: Rc<ResultOptions>,
     pub(super) wishes: &'a Wishes,
-    pub(super) rings: Rings,
+    pub(super) basis: Basis,
     pub(super) key: &'a Key,
     pub(super) under: &'a StoredUnder,
     pub(super) found: Found,
@@ -60,11 +60,12 @@ impl Fill<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, self.number);
         // And so is it voided by whoever invalidates a tag.
-        let terms = self.wishes.terms(&self.rings, self.number, &self.options);
+        let terms = self.wishes.terms(self.basis, self.number, &self.options);
         let (planned, knows) = self.plan(query, parameters)?;
         let learned = match knows {
             PlannedWith::Refused(refusal) => Err(refusal),
             PlannedWith::Learned(learned) => Ok(learned),
+            PlannedWith::Unknown if self.basis.is_age() => Ok(Vec::new()),
             PlannedWith::Unknown => Err(Refusal::being_changed()),
         };
         // A schema of the search path may have come or gone, which the plan knows and the key does not.
@@ -90,19 +91,18 @@ impl Fill<'_> {
         let starts = trace::starts();
         let store = new_store(self.home);
         let output = run::run(&planned, query, store, |columns| {
-            plan::refusal_of_columns(columns)
-                .is_none()
-                .then(|| Collected::new(&self.key.bytes, &about, columns, max_bytes))
+            let is_kept = self.basis.refusal_of_columns(columns).is_none();
+            is_kept.then(|| Collected::new(&self.key.bytes, &about, columns, max_bytes))
         });
         // SAFETY: it was planned, in memory that is still there.
         let own = u64::from(unsafe { trace::is_counted(planned.statement) });
         let runs_others = trace::starts() != starts + own;
         let micros = started.elapsed().as_micros() as u64;
-        let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.rings);
+        let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.basis.rings());
         let refusal = match output.collected {
-            None => plan::refusal_of_columns(&output.columns),
+            None => self.basis.refusal_of_columns(&output.columns),
             Some(_) if runs_others => Some(plan::trace_refusal()),
-            Some(collected) => match (collected.finish(micros, now_us()), seen(&self.rings, &learned)) {
+            Some(collected) => match (collected.finish(micros, now_us()), self.basis.dependencies(&learned)) {
                 (None, _) => Some(Refusal::too_large()),
                 (_, Err(refusal)) => Some(refusal),
                 (Some(rows), Ok(dependencies)) => {
@@ -126,7 +126,9 @@ impl Fill<'_> {
             Ok(planned)
         };
         let accepts = Acceptance::OfCache(&self.options, self.wishes);
-        plan_knowing(&mut Dependencies::new(), accepts, || Some(self.rings), plan_once)
+        // By its age a result is kept whatever definitions do.
+        let rings = || if let Basis::Rings(rings) = self.basis { Some(rings) } else { None };
+        plan_knowing(&mut Dependencies::new(), accepts, rings, plan_once)
     }
 }
 

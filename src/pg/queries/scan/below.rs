@@ -20,15 +20,16 @@ use super::{Source, with_snapshot};
 use crate::pg::catalog::Catalog;
 use crate::pg::error::CacheError;
 use crate::pg::ledger::now_us;
+use crate::pg::queries::basis::Basis;
 use crate::pg::queries::fill::store_result;
 use crate::pg::queries::found::Found;
 use crate::pg::queries::key::{Key, StoredUnder};
-use crate::pg::queries::lines::{emptied, seen, usable_rings};
+use crate::pg::queries::lines::emptied;
 use crate::pg::queries::plan;
 use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::rows::{About, Collected, Column};
 use crate::pg::queries::run::{Whole, row_bytes};
-use crate::pg::queries::wishes::Terms;
+use crate::pg::queries::wishes::{Terms, Wishes};
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
@@ -47,7 +48,7 @@ pub(super) struct Below {
 pub(super) enum Outcome {
     /// It was not run to its end.
     Unfinished,
-    Stored,
+    Stored(Basis),
     NotStored(String),
 }
 
@@ -85,6 +86,7 @@ impl Below {
 pub(super) struct Filling {
     pub(super) cache: String,
     pub(super) number: u64,
+    pub(super) basis: Basis,
     pub(super) key: Key,
     pub(super) under: StoredUnder,
     pub(super) found: Found,
@@ -111,20 +113,21 @@ impl Filling {
         if has_written() {
             return Ok(Some(Refusal::written()));
         }
-        let rings = match usable_rings() {
-            Ok(rings) => rings,
+        let basis = match Basis::find(&self.cache, &Wishes::default()) {
+            Ok(basis) if basis.is_age() == self.basis.is_age() => basis,
+            Ok(_) => return Ok(Some(Refusal::new(Reason::Off, "the query cache was switched while it was made"))),
             Err(refusal) => return Ok(Some(refusal)),
         };
         let Some(rows) = self.collected.finish(self.started.elapsed().as_micros() as u64, now_us()) else {
             return Ok(Some(Refusal::too_large()));
         };
-        let dependencies = match seen(&rings, &self.learned) {
+        let dependencies = match basis.dependencies(&self.learned) {
             Ok(dependencies) => dependencies,
             Err(refusal) => return Ok(Some(refusal)),
         };
         let catalog = Catalog::open()?;
         let stored = self.terms.compose(&rows, &dependencies)?;
-        let still = || emptied(catalog, self.number) == self.emptied_before && self.terms.hold(&rings);
+        let still = || emptied(catalog, self.number) == self.emptied_before && self.terms.hold(&basis.rings());
         store_result(&self.cache, &self.under, &self.found, &stored, &self.terms, still)
     }
 }
@@ -152,10 +155,10 @@ pub(super) unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys:
         }
         if from.is_null() || (*from).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
             if let Some(filling) = below.filling.take() {
-                let cache = filling.cache.clone();
+                let (cache, basis) = (filling.cache.clone(), filling.basis);
                 let refusal = with_snapshot(state.es_snapshot, || filling.finish());
                 below.outcome = match refusal.unwrap_or_else(|error| Some(error.into())) {
-                    None => Outcome::Stored,
+                    None => Outcome::Stored(basis),
                     Some(refusal) => Outcome::refused(&cache, &refusal),
                 };
             }

@@ -17,9 +17,10 @@ use super::kept::kept;
 use super::slots::clear;
 use super::{Running, Source, with_snapshot};
 use crate::pg::queries::flight::Flight;
-use crate::pg::queries::found::{Found, look_again};
+use crate::pg::queries::found::{Found, Seeker};
 use crate::pg::queries::grace::Stale;
 use crate::pg::queries::refusal::Refusal;
+use crate::pg::queries::rows::Rows;
 use crate::pg::queries::wishes::Wishes;
 use crate::pg::snapshot::has_written;
 
@@ -59,7 +60,13 @@ pub(super) unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanSta
             Err(stale) => return serve_stale(stale, running, node),
         };
         while matches!(flight, Flight::Waited(_)) {
-            let look = || look_again(&filling.cache, filling.number, &filling.under, &filling.key, &Wishes::default());
+            let seeker = Seeker {
+                cache: &filling.cache,
+                wishes: &Wishes::default(),
+                basis: filling.basis,
+                fits: &|rows: &Rows<'_>| rows.columns().eq(filling.columns.iter().copied()),
+            };
+            let look = || seeker.look_again(filling.number, &filling.under, &filling.key);
             let found =
                 PgMemoryContexts::For((*state).es_query_cxt).switch_to(|_| with_snapshot((*state).es_snapshot, look));
             let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;

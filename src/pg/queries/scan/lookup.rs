@@ -18,22 +18,22 @@ use super::{Source, with_snapshot};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::definitions::{self, Access};
+use crate::pg::queries::Parameter;
 use crate::pg::queries::accepted::Acceptance;
-use crate::pg::queries::found::{Found, Looked, look_for};
+use crate::pg::queries::basis::Basis;
+use crate::pg::queries::found::{Found, Looked, Seeker};
 use crate::pg::queries::key::{self, Key, StoredUnder};
 use crate::pg::queries::knowing::PlannedWith;
-use crate::pg::queries::lines::{are_definitions_the_same, emptied, usable_rings};
+use crate::pg::queries::lines::{are_definitions_the_same, emptied};
 use crate::pg::queries::refusal::Refusal;
-use crate::pg::queries::rows::{Collected, Column};
+use crate::pg::queries::rows::{Collected, Column, Rows};
 use crate::pg::queries::run::{Whole, columns_of};
 use crate::pg::queries::statement::Marked;
 use crate::pg::queries::wishes::Wishes;
-use crate::pg::queries::{Parameter, plan};
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
 use crate::pg::types;
-use crate::rings::table::Rings;
 
 /// Where the rows come from; or why no result is found, and none kept.
 ///
@@ -55,7 +55,7 @@ pub(super) unsafe fn look_up(
         if !(*estate).es_crosscheck_snapshot.is_null() {
             return Err(Refusal::new(Reason::TwoSnapshots, "it has two snapshots"));
         }
-        let rings = usable_rings()?;
+        let basis = Basis::find(&marked.cache, &Wishes::default())?;
         let parameters = values_of(&marked.parameters, (*estate).es_param_list_info)?;
         if key::settings() != marked.settings {
             // The planner has run functions that follow them, as IMMUTABLE ones may.
@@ -70,8 +70,14 @@ pub(super) unsafe fn look_up(
             None => Ok(Key::of_statement(&marked.statement, &parameters, options)),
         };
         // What is found is asked about in the statement's snapshot.
+        let seeker = Seeker {
+            cache: &marked.cache,
+            wishes: &wishes,
+            basis,
+            fits: &|rows: &Rows<'_>| rows.columns().eq(columns.iter().copied()),
+        };
         let Looked { number, options, key, under, found } =
-            with_snapshot((*estate).es_snapshot, || look_for(&marked.cache, &wishes, compose))?;
+            with_snapshot((*estate).es_snapshot, || seeker.look_for(compose))?;
         let found = match found {
             Found::Right(copied) => match kept(copied, &columns, description, estate) {
                 Some(kept) => return Ok(Source::Kept(kept)),
@@ -79,7 +85,7 @@ pub(super) unsafe fn look_up(
             },
             other => other,
         };
-        let missed = Missed { marked, learned, rings, description, columns, key, under, found, number, options };
+        let missed = Missed { marked, learned, basis, description, columns, key, under, found, number, options };
         Ok(Below::looked_for(&marked.cache, missed.begin(estate)))
     }
 }
@@ -88,7 +94,7 @@ pub(super) unsafe fn look_up(
 struct Missed<'a> {
     marked: &'a Marked,
     learned: Option<&'a Vec<Dependency>>,
-    rings: Rings,
+    basis: Basis,
     description: pg_sys::TupleDesc,
     columns: Vec<Column>,
     key: Key,
@@ -106,7 +112,7 @@ impl Missed<'_> {
     ///
     /// - It is of the query with this state, which begins.
     unsafe fn begin(self, estate: *mut pg_sys::EState) -> Result<Filling, Refusal> {
-        let Missed { marked, learned, rings, description, columns, key, under, found, number, options } = self;
+        let Missed { marked, learned, basis, description, columns, key, under, found, number, options } = self;
         if has_written() {
             return Err(Refusal::written());
         }
@@ -117,15 +123,20 @@ impl Missed<'_> {
             let text = "settings that the cache names have changed since it was planned";
             return Err(Refusal::new(Reason::DefinitionsChanged, text));
         }
-        let is_as_planned = |learned: &&Vec<Dependency>| are_definitions_the_same(&rings, learned.iter().copied());
-        let Some(learned) = learned.filter(is_as_planned) else {
-            // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
-            // SAFETY: marks the plans of this process.
-            unsafe { pg_sys::ResetPlanCache() };
-            let text = "definitions have changed since it was planned";
-            return Err(Refusal::new(Reason::DefinitionsChanged, text));
+        let learned = match (learned, basis) {
+            (_, Basis::Age(_)) => Vec::new(),
+            (Some(learned), Basis::Rings(rings)) if are_definitions_the_same(&rings, learned.iter().copied()) => {
+                learned.clone()
+            }
+            _ => {
+                // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
+                // SAFETY: marks the plans of this process.
+                unsafe { pg_sys::ResetPlanCache() };
+                let text = "definitions have changed since it was planned";
+                return Err(Refusal::new(Reason::DefinitionsChanged, text));
+            }
         };
-        if let Some(refusal) = plan::refusal_of_columns(&columns) {
+        if let Some(refusal) = basis.refusal_of_columns(&columns) {
             return Err(refusal);
         }
         if matches!(found, Found::Other) {
@@ -137,7 +148,7 @@ impl Missed<'_> {
         let emptied_before = emptied(catalog, number);
         // SAFETY: as the caller says.
         let (terms, about, whole) = unsafe {
-            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, &options));
+            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(basis, number, &options));
             (terms.ok_or_else(Refusal::being_changed)?, about(estate), Whole::new(description, &columns))
         };
         Ok(Filling {
@@ -148,7 +159,8 @@ impl Missed<'_> {
             key,
             under,
             found,
-            learned: learned.clone(),
+            learned,
+            basis,
             about,
             columns,
             max_bytes,
