@@ -246,7 +246,7 @@ const STABLE: &[&str] = &[
     // values as text; the other way only where no text means the time that it is, as 'now' does
     "timestamptz_out", "timestamp_out", "date_out", "time_out", "timetz_out", "interval_out", "interval_in", "byteaout",
     "float4out", "float8out", "cash_out", "cash_in", "array_out", "record_out", "range_out", "multirange_out", "money",
-    "concat", "concat_ws", "format", "array_to_string", "quote_literal", "quote_nullable", "to_number", "numeric",
+    "concat", "concat_ws", "anytextcat", "textanycat", "format", "array_to_string", "quote_literal", "quote_nullable", "to_number", "numeric",
     // JSON
     "to_json", "to_jsonb", "row_to_json", "array_to_json", "json_build_object", "json_build_array", "jsonb_build_object",
     "jsonb_build_array", "json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg", "json_agg_strict", "jsonb_agg_strict",
