@@ -50,9 +50,11 @@ pub(super) enum SqlCounter {
     RefusedPresent,
     /// Results that were served although they were outdated.
     ServedStale,
+    /// Results that were served where nothing tells whether they are right.
+    ServedUnchecked,
 }
 
-pub(super) const SQL_COUNTERS: usize = SqlCounter::ServedStale as usize + 1;
+pub(super) const SQL_COUNTERS: usize = SqlCounter::ServedUnchecked as usize + 1;
 
 /// A cache at one moment. The counters are totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

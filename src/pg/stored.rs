@@ -169,6 +169,11 @@ impl<'a> Stored<'a> {
         Dependency::list(self.dependencies).expect("whole ones: parsed")
     }
 
+    /// Whether it is a result of which nothing tells whether it is right: a checked one depends on functions and roles at least.
+    pub(super) fn is_unchecked(&self) -> bool {
+        self.is_result && self.dependencies.is_empty()
+    }
+
     /// The tags of a result.
     pub(super) fn tags_of_result(&self) -> impl Iterator<Item = Dependency> + Clone + 'a {
         Dependency::list(self.tags).expect("whole ones: parsed")
@@ -318,6 +323,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_result_that_depends_on_nothing_is_unchecked_and_nothing_else_is() {
+        for tags in [&[][..], &[dependency(2)]] {
+            for (dependencies, is_unchecked) in [(&[][..], true), (&[dependency(1)], false)] {
+                let bytes = Stored::compose_result(b"rows", dependencies, tags, None).unwrap();
+                let stored = Stored::parse(&bytes).unwrap();
+                assert_eq!(stored.is_unchecked(), is_unchecked);
+                assert_eq!((stored.value, stored.tags_of_result().count()), (&b"rows"[..], tags.len()));
+                assert!(!outlives_the_server(&bytes) && !Stored::is_plain(&bytes));
+            }
+        }
+        assert!(!Stored::parse(&Stored::compose(b"value", None, &[]).unwrap()).unwrap().is_unchecked());
     }
 
     #[test]

@@ -37,6 +37,110 @@ pub(super) unsafe fn text_setting(name: &CStr) -> Option<std::ptr::NonNull<*mut 
     }
 }
 
+/// What lies behind a setting.
+#[cfg(feature = "extension")]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum SettingValue<'a> {
+    /// There is no setting of this name.
+    Unknown,
+    /// A number, a truth value or a word of a list; of a number with decimals its bits.
+    Number(u64),
+    Text(Option<&'a CStr>),
+}
+
+/// A setting of PostgreSQL's, of a library's or of nobody's, as it is until somebody changes it.
+#[cfg(feature = "extension")]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting<'a> {
+    pub(super) value: SettingValue<'a>,
+    /// What shows it, where that is not the value alone.
+    show: pg_sys::GucShowHook,
+}
+
+#[cfg(feature = "extension")]
+impl Setting<'_> {
+    /// What is shown, where the setting says that itself. Until the next call.
+    ///
+    /// # Safety
+    ///
+    /// - Called by the process's only thread, inside of a transaction.
+    pub(super) unsafe fn shown(&self) -> Option<&CStr> {
+        let show = self.show?;
+        // SAFETY: as the caller says; a text that ends with a NUL, or null.
+        unsafe {
+            let shown = pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| show());
+            (!shown.is_null()).then(|| CStr::from_ptr(shown))
+        }
+    }
+}
+
+/// The setting of this name, in small letters.
+///
+/// # Safety
+///
+/// - Called by the process's only thread, inside of a transaction; nobody changes settings while what is returned is used.
+#[cfg(feature = "extension")]
+pub(super) unsafe fn setting<'a>(name: &CStr) -> Setting<'a> {
+    // SAFETY: as the caller says; its kind says which structure it is. Texts end with a NUL, or are null.
+    unsafe {
+        let text = |text: *const std::ffi::c_char| (!text.is_null()).then(|| CStr::from_ptr(text));
+        let Some(setting) = find_setting(name) else {
+            // Versions before 16 find old names only so.
+            let old = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+            let value = if old.is_null() { SettingValue::Unknown } else { SettingValue::Text(text(old)) };
+            return Setting { value, show: None };
+        };
+        match (*setting).vartype {
+            pg_sys::config_type::PGC_BOOL => {
+                let setting = &*setting.cast::<pg_sys::config_bool>();
+                Setting { value: SettingValue::Number(u64::from(*setting.variable)), show: setting.show_hook }
+            }
+            pg_sys::config_type::PGC_INT => {
+                let setting = &*setting.cast::<pg_sys::config_int>();
+                Setting { value: SettingValue::Number(*setting.variable as u64), show: setting.show_hook }
+            }
+            pg_sys::config_type::PGC_REAL => {
+                let setting = &*setting.cast::<pg_sys::config_real>();
+                Setting { value: SettingValue::Number((*setting.variable).to_bits()), show: setting.show_hook }
+            }
+            pg_sys::config_type::PGC_ENUM => {
+                let setting = &*setting.cast::<pg_sys::config_enum>();
+                Setting { value: SettingValue::Number(*setting.variable as u64), show: setting.show_hook }
+            }
+            _ => {
+                let setting = &*setting.cast::<pg_sys::config_string>();
+                Setting { value: SettingValue::Text(text(*setting.variable)), show: setting.show_hook }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// - As of [`setting`].
+#[cfg(feature = "extension")]
+unsafe fn find_setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
+    // SAFETY: as the caller says.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        {
+            let all = std::slice::from_raw_parts(pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions() as usize);
+            /// They lie in the order that PostgreSQL's own search has.
+            fn folded(name: &CStr) -> impl Iterator<Item = std::ffi::c_char> + '_ {
+                name.to_bytes().iter().map(|byte| byte.to_ascii_lowercase() as std::ffi::c_char)
+            }
+            let place =
+                all.binary_search_by(|setting| folded(CStr::from_ptr((**setting).name)).cmp(folded(name))).ok()?;
+            Some(all[place])
+        }
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        {
+            let setting = pg_sys::find_option(name.as_ptr(), false, true, 0);
+            (!setting.is_null()).then_some(setting)
+        }
+    }
+}
+
 /// Calls `request` when shared memory may be asked for: at once in version 14, by a hook later on. Only while the
 /// postmaster loads its libraries, once per library.
 #[cfg(feature = "pg14")]

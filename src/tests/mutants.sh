@@ -6,7 +6,7 @@
 #   mutants.sh NAME…      these
 #
 # A fault is a patch. Its first line says what is wrong; the second, which test of src/tests/postgres/queries.rs has to find
-# it, each time, or of another file, with "marked::", "query_options::" or "trusted::" before its name. The random checker of that file,
+# it, each time, or of another file, with its name and "::" before the test's. The random checker of that file,
 # or else of queries.rs, is tried as well, and has to find those that name no test. A patch that does not apply
 # any more ends the run: what it changes has to be looked at anew. The first build has no fault, and has to pass.
 #
@@ -93,7 +93,7 @@ for name in "${names[@]}"; do
     build "$name"
     change "$name" --reverse
 done
-run none none queries:: marked:: query_options:: trusted:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
+run none none queries:: marked:: query_options:: query_settings:: unchecked:: trusted:: || { tail -n 40 "$work/logs/none" >&2; echo "without a fault the tests fail" >&2; exit 1; }
 
 row fault "random checker, of $reads reads" 'directed test' 'specifications of races'
 row --- --- --- ---
@@ -104,7 +104,7 @@ for name in "${names[@]}"; do
     checker=$queries
     case $test in
     marked::*) checker=$marked ;;
-    query_options::* | trusted::*) ;;
+    query_*::* | unchecked::* | trusted::*) ;;
     ?*) test=queries::$test ;;
     esac
     if ! run "$name" "$name.random" --exact "$checker"; then

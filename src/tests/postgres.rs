@@ -7,6 +7,7 @@
 //! - `answers`     What a result follows from is in its key or among what it depends on.
 //! - `queries`     Results of queries are what the queries would return.
 //! - `trusted`     So they are where functions run queries that a cache's owner trusts.
+//! - `unchecked`   Results go by their age alone where nothing tells more, and nowhere else.
 //! - `query_entries` Kept results say what they save and what made them outdated; others are counted by the reason why not.
 //! - `leases`      No reader that comes late stores what is no longer true.
 //! - `writers`     A commit publishes what the transaction has written and redefined, and no more.
@@ -92,6 +93,8 @@ mod queries;
 mod query_entries;
 #[path = "postgres/query_options.rs"]
 mod query_options;
+#[path = "postgres/query_settings.rs"]
+mod query_settings;
 #[path = "postgres/registry.rs"]
 mod registry;
 #[path = "postgres/releases.rs"]
@@ -104,5 +107,7 @@ mod sharing;
 mod shortage;
 #[path = "postgres/trusted.rs"]
 mod trusted;
+#[path = "postgres/unchecked.rs"]
+mod unchecked;
 #[path = "postgres/writers.rs"]
 mod writers;

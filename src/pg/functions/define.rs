@@ -89,15 +89,17 @@ fn written_function(function: pg_sys::Oid) -> String {
         let volatility = syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, volatility);
         (encoding::name(CStr::from_ptr(pg_sys::format_procedure_qualified(function))), volatility)
     };
-    let wrong = |why: &str| CacheError::Parameter(format!("trusted_functions has {text}: {why}"));
-    match volatility {
-        None => wrong("no function").report(),
-        Some(pg_sys::PROVOLATILE_VOLATILE) => wrong("it is VOLATILE, declare it STABLE if it is").report(),
-        Some(_) if text.contains(ResultOptions::FUNCTIONS_SEPARATOR.trim()) => {
-            wrong("there may be no semicolon in it").report()
+    let wrong = match volatility {
+        None => CacheError::Parameter(format!("trusted_functions has {text}: no function")),
+        Some(pg_sys::PROVOLATILE_VOLATILE) => {
+            CacheError::Parameter(format!("trusted_functions has {text}: it is VOLATILE, declare it STABLE if it is"))
         }
-        Some(_) => text,
-    }
+        Some(_) if text.contains(ResultOptions::FUNCTIONS_SEPARATOR.trim()) => {
+            CacheError::Parameter(format!("trusted_functions has {text}: there may be no semicolon in it"))
+        }
+        Some(_) => return text,
+    };
+    wrong.report()
 }
 
 called_raw!(pg_finfo_define_cache_wrapper);

@@ -75,10 +75,11 @@ use super::{images, settings, worker, writers};
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     area::request(AreaRequest { name: c"pg_shared_lru", size: settings::area_size });
+    // Results are kept without a preload, too.
+    crate::pg::queries::trace::install();
     if area::is_preloading() {
         worker::register();
         writers::watch();
-        crate::pg::queries::trace::install();
         images::watch();
         crate::pg::queries::marks::install();
     }

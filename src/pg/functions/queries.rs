@@ -76,8 +76,10 @@ unsafe fn fetch(call: pg_sys::FunctionCallInfo, between: Between) -> pg_sys::Dat
         let Some(Asked { cache, query, wishes, next }) = asked(call, between) else { return null(call) };
         let place = Place::of(call, next + 1);
         let parameters = parameters(call, place, next + 1);
-        let answer = or_report(queries::answer(cache, &query, &parameters, &wishes, pg_sys::CurrentMemoryContext));
-        match first_value(answer, place) {
+        let wanted = [place.column()];
+        let fits = |rows: &queries::Rows<'_>| mismatch(rows.columns(), &wanted).is_none();
+        let home = pg_sys::CurrentMemoryContext;
+        match first_value(or_report(queries::answer(cache, &query, &parameters, &wishes, &fits, home)), place) {
             Some(value) => value,
             None => null(call),
         }
@@ -110,7 +112,8 @@ unsafe fn query(call: pg_sys::FunctionCallInfo, between: Between) -> pg_sys::Dat
         let description = pg_sys::CreateTupleDescCopy((*result).expectedDesc);
         pg_sys::MemoryContextSwitchTo(before);
         let wanted = queries::columns_of(description);
-        let answer = or_report(queries::answer(cache, &query, &parameters, &wishes, home));
+        let fits = |rows: &queries::Rows<'_>| mismatch(rows.columns(), &wanted).is_none();
+        let answer = or_report(queries::answer(cache, &query, &parameters, &wishes, &fits, home));
         let store = match answer {
             Answer::Made(store, columns) => {
                 check_columns(columns.into_iter(), &wanted);
@@ -241,6 +244,11 @@ impl Place {
         }
     }
 
+    /// The column of the only value.
+    fn column(&self) -> Column {
+        Column { oid: self.value_type, modifier: -1, collation: pg_sys::InvalidOid }
+    }
+
     /// The only value of a row, which points into the row; `None` if it is NULL.
     ///
     /// # Safety
@@ -309,19 +317,38 @@ fn kept_rows(copied: &Copied) -> queries::Rows<'_> {
     })
 }
 
+/// Where columns are not those that a call wants.
+enum Mismatch {
+    /// There are so many.
+    Count(usize),
+    /// The one at this place, from 0 on, is this.
+    Column(usize, Column),
+}
+
+fn mismatch(columns: impl ExactSizeIterator<Item = Column>, wanted: &[Column]) -> Option<Mismatch> {
+    if columns.len() != wanted.len() {
+        return Some(Mismatch::Count(columns.len()));
+    }
+    // Without a modifier, a call takes any.
+    let fits = |column: &Column, wanted: &Column| {
+        column.oid == wanted.oid && (wanted.modifier == -1 || column.modifier == wanted.modifier)
+    };
+    let other = columns.zip(wanted).enumerate().find(|(_, (column, wanted))| !fits(column, wanted))?;
+    Some(Mismatch::Column(other.0, other.1.0))
+}
+
 /// # Panics
 ///
 /// PostgreSQL's ERROR, if they differ.
 fn check_columns(columns: impl ExactSizeIterator<Item = Column>, wanted: &[Column]) {
-    if columns.len() != wanted.len() {
-        let (given, wanted) = (columns.len(), wanted.len());
-        CacheError::Parameter(format!("the query returns {given} columns, the call names {wanted}")).report();
-    }
-    for (index, (column, wanted)) in columns.zip(wanted).enumerate() {
-        // Without a modifier, a call takes any.
-        if column.oid != wanted.oid || (wanted.modifier != -1 && column.modifier != wanted.modifier) {
-            let (given, wanted) = (column.type_name(), wanted.type_name());
-            let place = index + 1;
+    match mismatch(columns, wanted) {
+        None => {}
+        Some(Mismatch::Count(given)) => {
+            let wanted = wanted.len();
+            CacheError::Parameter(format!("the query returns {given} columns, the call names {wanted}")).report();
+        }
+        Some(Mismatch::Column(index, column)) => {
+            let (place, given, wanted) = (index + 1, column.type_name(), wanted[index].type_name());
             CacheError::Parameter(format!("column {place} of the query is of type {given}, the call says {wanted}"))
                 .report();
         }
@@ -335,7 +362,7 @@ fn check_columns(columns: impl ExactSizeIterator<Item = Column>, wanted: &[Colum
 /// - The answer is one of the current call's, which nothing else has, at this place; the value is to be of the type before the
 ///   first parameter.
 unsafe fn first_value(answer: Answer, place: &Place) -> Option<pg_sys::Datum> {
-    let wanted = [Column { oid: place.value_type, modifier: -1, collation: pg_sys::InvalidOid }];
+    let wanted = [place.column()];
     let check_count = |count: i64| {
         if count > 1 {
             CacheError::Parameter("the query returns more than one row: one value is wanted".to_owned()).report();

@@ -1,4 +1,5 @@
-//! What a result may depend on only where its cache's owner accepts that: the clock, and what functions of users give and read.
+//! What a result may depend on only where its cache's owner accepts that: the clock, settings, and what functions of users give and
+//! read.
 //!
 //! A function is named by its text, with its schema and arguments, as the owner has named it: whoever replaces it is trusted as
 //! well. One that is IMMUTABLE need be trusted only where functions run queries (`watch`): then nobody else says of what runs
@@ -17,6 +18,8 @@ use crate::pg::definitions::options::ResultOptions;
 pub(super) enum Accepted {
     /// The time at which the result is made.
     Clock,
+    /// The setting of this name, in small letters. Where it is accepted it is in the key (`named`).
+    Setting(String),
     /// What a function of users gives that is STABLE.
     Stable(String),
     /// What one reads by queries that is IMMUTABLE; asked only where functions run queries.
@@ -24,10 +27,39 @@ pub(super) enum Accepted {
 }
 
 impl Accepted {
+    const CLOCK: &str = "clock";
+    const SETTING: &str = "setting:";
+    const STABLE: &str = "stable:";
+    const QUERIES: &str = "queries:";
+
     fn function(&self) -> Option<&str> {
         match self {
-            Accepted::Clock => None,
+            Accepted::Clock | Accepted::Setting(_) => None,
             Accepted::Stable(function) | Accepted::Queries(function) => Some(function),
+        }
+    }
+
+    /// As a word without spaces, which the name of a function may have.
+    fn to_plan(&self) -> String {
+        match self {
+            Accepted::Clock => Accepted::CLOCK.to_owned(),
+            Accepted::Setting(name) => format!("{}{name}", Accepted::SETTING),
+            Accepted::Stable(function) => format!("{}{}", Accepted::STABLE, to_hex(function.as_bytes())),
+            Accepted::Queries(function) => format!("{}{}", Accepted::QUERIES, to_hex(function.as_bytes())),
+        }
+    }
+
+    /// What [`Accepted::to_plan`] made; `None` if nothing did.
+    fn from_plan(plan: &str) -> Option<Accepted> {
+        let named = |hex| String::from_utf8(from_hex(hex)?).ok();
+        if plan == Accepted::CLOCK {
+            Some(Accepted::Clock)
+        } else if let Some(name) = plan.strip_prefix(Accepted::SETTING) {
+            Some(Accepted::Setting(name.to_owned()))
+        } else if let Some(function) = plan.strip_prefix(Accepted::STABLE) {
+            named(function).map(Accepted::Stable)
+        } else {
+            plan.strip_prefix(Accepted::QUERIES).and_then(named).map(Accepted::Queries)
         }
     }
 }
@@ -42,26 +74,13 @@ pub(super) struct Condition {
 impl Condition {
     /// As a text of one line, for a plan.
     pub(super) fn to_plan(&self) -> String {
-        // A function's name may have spaces and ends of lines in it.
-        let needs = match &self.needs {
-            Accepted::Clock => "clock".to_owned(),
-            Accepted::Stable(function) => format!("stable:{}", to_hex(function.as_bytes())),
-            Accepted::Queries(function) => format!("queries:{}", to_hex(function.as_bytes())),
-        };
-        format!("{needs} {}", self.refusal.to_plan())
+        format!("{} {}", self.needs.to_plan(), self.refusal.to_plan())
     }
 
     /// What [`Condition::to_plan`] made; `None` if nothing did.
     pub(super) fn from_plan(plan: &str) -> Option<Condition> {
         let (needs, refusal) = plan.split_once(' ')?;
-        let named = |hex| String::from_utf8(from_hex(hex)?).ok();
-        let needs = match needs.split_once(':') {
-            None if needs == "clock" => Accepted::Clock,
-            Some(("stable", function)) => Accepted::Stable(named(function)?),
-            Some(("queries", function)) => Accepted::Queries(named(function)?),
-            _ => return None,
-        };
-        Some(Condition { needs, refusal: Refusal::from_plan(refusal)? })
+        Some(Condition { needs: Accepted::from_plan(needs)?, refusal: Refusal::from_plan(refusal)? })
     }
 }
 
@@ -94,6 +113,7 @@ impl Acceptance<'_> {
             (Acceptance::OfCache(options, wishes), Accepted::Clock) => {
                 options.accept_clock && wishes.ttl_in(options).is_some()
             }
+            (Acceptance::OfCache(options, _), Accepted::Setting(name)) => options.settings.contains(name),
             (Acceptance::OfCache(options, _), Accepted::Stable(function) | Accepted::Queries(function)) => {
                 options.trusted_functions.binary_search(function).is_ok()
             }
@@ -129,7 +149,8 @@ mod tests {
     fn a_condition_comes_back_from_a_plan() {
         let refusal = Refusal::of_function(Reason::Clock, 7.into(), "function now is STABLE");
         let name = || "public.\"a b\nc\"(integer,text)".to_owned();
-        for needs in [Accepted::Clock, Accepted::Stable(name()), Accepted::Queries(name())] {
+        let setting = Accepted::Setting("app.tenant".to_owned());
+        for needs in [Accepted::Clock, setting, Accepted::Stable(name()), Accepted::Queries(name())] {
             let condition = Condition { needs, refusal: refusal.clone() };
             assert!(!condition.to_plan().contains('\n'));
             assert_eq!(Condition::from_plan(&condition.to_plan()), Some(condition));

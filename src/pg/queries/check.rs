@@ -13,7 +13,8 @@
 //! it.
 //!
 //! What depends on the clock (`now()`, `CURRENT_DATE` and the like) is told apart: there are caches that take it, for a while.
-//! So are functions of users and extensions that are STABLE: there are caches that trust some (`accepted`).
+//! So is what depends on a setting that it names (`current_setting('app.tenant')`): there are caches that have it in the key. So are
+//! functions of users and extensions that are STABLE: there are caches that trust some (`accepted`).
 //!
 //! A function that is declared IMMUTABLE is taken at its word, as PostgreSQL does; that it reads no table, unless it is trusted,
 //! is looked after while the query runs (`trace`).
@@ -109,6 +110,30 @@ impl Findings {
         }
     }
 
+    /// A call of a function that is not an operator's.
+    ///
+    /// # Safety
+    ///
+    /// - It is one.
+    unsafe fn look_at_call(&mut self, call: &pg_sys::FuncExpr) {
+        let function = call.funcid;
+        if ![pg_sys::F_CURRENT_SETTING_TEXT, pg_sys::F_CURRENT_SETTING_TEXT_BOOL].contains(&function.to_u32()) {
+            return self.look_at_function(function);
+        }
+        let refusal = |text| Refusal::of_function(Reason::Stable, function, text);
+        // SAFETY: as the caller says.
+        match unsafe { constant_name(call.args) } {
+            Some(name) => {
+                let text = format!("it depends on the setting {name}: name it in the cache's settings");
+                self.need(Accepted::Setting(name), refusal(text));
+            }
+            None => {
+                let text = "function current_setting is STABLE: the name of the setting has to be a constant";
+                self.refusal.get_or_insert_with(|| refusal(text.to_owned()));
+            }
+        }
+    }
+
     fn look_at_function(&mut self, function: pg_sys::Oid) {
         let is_users = function.to_u32() >= pg_sys::FirstNormalObjectId;
         match refusal_of(function) {
@@ -149,6 +174,49 @@ fn is_aggregate(function: pg_sys::Oid) -> bool {
     let is_aggregate = |row: &pg_sys::FormData_pg_proc| row.prokind as u8 == pg_sys::PROKIND_AGGREGATE;
     // SAFETY: rows of pg_proc.
     unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, is_aggregate) }.unwrap_or(false)
+}
+
+/// Looks at what PostgreSQL takes for arguments that a call leaves out. The planner puts it in, so it is not in the query.
+///
+/// # Safety
+///
+/// - The call is one of this function, and has these arguments and this type.
+unsafe fn look_at_defaults(
+    function: pg_sys::Oid,
+    arguments: *mut pg_sys::List,
+    result: pg_sys::Oid,
+    findings: &mut Findings,
+) {
+    // SAFETY: as the caller says; rows of pg_proc. The list is a new one where something is left out.
+    unsafe {
+        let given = pointers::<pg_sys::Node>(arguments).count();
+        let all = syscache::with_row(pg_sys::SysCacheIdentifier::PROCOID, function, |row| {
+            let wanted = (*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_proc>()).pronargs;
+            let is_whole = given >= wanted as usize;
+            if is_whole { arguments } else { pg_sys::expand_function_arguments(arguments, false, result, row) }
+        });
+        if let Some(all) = all.filter(|all| *all != arguments) {
+            pointers::<pg_sys::Node>(all).for_each(|argument| _ = walk(argument, (&raw mut *findings).cast()));
+        }
+    }
+}
+
+/// The name of a setting that the first of these arguments is, in small letters; `None` if it is no constant, or no name that
+/// a cache's settings may have.
+///
+/// # Safety
+///
+/// - It is a list of expressions, of which the first is a text.
+unsafe fn constant_name(arguments: *mut pg_sys::List) -> Option<String> {
+    // SAFETY: as the caller says; a text becomes one that ends with a NUL.
+    let name = unsafe {
+        let first = pointers::<pg_sys::Node>(arguments).next()?;
+        let value = ((*first).type_ == pg_sys::NodeTag::T_Const).then(|| &*first.cast::<pg_sys::Const>())?;
+        let text = (!value.constisnull).then(|| pg_sys::text_to_cstring(value.constvalue.cast_mut_ptr()))?;
+        CStr::from_ptr(text).to_str().ok()?.to_ascii_lowercase()
+    };
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_$.".contains(&byte);
+    (!name.is_empty() && name.bytes().all(is_part)).then_some(name)
 }
 
 /// Why a query with this function has no result to keep.
@@ -213,7 +281,7 @@ const STABLE: &[&str] = &[
     // values as text; the other way only where no text means the time that it is, as 'now' does
     "timestamptz_out", "timestamp_out", "date_out", "time_out", "timetz_out", "interval_out", "interval_in", "byteaout",
     "float4out", "float8out", "cash_out", "cash_in", "array_out", "record_out", "range_out", "multirange_out", "money",
-    "concat", "concat_ws", "format", "array_to_string", "quote_literal", "quote_nullable", "to_number", "numeric",
+    "concat", "concat_ws", "anytextcat", "textanycat", "format", "array_to_string", "quote_literal", "quote_nullable", "to_number", "numeric",
     // JSON
     "to_json", "to_jsonb", "row_to_json", "array_to_json", "json_build_object", "json_build_array", "jsonb_build_object",
     "jsonb_build_array", "json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg", "json_agg_strict", "jsonb_agg_strict",
@@ -321,8 +389,13 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
     // SAFETY: a node of the query, of the kind that its tag says; the context is what `look` has given.
     unsafe {
         let findings = &mut *context.cast::<Findings>();
-        if pg_sys::check_functions_in_node(node, Some(check_function), context) {
-            return true;
+        match (*node).type_ {
+            pg_sys::NodeTag::T_FuncExpr => {
+                let call = &*node.cast::<pg_sys::FuncExpr>();
+                findings.look_at_call(call);
+                look_at_defaults(call.funcid, call.args, call.funcresulttype, findings);
+            }
+            _ => _ = pg_sys::check_functions_in_node(node, Some(check_function), context),
         }
         match (*node).type_ {
             pg_sys::NodeTag::T_Query => {
@@ -340,7 +413,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 }
             }
             pg_sys::NodeTag::T_Aggref => look_at_aggregate((*node.cast::<pg_sys::Aggref>()).aggfnoid, findings),
-            pg_sys::NodeTag::T_WindowFunc => look_at_aggregate((*node.cast::<pg_sys::WindowFunc>()).winfnoid, findings),
+            pg_sys::NodeTag::T_WindowFunc => {
+                let call = &*node.cast::<pg_sys::WindowFunc>();
+                look_at_aggregate(call.winfnoid, findings);
+                look_at_defaults(call.winfnoid, call.args, call.wintype, findings);
+            }
             pg_sys::NodeTag::T_TableFunc => {
                 // Of XMLTABLE and JSON_TABLE.
                 let columns = oids((*node.cast::<pg_sys::TableFunc>()).coltypes);

@@ -16,12 +16,13 @@ use std::time::Instant;
 use pgrx::pg_sys;
 
 use super::accepted::Acceptance;
+use super::basis::Basis;
 use super::flight::Flight;
 use super::found::Found;
 use super::grace::Stale;
 use super::key::{Key, StoredUnder};
 use super::knowing::{PlannedWith, Watched, plan_watching};
-use super::lines::{emptied, seen};
+use super::lines::emptied;
 use super::plan::{self, Planned, plan};
 use super::refusal::Refusal;
 use super::relations::Dependencies;
@@ -37,7 +38,6 @@ use crate::pg::definitions::{self, Access};
 use crate::pg::error::CacheError;
 use crate::pg::ledger::now_us;
 use crate::pg::refusals::Reason;
-use crate::rings::table::Rings;
 
 /// A result that is being made, and stored if it can be.
 pub(super) struct Fill<'a> {
@@ -45,7 +45,7 @@ pub(super) struct Fill<'a> {
     pub(super) number: u64,
     pub(super) options: Rc<ResultOptions>,
     pub(super) wishes: &'a Wishes,
-    pub(super) rings: Rings,
+    pub(super) basis: Basis,
     pub(super) key: &'a Key,
     pub(super) under: &'a StoredUnder,
     pub(super) found: Found,
@@ -60,11 +60,12 @@ impl Fill<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, self.number);
         // And so is it voided by whoever invalidates a tag.
-        let terms = self.wishes.terms(&self.rings, self.number, &self.options);
+        let terms = self.wishes.terms(self.basis, self.number, &self.options);
         let (planned, knows, mut watch) = self.plan(query, parameters)?;
         let learned = match knows {
             PlannedWith::Refused(refusal) => Err(refusal),
             PlannedWith::Learned(learned) => Ok(learned),
+            PlannedWith::Unknown if self.basis.is_age() => Ok(Vec::new()),
             PlannedWith::Unknown => Err(Refusal::being_changed()),
         };
         // A schema of the search path may have come or gone, which the plan knows and the key does not.
@@ -90,8 +91,8 @@ impl Fill<'_> {
         let store = new_store(self.home);
         let run = || {
             run::run(&planned, query, store, |columns| {
-                let is_kept = plan::refusal_of_columns(columns).is_none();
-                is_kept.then(|| Collected::new(&self.key.0, &[], columns, max_bytes))
+                let is_kept = self.basis.refusal_of_columns(columns).is_none();
+                is_kept.then(|| Collected::new(&self.key.bytes, &[], columns, max_bytes))
             })
         };
         let output = match &mut watch {
@@ -108,23 +109,25 @@ impl Fill<'_> {
         let refusal_of_functions = match &watch {
             Some(watch) => {
                 watch.add_relations(&mut relations);
-                watch.add_learned(&self.rings, &mut learned).err()
+                watch.add_learned(&self.basis.rings(), &mut learned).err()
             }
             None => runs_others.then(plan::trace_refusal),
         };
         let micros = started.elapsed().as_micros() as u64;
-        let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.rings);
+        let still = || emptied(catalog, self.number) == emptied_before && terms.hold(&self.basis.rings());
         let refusal = match output.collected {
-            None => plan::refusal_of_columns(&output.columns),
+            None => self.basis.refusal_of_columns(&output.columns),
             Some(_) if refusal_of_functions.is_some() => refusal_of_functions,
-            Some(collected) => match (collected.finish(micros, now_us(), &relations), seen(&self.rings, &learned)) {
-                (None, _) => Some(Refusal::too_large()),
-                (_, Err(refusal)) => Some(refusal),
-                (Some(rows), Ok(dependencies)) => {
-                    let stored = terms.compose(&rows, &dependencies)?;
-                    store_result(self.cache, self.under, &self.found, &stored, &terms, still)?
+            Some(collected) => {
+                match (collected.finish(micros, now_us(), &relations), self.basis.dependencies(&learned)) {
+                    (None, _) => Some(Refusal::too_large()),
+                    (_, Err(refusal)) => Some(refusal),
+                    (Some(rows), Ok(dependencies)) => {
+                        let stored = terms.compose(&rows, &dependencies)?;
+                        store_result(self.cache, self.under, &self.found, &stored, &terms, still)?
+                    }
                 }
-            },
+            }
         };
         self.flight.end();
         if let Some(refusal) = refusal {
@@ -142,7 +145,7 @@ impl Fill<'_> {
         };
         let accepts = Acceptance::OfCache(&self.options, self.wishes);
         // SAFETY: the snapshot is the calling statement's, which waits for this.
-        unsafe { plan_watching(&mut Dependencies::new(), accepts, self.rings, plan_once) }
+        unsafe { plan_watching(&mut Dependencies::new(), accepts, self.basis, &self.options, plan_once) }
     }
 }
 

@@ -63,13 +63,14 @@ pub(super) fn is_possible() -> bool {
     may && !has_written()
 }
 
-/// What a result is, for a reader that takes rows that are old by so much.
+/// What a result is, where the rings tell, for a reader that takes rows that are old by so much.
 pub(super) fn judge(stored: &Stored<'_>, grace: Duration) -> Verdict {
-    let mut tags = stored.tags_of_result().peekable();
-    match if tags.peek().is_some() { tags::judge(Of::Tags, tags) } else { Freshness::Current } {
-        Freshness::Current => {}
-        Freshness::Outdated => return Verdict::Gone,
-        Freshness::Unknown => return Verdict::NotHere,
+    if stored.is_unchecked() {
+        return Verdict::Gone;
+    }
+    match by_tags(stored) {
+        Verdict::Right => {}
+        other => return other,
     }
     let by_rows = tags::judge(Of::Relations, stored.dependencies());
     let now_us = stored.outdated.map_or(0, |_| now_us());
@@ -84,6 +85,22 @@ pub(super) fn judge(stored: &Stored<'_>, grace: Duration) -> Verdict {
         },
         (Freshness::Outdated, Some(outdated)) if only_rows_have_changed(stored) => within(grace, outdated, now_us),
         (Freshness::Outdated, _) => Verdict::Gone,
+    }
+}
+
+/// What a result is, where nothing but its age tells. Until that is over the cache has it.
+pub(super) fn judge_by_age(stored: &Stored<'_>) -> Verdict {
+    // What the rings have told of the others will not be so any more when they are turned on again.
+    if stored.is_unchecked() { by_tags(stored) } else { Verdict::Gone }
+}
+
+/// What a result is, as far as its tags say.
+fn by_tags(stored: &Stored<'_>) -> Verdict {
+    let mut tags = stored.tags_of_result().peekable();
+    match if tags.peek().is_some() { tags::judge(Of::Tags, tags) } else { Freshness::Current } {
+        Freshness::Current => Verdict::Right,
+        Freshness::Outdated => Verdict::Gone,
+        Freshness::Unknown => Verdict::NotHere,
     }
 }
 

@@ -4,6 +4,7 @@
 //! words of the session   role, security context
 //! settings               those that change what values look like or mean: words, and texts of locales and the time zone
 //! search path            the schemas that are named in it, of which the first is CURRENT_SCHEMA; and the one of temporary tables
+//! what the cache names   settings of its owner's choice, and functions that are trusted (`named`); nothing, if it names none
 //! the query              as text; or a marked statement, as `statement` says which it is
 //! parameters             type, and the value's bytes
 //! time to live, tags     if the call has named any
@@ -18,13 +19,16 @@
 
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::named::{push_named, skip_named};
 use super::relations::with_named_schemas;
 use super::statement::Fingerprint;
 use super::{Parameter, Wishes};
+use crate::pg::definitions::options::ResultOptions;
 use crate::pg::error::CacheError;
 use crate::pg::{types, versions};
 
@@ -51,7 +55,7 @@ const SETTING_WORDS: usize = 8;
 const TEXTS: usize = 7;
 
 /// Where parts of a key go.
-trait Parts {
+pub(super) trait Parts {
     fn add(&mut self, bytes: &[u8]);
 }
 
@@ -82,7 +86,11 @@ impl Parts for Compared<'_> {
 
 /// A key, whole.
 #[derive(Debug)]
-pub(super) struct Key(pub(super) Vec<u8>);
+pub(super) struct Key {
+    pub(super) bytes: Vec<u8>,
+    /// Of the cache, when the key was composed: what they name is in it.
+    options: Rc<ResultOptions>,
+}
 
 /// What a result is stored under: no key of a user's `put` is taken for it, since what is stored says that it is a result.
 pub(super) type StoredUnder = [u8; 18];
@@ -91,21 +99,21 @@ impl Key {
     /// How what a result is stored under begins.
     pub(super) const PREFIX: [u8; 2] = *b"\0Q";
 
-    /// The key of a query with these parameters, for the current role and session.
-    pub(super) fn compose(query: &CStr, parameters: &[Parameter], wishes: &Wishes) -> Key {
-        let mut key = Key::of(query.to_bytes(), parameters);
-        wishes.append_to_key(&mut key.0);
+    /// The key of a query with these parameters, for the current role and session, in a cache with these options.
+    pub(super) fn compose(query: &CStr, parameters: &[Parameter], wishes: &Wishes, options: &Rc<ResultOptions>) -> Key {
+        let mut key = Key::of(query.to_bytes(), parameters, options);
+        wishes.append_to_key(&mut key.bytes);
         key
     }
 
     /// The key of a marked statement. No query's, for there is no NUL in a text.
-    pub(super) fn of_statement(statement: &Fingerprint, parameters: &[Parameter]) -> Key {
-        Key::of(&[&[0], &statement[..]].concat(), parameters)
+    pub(super) fn of_statement(statement: &Fingerprint, parameters: &[Parameter], options: &Rc<ResultOptions>) -> Key {
+        Key::of(&[&[0], &statement[..]].concat(), parameters, options)
     }
 
-    fn of(query: &[u8], parameters: &[Parameter]) -> Key {
+    fn of(query: &[u8], parameters: &[Parameter], options: &Rc<ResultOptions>) -> Key {
         let mut key = Vec::with_capacity(512);
-        push_session(&mut key);
+        push_session(&mut key, options);
         push(&mut key, query);
         for parameter in parameters {
             key.extend_from_slice(&parameter.oid.to_u32().to_le_bytes());
@@ -115,43 +123,39 @@ impl Key {
                 unsafe { types::with_bytes(parameter.datum, parameter.oid, |bytes| push(&mut key, bytes)) };
             }
         }
-        Key(key)
+        Key { bytes: key, options: Rc::clone(options) }
     }
 
     /// The role that a key is of, and the text of its query; `None` for the text of a marked statement, and if it is no key.
     pub(super) fn parts(key: &[u8]) -> Option<(pg_sys::Oid, Option<&[u8]>)> {
-        fn text<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
-            let (len, rest) = left.split_first_chunk::<4>()?;
-            let (text, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
-            *left = rest;
-            Some(text)
-        }
         let (role, _) = key.split_first_chunk::<4>()?;
         // Role and security context come first.
         let mut left = key.get((2 + SETTING_WORDS) * 4..)?;
         for _ in 0..TEXTS {
-            text(&mut left)?;
+            take_text(&mut left)?;
         }
         let (schemas, rest) = left.split_first_chunk::<4>()?;
         // With the schema of temporary tables.
         left = rest.get((u32::from_le_bytes(*schemas) as usize + 1) * 4..)?;
-        let query = text(&mut left)?;
+        skip_named(&mut left)?;
+        let query = take_text(&mut left)?;
         let is_text = query.first() != Some(&0);
         Some((pg_sys::Oid::from(u32::from_le_bytes(*role)), is_text.then_some(query)))
     }
 
-    /// Whether the session is what it was when the key was composed: role, settings, search path.
+    /// Whether the session is what it was when the key was composed: role, settings, search path, settings that the cache named
+    /// then.
     pub(super) fn is_of_session(&self) -> bool {
         // Each of its parts has its length, so no other session's begins like it.
-        let mut compared = Compared { left: &self.0, is_same: true };
-        push_session(&mut compared);
+        let mut compared = Compared { left: &self.bytes, is_same: true };
+        push_session(&mut compared, &self.options);
         compared.is_same
     }
 
     pub(super) fn stored_under(&self) -> StoredUnder {
         let mut under = [0; 18];
         under[..2].copy_from_slice(&Key::PREFIX);
-        under[2..].copy_from_slice(&xxh3_128(&self.0).to_le_bytes());
+        under[2..].copy_from_slice(&xxh3_128(&self.bytes).to_le_bytes());
         under
     }
 }
@@ -163,7 +167,14 @@ pub(super) fn settings() -> u128 {
     xxh3_128(&part)
 }
 
-fn push_session(key: &mut impl Parts) {
+/// What a cache with these options names, as a hash: what IMMUTABLE functions may follow as well. 0 if it names nothing.
+pub(super) fn named(options: &ResultOptions) -> u128 {
+    let mut part = Vec::new();
+    push_named(&mut part, options);
+    if part.is_empty() { 0 } else { xxh3_128(&part) }
+}
+
+fn push_session(key: &mut impl Parts, options: &ResultOptions) {
     let (mut role, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads of variables of this process's only thread.
     unsafe { pg_sys::GetUserIdAndSecContext(&mut role, &mut context) };
@@ -175,6 +186,7 @@ fn push_session(key: &mut impl Parts) {
         named.for_each(|schema| key.add(&schema.to_u32().to_le_bytes()));
         key.add(&temporary.to_u32().to_le_bytes());
     });
+    push_named(key, options);
 }
 
 fn push_settings(key: &mut impl Parts) {
@@ -212,7 +224,15 @@ fn push_settings(key: &mut impl Parts) {
     }
 }
 
-fn push(key: &mut impl Parts, part: &[u8]) {
+pub(super) fn push(key: &mut impl Parts, part: &[u8]) {
     key.add(&(part.len() as u32).to_le_bytes());
     key.add(part);
+}
+
+/// Takes what [`push`] has added from the start of `left`.
+pub(super) fn take_text<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (len, rest) = left.split_first_chunk::<4>()?;
+    let (text, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+    *left = rest;
+    Some(text)
 }

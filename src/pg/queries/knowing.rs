@@ -14,10 +14,12 @@
 use pgrx::pg_sys;
 
 use super::accepted::Acceptance;
+use super::basis::Basis;
 use super::lines::learn;
 use super::refusal::Refusal;
 use super::relations::Dependencies;
 use super::watch::Watch;
+use crate::pg::definitions::options::ResultOptions;
 use crate::pg::stored::Dependency;
 use crate::rings::table::Rings;
 
@@ -43,20 +45,24 @@ pub(super) type Watched<P> = (P, PlannedWith, Option<Watch>);
 pub(super) unsafe fn plan_watching<P, E>(
     known: &mut Dependencies,
     accepts: Acceptance<'_>,
-    rings: Rings,
+    basis: Basis,
+    options: &ResultOptions,
     plan_once: impl Fn(&mut Dependencies) -> Result<P, E>,
 ) -> Result<Watched<P>, E> {
+    let rings = basis.rings();
     // Which functions there are, and what else.
     let planned = plan_once(known)?;
     if let Some(why) = known.refusal_where(accepts) {
         return Ok((planned, PlannedWith::Refused(why.clone()), None));
     }
     if !accepts.lets_run(&known.conditions) {
-        let (planned, knows) = plan_knowing(known, accepts, || Some(rings), plan_once)?;
+        // By its age a result is kept whatever definitions do.
+        let rings = || (!basis.is_age()).then_some(rings);
+        let (planned, knows) = plan_knowing(known, accepts, rings, plan_once)?;
         return Ok((planned, knows, None));
     }
     // SAFETY: as the caller says; a query is planned in a snapshot, holding no LWLock.
-    let Some(mut watch) = (unsafe { Watch::begin(&rings, pg_sys::GetActiveSnapshot()) }) else {
+    let Some(mut watch) = (unsafe { Watch::begin(&rings, options, pg_sys::GetActiveSnapshot()) }) else {
         return Ok((planned, PlannedWith::Refused(Refusal::no_memory()), None));
     };
     let planned = watch.during(|| plan_once(known))?;

@@ -29,20 +29,26 @@ use crate::rings::table::Rings;
 /// The lines, if they tell the running statement what it needs to know; else why not.
 pub(super) fn usable_rings() -> Result<Rings, Refusal> {
     // SAFETY: looks at what the current transaction is.
-    let is_serializable = unsafe {
-        let is_safe = pg_sys::XactReadOnly && pg_sys::XactDeferrable;
-        pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 && !is_safe
-    };
+    let is_safe = unsafe { pg_sys::XactReadOnly && pg_sys::XactDeferrable };
     let rings = Catalog::mapped().and_then(|catalog| catalog.area().rings());
     match rings.filter(|rings| rings.relations_state() == State::On) {
         None => Err(Refusal::new(Reason::Off, "the query cache is off")),
-        // SAFETY: a look at a variable of this process's only thread.
-        Some(_) if unsafe { pg_sys::GinFuzzySearchLimit } != 0 => {
-            Err(Refusal::new(Reason::Sample, "gin_fuzzy_search_limit leaves rows out at random"))
-        }
-        Some(_) if is_serializable => Err(Refusal::new(Reason::Serializable, "the transaction is SERIALIZABLE")),
+        Some(_) if is_sampling() => Err(Refusal::sampling()),
+        Some(_) if is_serializable() && !is_safe => Err(Refusal::serializable()),
         Some(rings) => Ok(rings),
     }
+}
+
+/// Whether the transaction is SERIALIZABLE, whatever it may do.
+pub(super) fn is_serializable() -> bool {
+    // SAFETY: looks at what the current transaction is.
+    unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 }
+}
+
+/// Whether indexes leave rows out.
+pub(super) fn is_sampling() -> bool {
+    // SAFETY: a look at a variable of this process's only thread.
+    unsafe { pg_sys::GinFuzzySearchLimit != 0 }
 }
 
 /// How often a cache has been emptied, by `invalidate_all` or `clear`.

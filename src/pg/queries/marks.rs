@@ -26,6 +26,7 @@ use super::relations::Dependencies;
 use super::statement::{self, Marked};
 use super::{key, plan, scan, trace, watch};
 use crate::pg::catalog::Catalog;
+use crate::pg::definitions::{self, Access};
 use crate::pg::hooks::Previous;
 use crate::pg::snapshot::has_written;
 use crate::pg::{invalidations, settings, versions};
@@ -179,11 +180,14 @@ unsafe fn plan_marked(
     // SAFETY: as the caller says. The planner changes the query that it is given, so it gets a copy.
     unsafe {
         let options = options & !(pg_sys::CURSOR_OPT_PARALLEL_OK as c_int);
+        // A mark makes no error. What is planned without a cache is made anew when there is one.
+        let named = definitions::find(&cache, Access::Read).map_or(0, |cache| key::named(&cache.results));
         let mut marked = Marked {
             cache,
             statement: statement::fingerprint(query),
             parameters: parameters_of(query),
             settings: key::settings(),
+            named,
             planned: PlannedWith::Unknown,
             conditions: Vec::new(),
         };

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! key        all that a result follows from, but for rows and definitions
+//! named      what a cache's owner adds to it: settings, trusted functions
 //! check      whether it follows from these, as the rewritten query says
 //! accepted   what it may depend on only where the cache's owner accepts that
 //! literals   literals that mean the time at which they are read
@@ -12,6 +13,7 @@
 //! plan       a query, analysed and planned, with what its result depends on
 //! knowing    plans that know how often definitions have changed
 //! lines      what the commit rings say of what a result depends on
+//! basis      what tells whether a result is right: the rings; or where there are none, nothing but its age
 //! rows       rows as bytes
 //! run        a planned query, run
 //! found      what lies under a key, and what the running statement may make of it
@@ -37,6 +39,7 @@
 #![allow(unsafe_code)]
 
 mod accepted;
+mod basis;
 mod check;
 pub(super) mod entries;
 mod fill;
@@ -49,6 +52,7 @@ mod lines;
 mod lists;
 mod literals;
 pub(super) mod marks;
+mod named;
 mod plan;
 mod refusal;
 mod relations;
@@ -61,16 +65,17 @@ mod watch;
 mod wishes;
 
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
 use self::accepted::{Acceptance, Accepted};
+use self::basis::Basis;
 use self::fill::{Fill, made};
 use self::flight::Flight;
 pub(super) use self::found::freshness;
-use self::found::{Found, count_miss, look_for};
+use self::found::{Found, Looked, Seeker, count_miss};
 use self::key::Key;
-use self::lines::usable_rings;
 use self::plan::{Planned, plan};
 use self::refusal::Refusal;
 pub(super) use self::refusal::name_of_object;
@@ -109,7 +114,8 @@ impl Answer {
     }
 }
 
-/// The result of a query, kept by a cache. Rows of a run are in `home`; all else is in the current memory context.
+/// The result of a query, kept by a cache. Rows of a run are in `home`; all else is in the current memory context. `fits`:
+/// whether a result has the columns that the call wants.
 ///
 /// # Errors
 ///
@@ -119,10 +125,11 @@ pub(super) fn answer(
     query: &CStr,
     parameters: &[Parameter],
     wishes: &Wishes,
+    fits: &dyn Fn(&Rows<'_>) -> bool,
     home: pg_sys::MemoryContext,
 ) -> Result<Answer, CacheError> {
-    let rings = match usable_rings() {
-        Ok(rings) => rings,
+    let basis = match Basis::find(cache, wishes) {
+        Ok(basis) => basis,
         Err(refusal) => {
             refusal.count_in(&definitions::find(cache, Access::Read)?);
             return made(&plan(query, parameters)?, query, home);
@@ -131,10 +138,9 @@ pub(super) fn answer(
     // Names mean in the key what they mean to PostgreSQL: somebody may have created a schema that is in the search path.
     // SAFETY: inside of a transaction, holding no lock.
     unsafe { pg_sys::AcceptInvalidationMessages() };
-    let key = Key::compose(query, parameters, wishes);
-    let under = key.stored_under();
-    let look = || look_for(cache, &under, &key, wishes);
-    let (number, options, found) = look()?;
+    let seeker = Seeker { cache, wishes, basis, fits };
+    let compose = |options: &Rc<_>| Ok::<_, CacheError>(Key::compose(query, parameters, wishes, options));
+    let Looked { number, options, key, under, found } = seeker.look_for(compose)?;
     if let Found::Right(copied) = found {
         return Ok(Answer::Kept(copied));
     }
@@ -143,14 +149,14 @@ pub(super) fn answer(
         Err(stale) => return Ok(Answer::Kept(stale.serve(cache, &under)?)),
     };
     while matches!(flight, Flight::Waited(_)) {
-        found = look()?.2.without_stale();
+        found = seeker.look_again(number, &under, &key)?;
         if let Found::Right(copied) = found {
             return Ok(Answer::Kept(copied));
         }
         flight = flight.begin_again(number, &under);
     }
     count_miss(cache)?;
-    Fill { cache, number, options, wishes, rings, key: &key, under: &under, found, flight, home }
+    Fill { cache, number, options, wishes, basis, key: &key, under: &under, found, flight, home }
         .fill(query, parameters)
 }
 
@@ -173,8 +179,10 @@ pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str
     });
     let is_kept = refusal.is_none();
     let of_clock = || of_clock(&dependencies).map(|why| format!("{why}: kept for the cache's ttl"));
+    let goes_by_age = || cache.is_some_and(|cache| Basis::find(cache, &wishes).is_ok_and(Basis::is_age));
+    let of_age = || goes_by_age().then(|| "nothing tells whether it is right: kept for the cache's ttl".to_owned());
     let of_functions = || accepts.lets_run(conditions).then(|| READ_BY_FUNCTIONS.to_owned());
-    let reason = refusal.or_else(of_clock).or_else(of_functions);
+    let reason = refusal.or_else(of_clock).or_else(of_age).or_else(of_functions);
     Ok(Explained { is_kept, reason: reason.map(encoding::message), relations })
 }
 

@@ -61,6 +61,14 @@ impl Refusal {
         Refusal::new(Reason::NotForThisSnapshot, "a result is kept that this snapshot may not see")
     }
 
+    pub(super) fn serializable() -> Refusal {
+        Refusal::new(Reason::Serializable, "the transaction is SERIALIZABLE")
+    }
+
+    pub(super) fn sampling() -> Refusal {
+        Refusal::new(Reason::Sample, "gin_fuzzy_search_limit leaves rows out at random")
+    }
+
     pub(super) fn written() -> Refusal {
         Refusal::new(Reason::Written, "the transaction has written")
     }

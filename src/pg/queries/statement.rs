@@ -74,6 +74,8 @@ pub(super) struct Marked {
     pub(super) parameters: Vec<i32>,
     /// The session's settings when it was planned: the planner runs functions, and the plan has what they gave.
     pub(super) settings: u128,
+    /// And what its cache named then.
+    pub(super) named: u128,
     pub(super) planned: PlannedWith,
     /// What it depends on that some caches accept.
     pub(super) conditions: Vec<Condition>,
@@ -94,9 +96,16 @@ impl Marked {
         };
         let conditions = self.conditions.iter().map(|condition| encoding::message(condition.to_plan()));
         let conditions = conditions.collect::<Vec<String>>().join("\n");
-        let (settings, parameters) = (self.settings.to_string(), parameters.join(" "));
-        let texts =
-            [self.cache.clone(), to_hex(&self.statement), parameters, settings, kind.to_owned(), rest, conditions];
+        let texts = [
+            self.cache.clone(),
+            to_hex(&self.statement),
+            parameters.join(" "),
+            self.settings.to_string(),
+            self.named.to_string(),
+            kind.to_owned(),
+            rest,
+            conditions,
+        ];
         let mut list = std::ptr::null_mut();
         for text in texts {
             let text = CString::new(text).expect("no NUL: a name, a message, digits");
@@ -120,7 +129,8 @@ impl Marked {
             let text = |node| versions::text_of_string(node).to_string_lossy().into_owned();
             pointers::<pg_sys::Node>(list).map(text).collect()
         };
-        let [cache, statement, parameters, settings, kind, rest, conditions] = <[String; 7]>::try_from(texts).ok()?;
+        let [cache, statement, parameters, settings, named, kind, rest, conditions] =
+            <[String; 8]>::try_from(texts).ok()?;
         let conditions = conditions.lines().map(Condition::from_plan).collect::<Option<Vec<Condition>>>()?;
         let planned = match kind.as_str() {
             "refused" => PlannedWith::Refused(Refusal::from_plan(&rest)?),
@@ -128,8 +138,9 @@ impl Marked {
             _ => PlannedWith::Unknown,
         };
         let parameters = parameters.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-        let (statement, settings) = (from_hex(&statement)?.try_into().ok()?, settings.parse().ok()?);
-        Some(Marked { cache, statement, parameters, settings, planned, conditions })
+        let (settings, named) = (settings.parse().ok()?, named.parse().ok()?);
+        let statement = from_hex(&statement)?.try_into().ok()?;
+        Some(Marked { cache, statement, parameters, settings, named, planned, conditions })
     }
 }
 

@@ -43,6 +43,7 @@ use super::refusal::Refusal;
 use super::relations::{Dependencies, search_path};
 use super::rows::Rows;
 use super::{check, key, plan};
+use crate::pg::definitions::options::ResultOptions;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
 use crate::pg::stored::{Dependency, MAX_DEPENDENCIES, Stored};
@@ -140,7 +141,7 @@ impl Watch {
     ///
     /// - The snapshot is there as long as the watch runs.
     /// - Inside of a transaction, holding no LWLock.
-    pub(super) unsafe fn begin(rings: &Rings, snapshot: pg_sys::Snapshot) -> Option<Watch> {
+    pub(super) unsafe fn begin(rings: &Rings, options: &ResultOptions, snapshot: pg_sys::Snapshot) -> Option<Watch> {
         let seen = Seen {
             own: std::ptr::null(),
             snapshot,
@@ -154,7 +155,11 @@ impl Watch {
         let words = Rc::new(rings.copy_definitions()?);
         // SAFETY: as the caller says.
         unsafe { pg_sys::AcceptInvalidationMessages() };
-        PLANS.with_borrow_mut(|plans| plans.renew(&words, code(rings)));
+        PLANS.with_borrow_mut(|plans| {
+            // With which values of these a plan was made nobody notes.
+            plans.are_mixed |= !options.settings.is_empty();
+            plans.renew(&words, code(rings));
+        });
         Some(Watch { words, written: written(), seen: Some(seen) })
     }
 

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::basis::Basis;
 use super::lines::emptied_line;
 use crate::Expiry;
 use crate::pg::definitions::options::ResultOptions;
@@ -68,14 +69,22 @@ impl Wishes {
         self.ttl_in(options).is_none() && self.tags.is_empty() && self.grace_in(options).is_zero()
     }
 
-    /// How a result is stored that is made now. `None` if one of its tags is being invalidated: then it is not.
-    pub(super) fn terms(&self, rings: &Rings, number: u64, options: &ResultOptions) -> Option<Terms> {
-        let mut tags = tags::all_settled(rings, number, self.tags.iter().map(Vec::as_slice))?;
-        let grace = self.grace_in(options);
-        if !grace.is_zero() {
-            tags.push(tags::settled(rings, emptied_line(number))?);
+    /// How a result is stored that is made now. `None` if one of its tags is being invalidated, or if nothing would ever end
+    /// it: then it is not.
+    pub(super) fn terms(&self, basis: Basis, number: u64, options: &ResultOptions) -> Option<Terms> {
+        // There was a time to live when the basis was found; the cache may have been altered since.
+        let ttl = self.ttl_in(options);
+        if basis.is_age() && ttl.is_none() {
+            return None;
         }
-        Some(Terms { ttl: self.ttl_in(options), grace, tags })
+        let rings = basis.rings();
+        let mut tags = tags::all_settled(&rings, number, self.tags.iter().map(Vec::as_slice))?;
+        // Of what goes by its age it is not known that it is outdated before it is gone.
+        let grace = if basis.is_age() { Duration::ZERO } else { self.grace_in(options) };
+        if !grace.is_zero() {
+            tags.push(tags::settled(&rings, emptied_line(number))?);
+        }
+        Some(Terms { ttl, grace, tags })
     }
 }
 

@@ -39,7 +39,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use self::kinds::Kind;
 use self::lines::LineSet;
-pub(super) use self::opening::{Opening, Tended};
+pub(super) use self::opening::{Opening, Tended, stay_off};
 pub(super) use self::own::touches_one_of;
 use super::area::Area;
 use super::handles;
@@ -151,8 +151,12 @@ fn publish(next: Next) {
     }
 }
 
-/// Whether this process holds a lock that a writer of a relation takes.
+/// Whether this process holds a lock that a writer of a relation takes; also if that cannot be told.
 pub(super) fn holds_locks_of_writers() -> bool {
+    // Checked where publications are turned on, and so not where they are off.
+    if !locks::are_in_place() {
+        return true;
+    }
     let mut holds = false;
     locks::walk(|_| holds = true);
     holds

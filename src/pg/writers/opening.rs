@@ -68,6 +68,12 @@ impl Opening {
     }
 }
 
+/// Whether they are off, and stay so: as the setting says, or because this server cannot have them. Not where they are off for
+/// a while: until a server that has started or was promoted has turned them on, or a prepared transaction has ended.
+pub(in crate::pg) fn stay_off() -> bool {
+    !settings::query_cache() || hindrance().is_some()
+}
+
 /// Why this server cannot have them.
 fn hindrance() -> Option<&'static str> {
     if !area::is_preloaded() {

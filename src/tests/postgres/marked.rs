@@ -96,7 +96,7 @@ fn explained(backend: &mut Backend, statement: &str) -> Vec<String> {
 
 /// What its node says of the result.
 #[track_caller]
-fn result(backend: &mut Backend, statement: &str) -> String {
+pub fn result(backend: &mut Backend, statement: &str) -> String {
     let lines = explained(backend, statement);
     let line = lines.iter().find_map(|line| line.trim().strip_prefix("Result: "));
     line.unwrap_or_else(|| panic!("{statement}: no result in {lines:#?}")).to_owned()

@@ -216,7 +216,7 @@ fn what_does_not_follow_from_rows_and_key_is_not_kept_and_says_why() {
     for query in [
         "SELECT good(id) FROM t",
         "SELECT count(*), max(at) FROM t WHERE at > timestamp ''2024-01-01''",
-        "SELECT to_char(at, ''YYYY''), concat(id, at) FROM t",
+        "SELECT to_char(at, ''YYYY''), concat(id, at), id || ''-'' || at FROM t",
         "SELECT tableoid FROM t",
         "SELECT current_user",
         "SELECT ''now'', ''[\"known\"]''::jsonb, ''{now}''::text[], count(*) FROM t WHERE at > ''2024-01-01'' AND id < 5",

@@ -267,6 +267,28 @@ fn what_an_older_plan_has_of_other_settings_is_not_kept() {
 }
 
 #[test]
+fn what_a_function_reads_for_a_setting_that_is_named_is_kept_for_each_value() {
+    let world = world_that_trusts(
+        "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE tenants AS SELECT * FROM (VALUES ('a', 1), ('b', 2)) AS v (tenant, n);
+         CREATE FUNCTION own() RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN current_setting('app.tenant'); END $$;
+         CREATE FUNCTION of_tenant() RETURNS int STABLE LANGUAGE plpgsql AS
+             $$ BEGIN RETURN (SELECT n FROM tenants WHERE tenant = own()); END $$",
+        "of_tenant()",
+    );
+    let mut backend = world.backend();
+    backend.run("SELECT shared_lru.alter_cache('c', settings => '{app.tenant}')");
+    let query = "SELECT of_tenant()::text FROM t";
+    for (tenant, n) in [("a", "1"), ("b", "2"), ("a", "1")] {
+        // In whose plan the setting's value is.
+        backend.run(&format!("SET app.tenant = '{tenant}'"));
+        let mut other = world.backend();
+        other.run(&format!("SET app.tenant = '{tenant}'"));
+        assert_eq!(backend.one::<String>(&fetch(query)), n);
+        assert_eq!(is_kept(&mut other, query).as_deref(), Some(n));
+    }
+}
+
+#[test]
 fn every_function_of_a_query_has_to_be_trusted_wherever_it_is() {
     let world = world_that_trusts(
         "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE rates AS SELECT 2 AS rate;

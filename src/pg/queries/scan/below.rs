@@ -20,15 +20,16 @@ use super::{Source, with_snapshot};
 use crate::pg::catalog::Catalog;
 use crate::pg::error::CacheError;
 use crate::pg::ledger::now_us;
+use crate::pg::queries::basis::Basis;
 use crate::pg::queries::fill::store_result;
 use crate::pg::queries::found::Found;
 use crate::pg::queries::key::{Key, StoredUnder};
-use crate::pg::queries::lines::{emptied, seen, usable_rings};
+use crate::pg::queries::lines::emptied;
 use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::rows::{About, Collected, Column};
 use crate::pg::queries::run::{Whole, row_bytes};
 use crate::pg::queries::watch::Watch;
-use crate::pg::queries::wishes::Terms;
+use crate::pg::queries::wishes::{Terms, Wishes};
 use crate::pg::queries::{plan, trace};
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
@@ -48,7 +49,7 @@ pub(super) struct Below {
 pub(super) enum Outcome {
     /// It was not run to its end.
     Unfinished,
-    Stored,
+    Stored(Basis),
     NotStored(String),
 }
 
@@ -86,6 +87,7 @@ impl Below {
 pub(super) struct Filling {
     pub(super) cache: String,
     pub(super) number: u64,
+    pub(super) basis: Basis,
     pub(super) key: Key,
     pub(super) under: StoredUnder,
     pub(super) found: Found,
@@ -107,7 +109,7 @@ pub(super) struct Filling {
 impl Filling {
     pub(super) fn begin_again(&mut self) {
         self.started = Instant::now();
-        self.collected = Collected::new(&self.key.0, &self.about.text, &self.columns, self.max_bytes);
+        self.collected = Collected::new(&self.key.bytes, &self.about.text, &self.columns, self.max_bytes);
     }
 
     /// Stores what was collected; else why not.
@@ -116,14 +118,15 @@ impl Filling {
         if has_written() {
             return Ok(Some(Refusal::written()));
         }
-        let rings = match usable_rings() {
-            Ok(rings) => rings,
+        let basis = match Basis::find(&self.cache, &Wishes::default()) {
+            Ok(basis) if basis.is_age() == self.basis.is_age() => basis,
+            Ok(_) => return Ok(Some(Refusal::new(Reason::Off, "the query cache was switched while it was made"))),
             Err(refusal) => return Ok(Some(refusal)),
         };
         let (mut learned, mut relations) = (self.learned, self.about.relations);
         if let Some(watch) = &self.watch {
             watch.add_relations(&mut relations);
-            if let Err(refusal) = watch.add_learned(&rings, &mut learned) {
+            if let Err(refusal) = watch.add_learned(&basis.rings(), &mut learned) {
                 return Ok(Some(refusal));
             }
         }
@@ -131,13 +134,13 @@ impl Filling {
         let Some(rows) = self.collected.finish(micros, now_us(), &relations) else {
             return Ok(Some(Refusal::too_large()));
         };
-        let dependencies = match seen(&rings, &learned) {
+        let dependencies = match basis.dependencies(&learned) {
             Ok(dependencies) => dependencies,
             Err(refusal) => return Ok(Some(refusal)),
         };
         let catalog = Catalog::open()?;
         let stored = self.terms.compose(&rows, &dependencies)?;
-        let still = || emptied(catalog, self.number) == self.emptied_before && self.terms.hold(&rings);
+        let still = || emptied(catalog, self.number) == self.emptied_before && self.terms.hold(&basis.rings());
         store_result(&self.cache, &self.under, &self.found, &stored, &self.terms, still)
     }
 }
@@ -163,10 +166,10 @@ pub(super) unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys:
         }
         if from.is_null() || (*from).tts_flags & pg_sys::TTS_FLAG_EMPTY as u16 != 0 {
             if let Some(filling) = below.filling.take() {
-                let cache = filling.cache.clone();
+                let (cache, basis) = (filling.cache.clone(), filling.basis);
                 let refusal = with_snapshot(state.es_snapshot, || filling.finish());
                 below.outcome = match refusal.unwrap_or_else(|error| Some(error.into())) {
-                    None => Outcome::Stored,
+                    None => Outcome::Stored(basis),
                     Some(refusal) => Outcome::refused(&cache, &refusal),
                 };
             }

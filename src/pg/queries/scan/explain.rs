@@ -9,6 +9,7 @@ use super::below::{Below, Outcome};
 use super::lookup::refused_by_cache;
 use super::{Node, Source};
 use crate::pg::encoding;
+use crate::pg::queries::basis::Basis;
 use crate::pg::queries::knowing::PlannedWith;
 use crate::pg::queries::lists::oids;
 use crate::pg::queries::rows::About;
@@ -37,7 +38,8 @@ pub(super) unsafe extern "C-unwind" fn explain(
     if is_analyzed {
         let result = match &running.source {
             Source::Kept(kept) => kept.outcome.to_owned(),
-            Source::Below(Below { outcome: Outcome::Stored, .. }) => "miss, stored".to_owned(),
+            Source::Below(Below { outcome: Outcome::Stored(Basis::Rings(_)), .. }) => "miss, stored".to_owned(),
+            Source::Below(Below { outcome: Outcome::Stored(Basis::Age(_)), .. }) => "miss, stored unchecked".to_owned(),
             Source::Below(Below { outcome: Outcome::NotStored(why), .. }) => format!("miss, not stored: {why}"),
             Source::Below(_) => "miss, not stored: it was not read to its end".to_owned(),
         };

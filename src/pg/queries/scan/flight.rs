@@ -17,9 +17,10 @@ use super::kept::kept;
 use super::slots::clear;
 use super::{Running, Source, with_snapshot};
 use crate::pg::queries::flight::Flight;
-use crate::pg::queries::found::{Found, look_for};
+use crate::pg::queries::found::{Found, Seeker};
 use crate::pg::queries::grace::Stale;
 use crate::pg::queries::refusal::Refusal;
+use crate::pg::queries::rows::Rows;
 use crate::pg::queries::wishes::Wishes;
 use crate::pg::snapshot::has_written;
 
@@ -59,10 +60,13 @@ pub(super) unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanSta
             Err(stale) => return serve_stale(stale, running, node),
         };
         while matches!(flight, Flight::Waited(_)) {
-            let look = || {
-                let found = look_for(&filling.cache, &filling.under, &filling.key, &Wishes::default());
-                found.map(|(_, _, found)| found.without_stale())
+            let seeker = Seeker {
+                cache: &filling.cache,
+                wishes: &Wishes::default(),
+                basis: filling.basis,
+                fits: &|rows: &Rows<'_>| rows.columns().eq(filling.columns.iter().copied()),
             };
+            let look = || seeker.look_again(filling.number, &filling.under, &filling.key);
             let found =
                 PgMemoryContexts::For((*state).es_query_cxt).switch_to(|_| with_snapshot((*state).es_snapshot, look));
             let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;

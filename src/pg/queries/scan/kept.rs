@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use crate::pg::bytea::Copied;
 use crate::pg::queries::Answer;
 use crate::pg::queries::rows::Column;
+use crate::pg::stored::Stored;
 
 /// A result that is kept.
 pub(super) struct Kept {
@@ -49,5 +50,7 @@ pub(super) unsafe fn kept(
     let rows = rows.iter().collect();
     // SAFETY: as the caller says.
     let slot = unsafe { pg_sys::ExecInitExtraTupleSlot(estate, description, &raw const pg_sys::TTSOpsMinimalTuple) };
-    Some(Kept { _copied: copied, outcome: "hit", rows, position: 0, slot })
+    let is_unchecked = Stored::parse(copied.bytes()).is_some_and(|stored| stored.is_unchecked());
+    let outcome = if is_unchecked { "hit, unchecked" } else { "hit" };
+    Some(Kept { _copied: copied, outcome, rows, position: 0, slot })
 }

@@ -19,18 +19,19 @@ use crate::Expiry;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::definitions::{self, Access};
+use crate::pg::queries::Parameter;
 use crate::pg::queries::accepted::Acceptance;
-use crate::pg::queries::found::{Found, look_for};
+use crate::pg::queries::basis::Basis;
+use crate::pg::queries::found::{Found, Looked, Seeker};
 use crate::pg::queries::key::{self, Key, StoredUnder};
 use crate::pg::queries::knowing::PlannedWith;
-use crate::pg::queries::lines::{are_definitions_the_same, emptied, usable_rings};
+use crate::pg::queries::lines::{are_definitions_the_same, emptied};
 use crate::pg::queries::refusal::Refusal;
-use crate::pg::queries::rows::{Collected, Column};
+use crate::pg::queries::rows::{Collected, Column, Rows};
 use crate::pg::queries::run::{Whole, columns_of};
 use crate::pg::queries::statement::Marked;
 use crate::pg::queries::watch::Watch;
 use crate::pg::queries::wishes::Wishes;
-use crate::pg::queries::{Parameter, plan};
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
@@ -52,15 +53,12 @@ pub(super) unsafe fn look_up(
         PlannedWith::Learned(learned) => Some(learned),
         PlannedWith::Unknown => None,
     };
-    if let Some(refusal) = refused_by_cache(marked) {
-        return Err(refusal.clone());
-    }
     // SAFETY: as the caller says.
     unsafe {
         if !(*estate).es_crosscheck_snapshot.is_null() {
             return Err(Refusal::new(Reason::TwoSnapshots, "it has two snapshots"));
         }
-        let rings = usable_rings()?;
+        let basis = Basis::find(&marked.cache, &Wishes::default())?;
         let parameters = values_of(&marked.parameters, (*estate).es_param_list_info)?;
         if key::settings() != marked.settings {
             // The planner has run functions that follow them, as IMMUTABLE ones may.
@@ -69,11 +67,20 @@ pub(super) unsafe fn look_up(
         }
         let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
         let columns = columns_of(description);
-        let key = Key::of_statement(&marked.statement, &parameters);
-        let under = key.stored_under();
+        let wishes = Wishes::default();
+        let compose = |options: &Rc<_>| match Acceptance::OfCache(options, &wishes).refusal(&marked.conditions) {
+            Some(refusal) => Err(refusal.clone()),
+            None => Ok(Key::of_statement(&marked.statement, &parameters, options)),
+        };
         // What is found is asked about in the statement's snapshot.
-        let (number, options, found) =
-            with_snapshot((*estate).es_snapshot, || look_for(&marked.cache, &under, &key, &Wishes::default()))?;
+        let seeker = Seeker {
+            cache: &marked.cache,
+            wishes: &wishes,
+            basis,
+            fits: &|rows: &Rows<'_>| rows.columns().eq(columns.iter().copied()),
+        };
+        let Looked { number, options, key, under, found } =
+            with_snapshot((*estate).es_snapshot, || seeker.look_for(compose))?;
         let found = match found {
             Found::Right(copied) => match kept(copied, &columns, description, estate) {
                 Some(kept) => return Ok(Source::Kept(kept)),
@@ -81,7 +88,7 @@ pub(super) unsafe fn look_up(
             },
             other => other,
         };
-        let missed = Missed { marked, learned, rings, description, columns, key, under, found, number, options };
+        let missed = Missed { marked, learned, basis, description, columns, key, under, found, number, options };
         Ok(Below::looked_for(&marked.cache, missed.begin(estate)))
     }
 }
@@ -90,7 +97,7 @@ pub(super) unsafe fn look_up(
 struct Missed<'a> {
     marked: &'a Marked,
     learned: Option<&'a Vec<Dependency>>,
-    rings: Rings,
+    basis: Basis,
     description: pg_sys::TupleDesc,
     columns: Vec<Column>,
     key: Key,
@@ -108,19 +115,31 @@ impl Missed<'_> {
     ///
     /// - It is of the query with this state, which begins.
     unsafe fn begin(self, estate: *mut pg_sys::EState) -> Result<Filling, Refusal> {
-        let Missed { marked, learned, rings, description, columns, key, under, found, number, options } = self;
+        let Missed { marked, learned, basis, description, columns, key, under, found, number, options } = self;
         if has_written() {
             return Err(Refusal::written());
         }
-        let is_as_planned = |learned: &&Vec<Dependency>| are_definitions_the_same(&rings, learned.iter().copied());
-        let Some(learned) = learned.filter(is_as_planned) else {
-            // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
+        if key::named(&options) != marked.named {
+            // As above; but what was found is right, whatever this plan has of them.
             // SAFETY: marks the plans of this process.
             unsafe { pg_sys::ResetPlanCache() };
-            let text = "definitions have changed since it was planned";
+            let text = "settings that the cache names have changed since it was planned";
             return Err(Refusal::new(Reason::DefinitionsChanged, text));
+        }
+        let learned = match (learned, basis) {
+            (_, Basis::Age(_)) => Vec::new(),
+            (Some(learned), Basis::Rings(rings)) if are_definitions_the_same(&rings, learned.iter().copied()) => {
+                learned.clone()
+            }
+            _ => {
+                // This plan's results can be stored no more. PostgreSQL makes a new one when the statement is run again.
+                // SAFETY: marks the plans of this process.
+                unsafe { pg_sys::ResetPlanCache() };
+                let text = "definitions have changed since it was planned";
+                return Err(Refusal::new(Reason::DefinitionsChanged, text));
+            }
         };
-        if let Some(refusal) = plan::refusal_of_columns(&columns) {
+        if let Some(refusal) = basis.refusal_of_columns(&columns) {
             return Err(refusal);
         }
         if matches!(found, Found::Other) {
@@ -131,21 +150,22 @@ impl Missed<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, number);
         // SAFETY: as the caller says.
-        let watch = unsafe { watch(marked, &options, &rings, (*estate).es_snapshot)? };
+        let watch = unsafe { watch(marked, &options, &basis.rings(), (*estate).es_snapshot)? };
         // SAFETY: as above.
         let (terms, about, whole) = unsafe {
-            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(&rings, number, &options));
+            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(basis, number, &options));
             (terms.ok_or_else(Refusal::being_changed)?, about(estate), Whole::new(description, &columns))
         };
         Ok(Filling {
             cache: marked.cache.clone(),
             number,
-            collected: Collected::new(&key.0, &about.text, &columns, max_bytes),
+            collected: Collected::new(&key.bytes, &about.text, &columns, max_bytes),
             whole,
             key,
             under,
             found,
-            learned: learned.clone(),
+            learned,
+            basis,
             about,
             columns,
             max_bytes,
@@ -188,7 +208,7 @@ unsafe fn watch(
         return Ok(None);
     }
     // SAFETY: as the caller says; inside of a transaction, holding no LWLock.
-    unsafe { Watch::begin(rings, snapshot) }.ok_or_else(Refusal::no_memory).map(Some)
+    unsafe { Watch::begin(rings, options, snapshot) }.ok_or_else(Refusal::no_memory).map(Some)
 }
 
 /// The values of these parameters; or why they cannot be part of a key.

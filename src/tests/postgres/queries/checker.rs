@@ -86,6 +86,8 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> Checke
          REVOKE SELECT ON owned FROM PUBLIC;
          GRANT SELECT ON owned TO alice, bob;
          SELECT shared_lru.grant_cache('c', 'public', 'read'), shared_lru.grant_cache('c', 'public', 'write');
+         -- Unchecked results: of no effect, also where the rings are off for a while.
+         SELECT shared_lru.alter_cache('c', ttl => '1 hour', accept_unchecked => true, settings => '{{app.tenant}}');
          {compare}"
     ));
     subscribe(world);
@@ -110,6 +112,8 @@ pub fn check_with(world: &World, reads: u64, seed: u64, compare: &str) -> Checke
         let before_restart = restarter.join().expect("it ends");
         // Commits wait for the standby as long as there are any.
         others.into_iter().for_each(|other| other.join().expect("it ends"));
+        // A writer may have prepared its last change when nobody looked any more.
+        end_what_is_prepared(world, seed, done);
         stopped.store(true, Ordering::Relaxed);
         let confirmed = standby.join().expect("it ends");
         // The last prepared change of a definition may have ended just now.

@@ -1,5 +1,5 @@
 //! Who reads under the random checker: each query with and without the cache in one statement, at every isolation
-//! level, as several roles, with several search paths.
+//! level, as several roles, with several search paths, for several tenants.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,15 +11,17 @@ use crate::world::World;
 /// Roles of readers, who see rows of their own in `owned`.
 pub const OWNERS: [&str; 2] = ["alice", "bob"];
 
-/// Queries over what the writers change, each with one value. The last ones name what is redefined meanwhile.
+/// Queries over what the writers change, each with one value. The last ones name what is redefined meanwhile. All of them are
+/// kept: a number that is concatenated with a text without a cast makes a query STABLE.
 const QUERIES: &[&str] = &[
-    "SELECT count(*) || ' ' || coalesce(sum(v), 0) FROM applied",
+    "SELECT count(*)::text || ' ' || coalesce(sum(v), 0)::text FROM applied",
     "SELECT sum(v)::text FROM t",
-    "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM t WHERE id < 10",
+    "SELECT count(*)::text || ' of ' || coalesce(current_setting('app.tenant', true), 'nobody') FROM t WHERE v % 3 = 0",
+    "SELECT string_agg(id::text || ':' || v::text, ' ' ORDER BY id) FROM t WHERE id < 10",
     "SELECT count(*)::text FROM child",
     "SELECT sum(v)::text FROM t JOIN child USING (id)",
     "SELECT n::text FROM mat",
-    "SELECT count(*) || ' ' || coalesce(sum(v), 0) FROM parted",
+    "SELECT count(*)::text || ' ' || coalesce(sum(v), 0)::text FROM parted",
     "SELECT sum(v)::text FROM parted WHERE k = 1",
     "SELECT string_agg(v::text, ' ' ORDER BY v) FROM owned",
     "SELECT doubled(3)::text",
@@ -35,7 +37,7 @@ const QUERIES: &[&str] = &[
 ];
 
 /// How many of them name only what is not redefined.
-const FIXED: i32 = 6;
+const FIXED: i32 = 7;
 
 /// Reads each query with and without the cache in one statement, many times, in one call.
 ///
@@ -106,6 +108,8 @@ pub fn read(world: &World, seed: u64, number: u64, reads: u64, compared: &Atomic
             [rng.random_range(0..16) / 5];
         let path = ["early, public", "public"][rng.random_range(0..2)];
         let role = ["NONE", OWNERS[0], OWNERS[1]][rng.random_range(0..3)];
+        // Nobody, until the session has had its first.
+        let tenant = ["SELECT", "SET LOCAL app.tenant = 'a'", "SET LOCAL app.tenant = 'b'"][rng.random_range(0..3)];
         if rng.random_range(0..20) == 0 {
             // A table of its own, which hides the other until it goes.
             has_own = !has_own;
@@ -124,7 +128,7 @@ pub fn read(world: &World, seed: u64, number: u64, reads: u64, compared: &Atomic
                 continue;
             }
         }
-        backend.run(&format!("SET LOCAL ROLE {role}"));
+        backend.run(&format!("SET LOCAL ROLE {role}; {tenant}"));
         let found: Result<_, postgres::Error> = backend
             .client
             .query_one("SELECT compare($1, $2, $3)", &[&QUERIES, &FIXED, &(ROUNDS as i32)])
