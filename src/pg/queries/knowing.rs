@@ -62,7 +62,7 @@ pub(super) unsafe fn plan_watching<P, E>(
         return Ok((planned, knows, None));
     }
     // SAFETY: as the caller says; a query is planned in a snapshot, holding no LWLock.
-    let Some(mut watch) = (unsafe { Watch::begin(&rings, options, pg_sys::GetActiveSnapshot()) }) else {
+    let Some(mut watch) = (unsafe { Watch::begin(basis, options, pg_sys::GetActiveSnapshot()) }) else {
         return Ok((planned, PlannedWith::Refused(Refusal::no_memory()), None));
     };
     let planned = watch.during(|| plan_once(known))?;

@@ -38,6 +38,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
+use super::basis::Basis;
 use super::lists::{oids, pointers};
 use super::refusal::Refusal;
 use super::relations::{Dependencies, search_path};
@@ -141,7 +142,8 @@ impl Watch {
     ///
     /// - The snapshot is there as long as the watch runs.
     /// - Inside of a transaction, holding no LWLock.
-    pub(super) unsafe fn begin(rings: &Rings, options: &ResultOptions, snapshot: pg_sys::Snapshot) -> Option<Watch> {
+    pub(super) unsafe fn begin(basis: Basis, options: &ResultOptions, snapshot: pg_sys::Snapshot) -> Option<Watch> {
+        let rings = basis.rings();
         let seen = Seen {
             own: std::ptr::null(),
             snapshot,
@@ -156,9 +158,9 @@ impl Watch {
         // SAFETY: as the caller says.
         unsafe { pg_sys::AcceptInvalidationMessages() };
         PLANS.with_borrow_mut(|plans| {
-            // With which values of these a plan was made nobody notes.
-            plans.are_mixed |= !options.settings.is_empty();
-            plans.renew(&words, code(rings));
+            // With which values of these a plan was made nobody notes. Nor of any setting, where the library is not preloaded.
+            plans.are_mixed |= !options.settings.is_empty() || basis.is_age();
+            plans.renew(&words, code(&rings));
         });
         Some(Watch { words, written: written(), seen: Some(seen) })
     }

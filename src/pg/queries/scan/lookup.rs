@@ -36,7 +36,6 @@ use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
 use crate::pg::types;
-use crate::rings::table::Rings;
 
 /// Where the rows come from; or why no result is found, and none kept.
 ///
@@ -150,7 +149,7 @@ impl Missed<'_> {
         let catalog = Catalog::open()?;
         let emptied_before = emptied(catalog, number);
         // SAFETY: as the caller says.
-        let watch = unsafe { watch(marked, &options, &basis.rings(), (*estate).es_snapshot)? };
+        let watch = unsafe { watch(marked, &options, basis, (*estate).es_snapshot)? };
         // SAFETY: as above.
         let (terms, about, whole) = unsafe {
             let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(basis, number, &options));
@@ -201,14 +200,14 @@ fn accepted_by(options: &ResultOptions) -> Acceptance<'_> {
 unsafe fn watch(
     marked: &Marked,
     options: &ResultOptions,
-    rings: &Rings,
+    basis: Basis,
     snapshot: pg_sys::Snapshot,
 ) -> Result<Option<Watch>, Refusal> {
     if !accepted_by(options).lets_run(&marked.conditions) {
         return Ok(None);
     }
     // SAFETY: as the caller says; inside of a transaction, holding no LWLock.
-    unsafe { Watch::begin(rings, options, snapshot) }.ok_or_else(Refusal::no_memory).map(Some)
+    unsafe { Watch::begin(basis, options, snapshot) }.ok_or_else(Refusal::no_memory).map(Some)
 }
 
 /// The values of these parameters; or why they cannot be part of a key.
