@@ -289,6 +289,21 @@ fn what_a_function_reads_for_a_setting_that_is_named_is_kept_for_each_value() {
 }
 
 #[test]
+fn where_results_go_by_their_age_a_trusted_function_runs_queries_too() {
+    let world = World::new();
+    let mut backend = world.backend();
+    backend.run(&format!(
+        "{RATES}; CREATE TEMPORARY TABLE own AS SELECT 1 AS v;
+         CREATE FUNCTION reads_own() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT max(v) FROM own); END';
+         SELECT shared_lru.create_cache('c', ttl => '1 hour', accept_unchecked => true, trusted_functions => '{{rate(text),reads_own()}}')"
+    ));
+    let first = is_kept(&mut backend, SUM);
+    backend.run("UPDATE rates SET rate = rate + 1");
+    assert_eq!(backend.one::<Option<String>>(&fetch(SUM)), first, "nothing but the time ends it");
+    assert_eq!(is_never_kept(&mut backend, "SELECT reads_own()::text"), "temporary");
+}
+
+#[test]
 fn every_function_of_a_query_has_to_be_trusted_wherever_it_is() {
     let world = world_that_trusts(
         "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE rates AS SELECT 2 AS rate;
