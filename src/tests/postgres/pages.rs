@@ -171,6 +171,7 @@ fn the_page_of_the_query_cache_returns_what_it_says() {
     let mut judge = world.backend();
     wait_until("writers publish", || judge.one("SELECT EXISTS (SELECT FROM shared_lru.changes('pg_class'))"));
     assert!(run(&world, section(QUERY_CACHE, "Use it")) >= 9);
+    assert!(run(&world, section(QUERY_CACHE, "Options")) >= 16);
     assert!(run(&world, section(QUERY_CACHE, "Recipes")) >= 4);
     assert!(run(&world, section(QUERY_CACHE, "Is it of use?")) >= 3);
 }
