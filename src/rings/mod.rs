@@ -2,7 +2,7 @@
 //!
 //! A writer publishes its transaction id in a line of shared memory just before it commits. A reader asks how many of a
 //! line's publications its own snapshot sees; two snapshots with the same answer see the same committed writers. The
-//! argument as a whole is in `docs/query-cache.md`; each file has that of its own words.
+//! argument as a whole is in `docs/commit-rings.md`; each file has that of its own words.
 //!
 //! Each file uses those above it, and of the engine `memory` alone:
 //!

@@ -1,4 +1,5 @@
-//! docs/architecture.md names what is there: each crate and why, each file with unsafe code, and files that exist.
+//! docs/architecture.md names what is there: each crate and why, each file with unsafe code, and files that exist. And links
+//! between the pages lead somewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -120,6 +121,57 @@ fn files_that_the_pages_name_are_there() {
         }
     }
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// What links inside of a page may lead to: its headings, as they are made into anchors.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let headings = page.lines().filter_map(|line| {
+        is_code ^= line.starts_with("```");
+        line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#') && !is_code)
+    });
+    let of_anchor = |letter: char| match letter {
+        ' ' => Some('-'),
+        _ => (letter.is_alphanumeric() || ['-', '_'].contains(&letter)).then(|| letter.to_ascii_lowercase()),
+    };
+    headings.map(|heading| heading.chars().filter_map(of_anchor).collect()).collect()
+}
+
+/// Where the links of a page lead, but for those to other sites.
+fn links(page: &str) -> impl Iterator<Item = &str> {
+    let targets = page.split("](").skip(1).filter_map(|after| after.split_once(')'));
+    targets.map(|(target, _)| target).filter(|target| !target.contains("://") && !target.contains(' '))
+}
+
+#[test]
+fn links_between_the_pages_lead_somewhere() {
+    let mut pages = vec![root().join("README.md")];
+    find(&root().join("docs"), &|path| path.extension().is_some_and(|ending| ending == "md"), &mut pages);
+    assert!(pages.len() >= 16, "{pages:?}");
+    let mut broken = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(page).expect("a page");
+        for link in links(&text) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.with_file_name(path) };
+            let is_page = path.is_empty() || path.ends_with(".md");
+            let leads = target.exists()
+                && (anchor.is_empty()
+                    || !is_page
+                    || anchors(&fs::read_to_string(&target).expect("a page")).contains(anchor));
+            if !leads {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn links_and_anchors_are_read_as_the_pages_write_them() {
+    let page = "# A `b_c`, and *d*\n[x](e.md#f)[y](#g) ![](h.svg)\n```sh\n# i\n```\n[z](https://j.org)\n## K-l: m";
+    assert_eq!(anchors(page).into_iter().collect::<Vec<_>>(), ["a-b_c-and-d", "k-l-m"]);
+    assert_eq!(links(page).collect::<Vec<_>>(), ["e.md#f", "#g", "h.svg"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Results of queries that every backend shares, and that are what the query would return. docs/query-cache.md has the
-//! argument.
+//! Results of queries that every backend shares, and that are what the query would return. docs/query-cache.md and
+//! docs/commit-rings.md have the argument.
 //!
 //! ```text
 //! key        all that a result follows from, but for rows and definitions

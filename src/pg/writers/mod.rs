@@ -1,4 +1,4 @@
-//! What a transaction writes, published before its commit record. docs/query-cache.md, "Writers", has the argument.
+//! What a transaction writes, published before its commit record. docs/commit-rings.md, "Writers", has the argument.
 //!
 //! ```text
 //! lines     a set of lines

@@ -3,7 +3,7 @@
 //! Looked at is what it would publish if it committed now: the tables that it holds a writer's locks on, and the definitions
 //! that its invalidation messages name. A commit that publishes none of a result's lines leaves the result right for all who
 //! see the commit. What they see of this transaction is what it sees itself. So the result is right for it, too; and one
-//! that it makes, without a line of its own, is right for all others. docs/query-cache.md has the argument.
+//! that it makes, without a line of its own, is right for all others. docs/commit-rings.md has the argument.
 //!
 //! A savepoint that is rolled back gives back its locks, its messages and what it has written. Inside of a savepoint (or of a
 //! block of PL/pgSQL that handles exceptions) messages cannot be asked for: then everything counts as touched.
