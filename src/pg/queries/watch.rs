@@ -24,8 +24,12 @@
 //! say something else. Refused as well is what changes or locks rows, and what has parallel workers, for functions run there
 //! where nobody looks.
 //!
+//! Nor is it revalidated what a plan has from before a ROLLBACK of definitions, which nobody has counted, and what functions gave the
+//! planner that had read it: where either may be, plans are thrown away, too.
+//!
 //! Whatever ends a function with an ERROR ends what was begun in it: watches are on a stack, which is cut where the ERROR goes
-//! through. What was seen before stays, also where a function handles the ERROR.
+//! through. Where a function handles the ERROR, the result is not kept: it may follow from what no plan has, such as that there is no
+//! table of a name, or that somebody held a lock.
 //!
 //! Locking: none.
 //!
@@ -34,8 +38,10 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::ffi::c_void;
 use std::rc::Rc;
 
+use pgrx::pg_guard;
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
 use super::basis::Basis;
@@ -47,6 +53,7 @@ use super::{check, key, plan};
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
+use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Dependency, MAX_DEPENDENCIES, Stored};
 use crate::rings::key::{DependencyHash, DependencyKey};
 use crate::rings::table::{CopiedDefinitions, LineIndex, Rings};
@@ -54,7 +61,7 @@ use crate::rings::table::{CopiedDefinitions, LineIndex, Rings};
 thread_local! {
     /// Of the results that are being made now, the outermost first.
     static ACTIVE: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
-    static PLANS: RefCell<Plans> = const { RefCell::new(Plans { since: None, settings: 0, are_mixed: false, names: Vec::new() }) };
+    static PLANS: RefCell<Plans> = const { RefCell::new(Plans::NONE) };
 }
 
 /// How old plans of this session may be.
@@ -67,9 +74,16 @@ struct Plans {
     are_mixed: bool,
     /// The lines of names that functions have used.
     names: Vec<LineIndex>,
+    /// How texts were read in this session, since something was planned in it: `standard_conforming_strings`.
+    syntax: Option<bool>,
+    /// Whether some were read in another way. What is parsed stays, also where its plan is thrown away.
+    has_two_syntaxes: bool,
 }
 
 impl Plans {
+    const NONE: Plans =
+        Plans { since: None, settings: 0, are_mixed: false, names: Vec::new(), syntax: None, has_two_syntaxes: false };
+
     /// Throws away those that may know less of the names that functions have used than these words count, whose messages were
     /// accepted; or that may be of other settings.
     fn renew(&mut self, words: &Rc<CopiedDefinitions>, code: LineIndex) {
@@ -229,6 +243,7 @@ impl Watch {
     fn refusal_of_plans(&self, names: &[LineIndex], code: LineIndex) -> Option<Refusal> {
         PLANS.with_borrow_mut(|plans| {
             let are_known = names.iter().chain([&code]).all(|name| plans.know(&self.words, *name));
+            let are_known = are_known && !plans.has_two_syntaxes;
             names.iter().for_each(|name| plans.note(*name));
             let text = "a plan of a function in it may be older than a definition";
             (!are_known).then(|| Refusal::new(Reason::DefinitionsChanged, text))
@@ -249,8 +264,67 @@ impl Watch {
 /// Notes with which settings a plan is made in this session, whatever is planned.
 pub(super) fn note_planning() {
     PLANS.with_borrow_mut(|plans| {
+        // SAFETY: reads a variable of this process's only thread.
+        let syntax = unsafe { pg_sys::standard_conforming_strings };
+        plans.has_two_syntaxes |= *plans.syntax.get_or_insert(syntax) != syntax;
         if plans.since.is_some() && !plans.are_mixed {
             plans.are_mixed = key::settings() != plans.settings;
+        }
+    });
+}
+
+/// Notes that a function has read while something was planned: the plan may have what it gave, and is no longer than the next
+/// result is begun.
+pub(super) fn note_read_while_planning() {
+    PLANS.with_borrow_mut(|plans| plans.are_mixed = true);
+}
+
+/// From now on it is known what is rolled back. Once per library.
+pub(super) fn install() {
+    // SAFETY: the callbacks have the right types and live as long as the library.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_savepoint_event), std::ptr::null_mut());
+    }
+}
+
+/// Plans may be of definitions that nobody has counted, for they were taken back.
+fn forget_plans() {
+    // It may be borrowed where a process is terminated in the middle, and then is of no use any more.
+    PLANS.with(|plans| {
+        if let Ok(mut plans) = plans.try_borrow_mut() {
+            plans.since = None;
+        }
+    });
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_PREPARE};
+    if matches!(event, XACT_EVENT_ABORT | XACT_EVENT_PREPARE) && has_written() {
+        forget_plans();
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_savepoint_event(
+    event: pg_sys::SubXactEvent::Type,
+    _mine: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    if event != pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        return;
+    }
+    // SAFETY: reads what the current transaction is.
+    if unsafe { pg_sys::GetCurrentTransactionIdIfAny() } != pg_sys::InvalidTransactionId {
+        forget_plans();
+    }
+    let text = "a function in it has handled an ERROR";
+    ACTIVE.with(|active| {
+        if let Ok(mut active) = active.try_borrow_mut() {
+            let refusal = || Refusal::new(Reason::RunsQueries, text);
+            active.iter_mut().for_each(|seen| seen.dependencies.refuse(refusal()));
         }
     });
 }
