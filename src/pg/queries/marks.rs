@@ -70,7 +70,7 @@ unsafe extern "C-unwind" fn on_plan(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: called by PostgreSQL with a rewritten query, and a text or null.
     unsafe {
-        watch::note_planning();
+        watch::note_planning(query);
         let starts = trace::starts();
         let planned = match mark_of(query, text) {
             Some(cache) => ignored(|| plan_marked(cache, query, text, options, parameters)),

@@ -74,6 +74,8 @@ struct Plans {
     are_mixed: bool,
     /// The lines of names that functions have used.
     names: Vec<LineIndex>,
+    /// Users' types of what was planned since then: functions name them in casts, and declare variables of them.
+    types: Vec<pg_sys::Oid>,
     /// How texts were read in this session, since something was planned in it: `standard_conforming_strings`.
     syntax: Option<bool>,
     /// Whether some were read in another way. What is parsed stays, also where its plan is thrown away.
@@ -81,8 +83,15 @@ struct Plans {
 }
 
 impl Plans {
-    const NONE: Plans =
-        Plans { since: None, settings: 0, are_mixed: false, names: Vec::new(), syntax: None, has_two_syntaxes: false };
+    const NONE: Plans = Plans {
+        since: None,
+        settings: 0,
+        are_mixed: false,
+        names: Vec::new(),
+        types: Vec::new(),
+        syntax: None,
+        has_two_syntaxes: false,
+    };
 
     /// Throws away those that may know less of the names that functions have used than these words count, whose messages were
     /// accepted; or that may be of other settings.
@@ -95,6 +104,7 @@ impl Plans {
         // SAFETY: marks the plans of this process, which are made anew at their next use.
         unsafe { pg_sys::ResetPlanCache() };
         (self.since, self.settings, self.are_mixed) = (Some(Rc::clone(words)), settings, false);
+        self.types.clear();
     }
 
     /// Whether no plan is older than the last change of a name that these words count.
@@ -226,9 +236,14 @@ impl Watch {
             return Err(changes_rows());
         }
         let of_keys = |keys: &[DependencyHash]| keys.iter().map(|key| rings.line_of(*key)).collect::<Vec<LineIndex>>();
-        let names = of_keys(&seen.names.keys);
+        let (types, type_names) = seen.types();
+        if let Some(refusal) = types.refusal.or(type_names.refusal) {
+            return Err(refusal);
+        }
+        let names = of_keys(&[&seen.names.keys[..], &type_names.keys].concat());
         self.refusal_of_plans(&names, code(rings)).map_or(Ok(()), Err)?;
-        for line in of_keys(&seen.dependencies.keys).into_iter().chain(names).chain(seen.lines.iter().copied()) {
+        let keys = [&seen.dependencies.keys[..], &types.keys].concat();
+        for line in of_keys(&keys).into_iter().chain(names).chain(seen.lines.iter().copied()) {
             if learned.iter().all(|known| known.line != line) {
                 learned.push(self.learn_line(line).ok_or_else(Refusal::being_changed)?);
             }
@@ -261,14 +276,20 @@ impl Watch {
     }
 }
 
-/// Notes with which settings a plan is made in this session, whatever is planned.
-pub(super) fn note_planning() {
+/// Notes with which settings a plan is made in this session, and of which types, whatever is planned.
+///
+/// # Safety
+///
+/// - It is a rewritten query.
+pub(super) unsafe fn note_planning(query: *mut pg_sys::Query) {
     PLANS.with_borrow_mut(|plans| {
         // SAFETY: reads a variable of this process's only thread.
         let syntax = unsafe { pg_sys::standard_conforming_strings };
         plans.has_two_syntaxes |= *plans.syntax.get_or_insert(syntax) != syntax;
-        if plans.since.is_some() && !plans.are_mixed {
-            plans.are_mixed = key::settings() != plans.settings;
+        if plans.since.is_some() {
+            plans.are_mixed |= key::settings() != plans.settings;
+            // SAFETY: as the caller says.
+            unsafe { check::add_types(query, &mut plans.types) };
         }
     });
 }
@@ -371,6 +392,24 @@ fn look_by_all(look: impl Fn(&mut Seen)) {
 }
 
 impl Seen {
+    /// Users' types that functions may have used, and their names: of all plans of the session, for nobody notes whose they are.
+    fn types(&self) -> (Dependencies, Dependencies) {
+        let (mut types, mut names) = (Dependencies::default(), Dependencies::default());
+        let own = [search_path()];
+        let paths = || self.named.iter().map(|(path, _)| path).chain(&own);
+        for of_type in PLANS.with_borrow(|plans| plans.types.clone()) {
+            // SAFETY: a lookup in the catalogs, whatever the number is.
+            if unsafe { pg_sys::get_typtype(of_type) } == 0 {
+                continue;
+            }
+            let mut all = vec![of_type];
+            check::all_parts(of_type, &mut all);
+            all.into_iter().for_each(|part| types.add_type(part));
+            paths().for_each(|path| names.add_type_name(of_type, path));
+        }
+        (types, names)
+    }
+
     /// # Safety
     ///
     /// - It is a plan, and the snapshot that it is run with.

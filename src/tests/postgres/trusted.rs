@@ -840,17 +840,30 @@ fn texts_that_a_function_has_in_another_syntax_are_not_kept() {
 #[test]
 fn types_that_only_a_function_names_are_followed() {
     let world = world_that_trusts(
-        "CREATE TABLE t AS SELECT 1 AS v; CREATE TYPE pair AS (x int, y int);
+        "CREATE SCHEMA early; ALTER DATABASE postgres SET search_path = early, public;
+         CREATE TABLE t AS SELECT 1 AS v; CREATE TYPE pair AS (x int, y int); CREATE TYPE two AS (x int, y int); CREATE DOMAIN amount AS int;
+         CREATE FUNCTION rounded() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT (max(v) * 1.26)::amount::text FROM t); END';
          CREATE FUNCTION declared() RETURNS text STABLE LANGUAGE plpgsql AS
              'DECLARE p pair; BEGIN SELECT v, v INTO p.x, p.y FROM t; RETURN to_json(p)::text; END';
-         CREATE FUNCTION cast_to() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT to_json(row(v, 1)::pair)::text FROM t); END'",
-        "declared(),cast_to()",
+         CREATE FUNCTION cast_to() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT to_json(row(v, 1)::two)::text FROM t); END'",
+        "declared(),cast_to(),rounded()",
     );
-    let mut admin = world.backend();
-    let queries = ["SELECT declared() FROM t", "SELECT cast_to() FROM t"];
-    queries.iter().for_each(|query| _ = is_kept(&mut admin, query));
-    admin.run("ALTER TYPE pair ADD ATTRIBUTE z int");
-    for query in queries {
-        same(&mut world.backend(), query);
+    let (mut admin, mut reader) = (world.backend(), world.backend());
+    let queries = ["SELECT declared() FROM t", "SELECT cast_to() FROM t", "SELECT rounded() FROM t"];
+    for change in [
+        "SELECT 1",
+        "ALTER TYPE pair ADD ATTRIBUTE z int",
+        "CREATE DOMAIN early.amount AS numeric(5, 1)",
+        "DROP DOMAIN early.amount",
+        "ALTER TYPE two RENAME ATTRIBUTE y TO z",
+    ] {
+        admin.run(change);
+        for query in queries {
+            // Whose plan may be older.
+            reader.run(&fetch(query));
+            same(&mut world.backend(), query);
+            is_kept(&mut world.backend(), query);
+            is_kept(&mut reader, query);
+        }
     }
 }
