@@ -341,6 +341,42 @@ pub(super) fn all_parts(of_type: pg_sys::Oid, all: &mut Vec<pg_sys::Oid>) {
     }
 }
 
+/// Adds the users' types of all that a query computes.
+///
+/// # Safety
+///
+/// - It is one, rewritten.
+pub(super) unsafe fn add_types(query: *mut pg_sys::Query, types: &mut Vec<pg_sys::Oid>) {
+    // SAFETY: as the caller says; the walk ends before the list does.
+    unsafe { walk_types(query.cast(), (&raw mut *types).cast()) };
+}
+
+/// A walker of PostgreSQL's: goes on where it returns false.
+#[pg_guard]
+unsafe extern "C-unwind" fn walk_types(node: *mut pg_sys::Node, types: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: a node of the query, of the kind that its tag says; the context is what `add_types` has given.
+    unsafe {
+        let add = |of_type: pg_sys::Oid| {
+            let types = &mut *types.cast::<Vec<pg_sys::Oid>>();
+            if of_type.to_u32() >= pg_sys::FirstNormalObjectId && !types.contains(&of_type) {
+                types.push(of_type);
+            }
+        };
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Query => return versions::walk_query(node.cast(), walk_types, types),
+            pg_sys::NodeTag::T_RangeTblFunction => {
+                oids((*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes).for_each(add);
+            }
+            tag if is_of_any_type(tag) => add(pg_sys::exprType(node)),
+            _ => {}
+        }
+        versions::walk_expression(node, walk_types, types)
+    }
+}
+
 /// The type that a domain is one of; 0 if there is no such domain any more.
 fn type_below(domain: pg_sys::Oid) -> pg_sys::Oid {
     let below = |row: &pg_sys::FormData_pg_type| row.typbasetype;

@@ -70,11 +70,16 @@ unsafe extern "C-unwind" fn on_plan(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: called by PostgreSQL with a rewritten query, and a text or null.
     unsafe {
-        watch::note_planning();
-        match mark_of(query, text) {
+        watch::note_planning(query);
+        let starts = trace::starts();
+        let planned = match mark_of(query, text) {
             Some(cache) => ignored(|| plan_marked(cache, query, text, options, parameters)),
             None => call_planner(query, text, options, parameters),
+        };
+        if trace::starts() != starts {
+            watch::note_read_while_planning();
         }
+        planned
     }
 }
 

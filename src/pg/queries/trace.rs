@@ -14,7 +14,7 @@ use std::ffi::c_int;
 use pgrx::{pg_guard, pg_sys};
 
 use super::lists::oids;
-use super::watch;
+use super::{scan, watch};
 use crate::pg::hooks::Previous;
 
 static PREVIOUS: Previous<pg_sys::ExecutorStart_hook_type> = Previous::new();
@@ -30,6 +30,7 @@ thread_local! {
 pub(in crate::pg) fn install() {
     // SAFETY: the process's only thread; the one installed before is called by ours.
     unsafe { PREVIOUS.install(&raw mut pg_sys::ExecutorStart_hook, Some(on_start)) };
+    watch::install();
 }
 
 /// Whether a plan has relations, and so is counted when it starts.
@@ -68,11 +69,16 @@ unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int
             watch::look_at_start(query);
         }
     }
+    let starts = starts();
     // SAFETY: called as PostgreSQL would call it.
     unsafe {
         match PREVIOUS.get() {
             Some(hook) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| hook(query, flags)),
             None => pg_sys::standard_ExecutorStart(query, flags),
         }
+    }
+    if STARTS.get() != starts {
+        // SAFETY: the query has started.
+        unsafe { scan::give_up_at_start((*query).planstate) };
     }
 }

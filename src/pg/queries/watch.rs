@@ -24,8 +24,12 @@
 //! say something else. Refused as well is what changes or locks rows, and what has parallel workers, for functions run there
 //! where nobody looks.
 //!
+//! Nor is it revalidated what a plan has from before a ROLLBACK of definitions, which nobody has counted, and what functions gave the
+//! planner that had read it: where either may be, plans are thrown away, too.
+//!
 //! Whatever ends a function with an ERROR ends what was begun in it: watches are on a stack, which is cut where the ERROR goes
-//! through. What was seen before stays, also where a function handles the ERROR.
+//! through. Where a function handles the ERROR, the result is not kept: it may follow from what no plan has, such as that there is no
+//! table of a name, or that somebody held a lock.
 //!
 //! Locking: none.
 //!
@@ -34,8 +38,10 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::ffi::c_void;
 use std::rc::Rc;
 
+use pgrx::pg_guard;
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
 use super::basis::Basis;
@@ -47,6 +53,7 @@ use super::{check, key, plan};
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
+use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Dependency, MAX_DEPENDENCIES, Stored};
 use crate::rings::key::{DependencyHash, DependencyKey};
 use crate::rings::table::{CopiedDefinitions, LineIndex, Rings};
@@ -54,7 +61,7 @@ use crate::rings::table::{CopiedDefinitions, LineIndex, Rings};
 thread_local! {
     /// Of the results that are being made now, the outermost first.
     static ACTIVE: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
-    static PLANS: RefCell<Plans> = const { RefCell::new(Plans { since: None, settings: 0, are_mixed: false, names: Vec::new() }) };
+    static PLANS: RefCell<Plans> = const { RefCell::new(Plans::NONE) };
 }
 
 /// How old plans of this session may be.
@@ -67,9 +74,25 @@ struct Plans {
     are_mixed: bool,
     /// The lines of names that functions have used.
     names: Vec<LineIndex>,
+    /// Users' types of what was planned since then: functions name them in casts, and declare variables of them.
+    types: Vec<pg_sys::Oid>,
+    /// How texts were read in this session, since something was planned in it: `standard_conforming_strings`.
+    syntax: Option<bool>,
+    /// Whether some were read in another way. What is parsed stays, also where its plan is thrown away.
+    has_two_syntaxes: bool,
 }
 
 impl Plans {
+    const NONE: Plans = Plans {
+        since: None,
+        settings: 0,
+        are_mixed: false,
+        names: Vec::new(),
+        types: Vec::new(),
+        syntax: None,
+        has_two_syntaxes: false,
+    };
+
     /// Throws away those that may know less of the names that functions have used than these words count, whose messages were
     /// accepted; or that may be of other settings.
     fn renew(&mut self, words: &Rc<CopiedDefinitions>, code: LineIndex) {
@@ -81,6 +104,7 @@ impl Plans {
         // SAFETY: marks the plans of this process, which are made anew at their next use.
         unsafe { pg_sys::ResetPlanCache() };
         (self.since, self.settings, self.are_mixed) = (Some(Rc::clone(words)), settings, false);
+        self.types.clear();
     }
 
     /// Whether no plan is older than the last change of a name that these words count.
@@ -212,9 +236,14 @@ impl Watch {
             return Err(changes_rows());
         }
         let of_keys = |keys: &[DependencyHash]| keys.iter().map(|key| rings.line_of(*key)).collect::<Vec<LineIndex>>();
-        let names = of_keys(&seen.names.keys);
+        let (types, type_names) = seen.types();
+        if let Some(refusal) = types.refusal.or(type_names.refusal) {
+            return Err(refusal);
+        }
+        let names = of_keys(&[&seen.names.keys[..], &type_names.keys].concat());
         self.refusal_of_plans(&names, code(rings)).map_or(Ok(()), Err)?;
-        for line in of_keys(&seen.dependencies.keys).into_iter().chain(names).chain(seen.lines.iter().copied()) {
+        let keys = [&seen.dependencies.keys[..], &types.keys].concat();
+        for line in of_keys(&keys).into_iter().chain(names).chain(seen.lines.iter().copied()) {
             if learned.iter().all(|known| known.line != line) {
                 learned.push(self.learn_line(line).ok_or_else(Refusal::being_changed)?);
             }
@@ -229,6 +258,7 @@ impl Watch {
     fn refusal_of_plans(&self, names: &[LineIndex], code: LineIndex) -> Option<Refusal> {
         PLANS.with_borrow_mut(|plans| {
             let are_known = names.iter().chain([&code]).all(|name| plans.know(&self.words, *name));
+            let are_known = are_known && !plans.has_two_syntaxes;
             names.iter().for_each(|name| plans.note(*name));
             let text = "a plan of a function in it may be older than a definition";
             (!are_known).then(|| Refusal::new(Reason::DefinitionsChanged, text))
@@ -246,11 +276,76 @@ impl Watch {
     }
 }
 
-/// Notes with which settings a plan is made in this session, whatever is planned.
-pub(super) fn note_planning() {
+/// Notes with which settings a plan is made in this session, and of which types, whatever is planned.
+///
+/// # Safety
+///
+/// - It is a rewritten query.
+pub(super) unsafe fn note_planning(query: *mut pg_sys::Query) {
     PLANS.with_borrow_mut(|plans| {
-        if plans.since.is_some() && !plans.are_mixed {
-            plans.are_mixed = key::settings() != plans.settings;
+        // SAFETY: reads a variable of this process's only thread.
+        let syntax = unsafe { pg_sys::standard_conforming_strings };
+        plans.has_two_syntaxes |= *plans.syntax.get_or_insert(syntax) != syntax;
+        if plans.since.is_some() {
+            plans.are_mixed |= key::settings() != plans.settings;
+            // SAFETY: as the caller says.
+            unsafe { check::add_types(query, &mut plans.types) };
+        }
+    });
+}
+
+/// Notes that a function has read while something was planned: the plan may have what it gave, and is no longer than the next
+/// result is begun.
+pub(super) fn note_read_while_planning() {
+    PLANS.with_borrow_mut(|plans| plans.are_mixed = true);
+}
+
+/// From now on it is known what is rolled back. Once per library.
+pub(super) fn install() {
+    // SAFETY: the callbacks have the right types and live as long as the library.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_savepoint_event), std::ptr::null_mut());
+    }
+}
+
+/// Plans may be of definitions that nobody has counted, for they were taken back.
+fn forget_plans() {
+    // It may be borrowed where a process is terminated in the middle, and then is of no use any more.
+    PLANS.with(|plans| {
+        if let Ok(mut plans) = plans.try_borrow_mut() {
+            plans.since = None;
+        }
+    });
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_PREPARE};
+    if matches!(event, XACT_EVENT_ABORT | XACT_EVENT_PREPARE) && has_written() {
+        forget_plans();
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_savepoint_event(
+    event: pg_sys::SubXactEvent::Type,
+    _mine: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    if event != pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        return;
+    }
+    // SAFETY: reads what the current transaction is.
+    if unsafe { pg_sys::GetCurrentTransactionIdIfAny() } != pg_sys::InvalidTransactionId {
+        forget_plans();
+    }
+    let text = "a function in it has handled an ERROR";
+    ACTIVE.with(|active| {
+        if let Ok(mut active) = active.try_borrow_mut() {
+            let refusal = || Refusal::new(Reason::RunsQueries, text);
+            active.iter_mut().for_each(|seen| seen.dependencies.refuse(refusal()));
         }
     });
 }
@@ -297,6 +392,24 @@ fn look_by_all(look: impl Fn(&mut Seen)) {
 }
 
 impl Seen {
+    /// Users' types that functions may have used, and their names: of all plans of the session, for nobody notes whose they are.
+    fn types(&self) -> (Dependencies, Dependencies) {
+        let (mut types, mut names) = (Dependencies::default(), Dependencies::default());
+        let own = [search_path()];
+        let paths = || self.named.iter().map(|(path, _)| path).chain(&own);
+        for of_type in PLANS.with_borrow(|plans| plans.types.clone()) {
+            // SAFETY: a lookup in the catalogs, whatever the number is.
+            if unsafe { pg_sys::get_typtype(of_type) } == 0 {
+                continue;
+            }
+            let mut all = vec![of_type];
+            check::all_parts(of_type, &mut all);
+            all.into_iter().for_each(|part| types.add_type(part));
+            paths().for_each(|path| names.add_type_name(of_type, path));
+        }
+        (types, names)
+    }
+
     /// # Safety
     ///
     /// - It is a plan, and the snapshot that it is run with.

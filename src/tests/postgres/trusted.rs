@@ -583,13 +583,15 @@ fn an_error_in_a_function_ends_what_was_begun_in_it() {
          CREATE FUNCTION fails() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT 1 / max(v) FROM fails); END'",
         "guarded(),fails(),reads_b()",
     );
-    // What was read before the ERROR counts: without rows that divide there would be none.
-    follow(
-        &world,
-        "SELECT guarded()::text FROM t",
-        &["UPDATE a SET v = 2", "UPDATE fails SET v = 1", "UPDATE fails SET v = 0"],
-    );
+    // Who handles an ERROR is not kept; without rows that divide there is none.
     let mut backend = world.backend();
+    assert_eq!(is_never_kept(&mut backend, "SELECT guarded()::text FROM t"), "runs_queries");
+    backend.run("UPDATE fails SET v = 1");
+    follow(&world, "SELECT guarded()::text FROM t", &["UPDATE fails SET v = 2", "UPDATE fails SET v = 1"]);
+    backend.run("UPDATE fails SET v = 0");
+    assert_eq!(is_never_kept(&mut backend, "SELECT guarded()::text FROM t"), "runs_queries");
+    backend.run("UPDATE a SET v = 2");
+    same(&mut backend, "SELECT guarded()::text FROM t");
     let failing = fetch("SELECT fails()::text FROM t");
     for _ in 0..2 {
         backend.refused(&failing).is("22012", &["division"]);
@@ -721,4 +723,147 @@ fn sessions_that_ask_for_each_others_results_wait_for_nobody() {
         assert_eq!(asked.expect("it began").join().expect("it ends"), 1);
     });
     admin.validate();
+}
+
+#[test]
+fn what_a_function_gives_after_an_error_that_it_handles_is_not_kept() {
+    let world = world_that_trusts(
+        "CREATE TABLE t AS SELECT 1 AS v;
+         CREATE FUNCTION reads() RETURNS int STABLE LANGUAGE plpgsql AS
+             'BEGIN RETURN (SELECT max(v) FROM missing); EXCEPTION WHEN undefined_table THEN RETURN 0; END'",
+        "reads()",
+    );
+    let (mut backend, mut other) = (world.backend(), world.backend());
+    let query = "SELECT reads()::text FROM t";
+    let marked_query = format!("/* shared_lru: c */ {query}");
+    for (change, value) in
+        [("SELECT 1", "0"), ("CREATE TABLE missing AS SELECT 7 AS v", "7"), ("DROP TABLE missing", "0")]
+    {
+        other.run(change);
+        for backend in [&mut backend, &mut other] {
+            for _ in 0..2 {
+                assert_eq!(same(backend, query).as_deref(), Some(value), "{change}");
+                assert_eq!(backend.one::<String>(&marked_query), value, "marked, after {change}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plan_from_a_definition_that_was_rolled_back_is_not_kept() {
+    let world = world_that_trusts(
+        "CREATE SCHEMA early; ALTER DATABASE postgres SET search_path = early, public; CREATE TABLE t AS SELECT 1 AS v;
+         CREATE TABLE early.hidden AS SELECT 10 AS v; CREATE TABLE public.hidden AS SELECT 1 AS v;
+         CREATE FUNCTION base() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE FUNCTION reads() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT max(v) FROM hidden); END'",
+        "base(),reads()",
+    );
+    let query = "SELECT reads()::text FROM t";
+    for (begin, end) in [
+        ("BEGIN", "ROLLBACK"),
+        ("BEGIN; SAVEPOINT s", "ROLLBACK TO s; COMMIT"),
+        ("BEGIN; SAVEPOINT s; SAVEPOINT r", "RELEASE r; ROLLBACK TO s; COMMIT"),
+    ] {
+        let mut backend = world.backend();
+        is_kept(&mut backend, "SELECT base()::text FROM t");
+        backend.run(&format!("{begin}; DROP TABLE early.hidden; {query}; {end}; SELECT shared_lru.clear('c')"));
+        let call = backend.one::<String>(&fetch(query));
+        assert_eq!(same(&mut world.backend(), query).as_deref(), Some("10"), "{end}: the other got {call}");
+        assert_eq!(is_kept(&mut backend, query).as_deref(), Some("10"), "{end}");
+    }
+}
+
+#[test]
+fn what_a_function_reads_while_partitions_are_chosen_is_no_secret() {
+    let world = world_that_trusts(
+        "CREATE TABLE parts (k int) PARTITION BY LIST (k); CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1);
+         CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2); INSERT INTO parts VALUES (1); CREATE TABLE choice AS SELECT 2 AS k;
+         CREATE FUNCTION chosen() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT max(k) FROM choice); END';
+         CREATE FUNCTION chosen(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT max(k) FROM choice); END'",
+        "chosen()",
+    );
+    let mut backend = world.backend();
+    backend.run("SET plan_cache_mode = force_generic_plan; /* shared_lru: c */ PREPARE q AS SELECT count(*)::text FROM parts WHERE k = chosen($1)");
+    let query = "SELECT count(*)::text FROM parts WHERE k = chosen()";
+    for (k, count) in [(2, "0"), (1, "1"), (3, "0"), (1, "1")] {
+        backend.run(&format!("UPDATE choice SET k = {k}"));
+        for _ in 0..2 {
+            assert_eq!(same(&mut backend, query).as_deref(), Some(count), "{k}");
+            assert_eq!(backend.one::<String>(&format!("/* shared_lru: c */ {query}")), count, "marked, {k}");
+            assert_eq!(backend.one::<String>("EXECUTE q (1)"), count, "not trusted, {k}");
+        }
+    }
+}
+
+#[test]
+fn what_a_function_has_read_for_the_planner_is_read_again() {
+    let world = world_that_trusts(
+        "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE rates AS SELECT 2 AS rate;
+         CREATE FUNCTION base() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE FUNCTION times(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT $1 * rate FROM rates); END';
+         CREATE FUNCTION reads() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN times(10); END'",
+        "base(),times(int),reads()",
+    );
+    let (mut first, mut second) = (world.backend(), world.backend());
+    let query = "SELECT reads()::text FROM t";
+    is_kept(&mut first, "SELECT base()::text FROM t");
+    first.run(query);
+    for (change, value) in
+        [("SELECT 1", "20"), ("UPDATE rates SET rate = 3", "30"), ("UPDATE rates SET rate = 4", "40")]
+    {
+        second.run(change);
+        let call = first.one::<String>(&fetch(query));
+        assert_eq!(same(&mut world.backend(), query).as_deref(), Some(value), "the other got {call}");
+        assert_eq!(is_kept(&mut first, query).as_deref(), Some(value));
+    }
+}
+
+#[test]
+fn texts_that_a_function_has_in_another_syntax_are_not_kept() {
+    let world = world_that_trusts(
+        r"CREATE TABLE t AS SELECT 1 AS v;
+         CREATE FUNCTION base() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE FUNCTION written() RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT max('a\\b') FROM t); END $$",
+        "base(),written()",
+    );
+    let query = "SELECT written() FROM t";
+    for prepare in ["SELECT '1'::text", "SELECT base()::text FROM t"] {
+        let mut backend = world.backend();
+        backend.run("SELECT shared_lru.clear('c')");
+        same(&mut backend, prepare);
+        backend.run("SET standard_conforming_strings = off; SELECT written(); RESET standard_conforming_strings");
+        let call = backend.one::<String>(&fetch(query));
+        assert_eq!(same(&mut world.backend(), query).as_deref(), Some(r"a\\b"), "the other got {call}");
+    }
+}
+
+#[test]
+fn types_that_only_a_function_names_are_followed() {
+    let world = world_that_trusts(
+        "CREATE SCHEMA early; ALTER DATABASE postgres SET search_path = early, public;
+         CREATE TABLE t AS SELECT 1 AS v; CREATE TYPE pair AS (x int, y int); CREATE TYPE two AS (x int, y int); CREATE DOMAIN amount AS int;
+         CREATE FUNCTION rounded() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT (max(v) * 1.26)::amount::text FROM t); END';
+         CREATE FUNCTION declared() RETURNS text STABLE LANGUAGE plpgsql AS
+             'DECLARE p pair; BEGIN SELECT v, v INTO p.x, p.y FROM t; RETURN to_json(p)::text; END';
+         CREATE FUNCTION cast_to() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT to_json(row(v, 1)::two)::text FROM t); END'",
+        "declared(),cast_to(),rounded()",
+    );
+    let (mut admin, mut reader) = (world.backend(), world.backend());
+    let queries = ["SELECT declared() FROM t", "SELECT cast_to() FROM t", "SELECT rounded() FROM t"];
+    for change in [
+        "SELECT 1",
+        "ALTER TYPE pair ADD ATTRIBUTE z int",
+        "CREATE DOMAIN early.amount AS numeric(5, 1)",
+        "DROP DOMAIN early.amount",
+        "ALTER TYPE two RENAME ATTRIBUTE y TO z",
+    ] {
+        admin.run(change);
+        for query in queries {
+            // Whose plan may be older.
+            reader.run(&fetch(query));
+            same(&mut world.backend(), query);
+            is_kept(&mut world.backend(), query);
+            is_kept(&mut reader, query);
+        }
+    }
 }

@@ -198,6 +198,28 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
     }
 }
 
+/// The result of a marked statement is not kept in which functions have run queries before its first row was asked for: when a plan
+/// starts, PostgreSQL chooses partitions, partly before the node is there.
+///
+/// # Safety
+///
+/// - What runs of a query that has started, or null.
+pub(super) unsafe fn give_up_at_start(top: *mut pg_sys::PlanState) {
+    // SAFETY: as the caller says. A node of ours has begun.
+    unsafe {
+        if top.is_null() || (*top).type_ != pg_sys::NodeTag::T_CustomScanState {
+            return;
+        }
+        let node = top.cast::<Node>();
+        if std::ptr::eq((*node).custom.methods, &raw const EXEC.0)
+            && let Some(Running { source: Source::Below(below), .. }) = (*node).running.as_mut()
+        {
+            let text = "a function in it runs queries while partitions are chosen";
+            below.give_up(|| Refusal::new(Reason::RunsQueries, text));
+        }
+    }
+}
+
 /// Runs `work` while this snapshot is the active one.
 ///
 /// # Safety
