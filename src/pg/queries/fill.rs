@@ -118,6 +118,8 @@ impl Fill<'_> {
         let refusal = match output.collected {
             None => self.basis.refusal_of_columns(&output.columns),
             Some(_) if refusal_of_functions.is_some() => refusal_of_functions,
+            // A library that was loaded meanwhile may have made something else of what is set.
+            Some(_) if !self.key.is_of_session() => Some(Refusal::being_changed()),
             Some(collected) => {
                 match (collected.finish(micros, now_us(), &relations), self.basis.dependencies(&learned)) {
                     (None, _) => Some(Refusal::too_large()),

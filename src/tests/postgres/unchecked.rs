@@ -178,7 +178,13 @@ fn what_is_refused_elsewhere_is_refused_and_so_are_rows_whose_type_may_change_un
             backend.run(&format!("SELECT * FROM shared_lru.query('c', '{query}') AS r ({columns})"));
         }
         assert_eq!((refusals(&mut backend, reason), backend.stat("inserts")), (before + 2, 0), "{query}");
+        let explain =
+            |cache: &str| format!("SELECT cacheable FROM shared_lru.explain_query('{query}', cache => {cache})");
+        assert!(!backend.one::<bool>(&explain("'c'")), "{query}");
+        // It is only here that rows of users' types are not kept.
+        assert_eq!(backend.one::<bool>(&explain("NULL")), reason == "untyped", "{query}");
     }
+    assert!(!backend.one::<bool>("SELECT cacheable FROM shared_lru.explain_query('SELECT ROW(v) FROM t')"));
     // Labels are looked up.
     let moods = "SELECT m::text || ms::text FROM shared_lru.query('c', 'SELECT m, ms FROM u') AS r (m mood, ms mood[])";
     assert_eq!(backend.one::<String>(moods), "ok{sad}");
