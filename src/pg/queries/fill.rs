@@ -126,7 +126,7 @@ impl Fill<'_> {
                     (_, Err(refusal)) => Some(refusal),
                     (Some(rows), Ok(dependencies)) => {
                         let stored = terms.compose(&rows, &dependencies)?;
-                        store_result(self.cache, self.under, &self.found, &stored, &terms, still)?
+                        store_result(self.cache, self.number, self.under, &self.found, &stored, &terms, still)?
                     }
                 }
             }
@@ -151,9 +151,11 @@ impl Fill<'_> {
     }
 }
 
-/// Stores a result in the place of what was found, if that is still there; else why not.
+/// Stores a result in the place of what was found, if that is still there, and in the cache of this number; else why not. Another of
+/// the same name has other lines of tags.
 pub(super) fn store_result(
     cache: &str,
+    number: u64,
     under: &StoredUnder,
     found: &Found,
     stored: &[u8],
@@ -164,6 +166,9 @@ pub(super) fn store_result(
         return Ok(Some(Refusal::not_for_this_snapshot()));
     }
     definitions::with_cache(cache, Access::Write, |cache| {
+        if cache.number != number {
+            return Some(Refusal::new(Reason::NotStored, "its cache was dropped"));
+        }
         if let Found::Outdated(version) | Found::Stale(Stale { copied: Copied { version, .. }, .. }) = found {
             cache.discard_version_as(Removal::Invalidated, version);
         }

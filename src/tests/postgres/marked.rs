@@ -707,13 +707,13 @@ fn what_functions_read_to_leave_out_partitions_is_noticed() {
          CREATE TABLE one PARTITION OF whole FOR VALUES IN (1);
          CREATE TABLE two PARTITION OF whole FOR VALUES IN (2);
          INSERT INTO whole VALUES (2, 7);
-         CREATE TABLE chosen AS SELECT 1 AS k;
+         CREATE TABLE chosen AS SELECT 1 AS k; CREATE TABLE once AS SELECT 1 AS v;
          CREATE FUNCTION choice(more int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
              'BEGIN RETURN (SELECT k + more FROM chosen); END';
          SET plan_cache_mode = force_generic_plan",
     );
     let whole = "SELECT v FROM whole WHERE k = choice($1)";
-    let inside = format!("SELECT (SELECT max(v) FROM ({whole}) AS one)");
+    let inside = format!("SELECT (SELECT max(v) FROM ({whole}) AS one) FROM once");
     for (trusted, query) in [("", whole), ("choice(int)", whole), ("", &inside), ("choice(int)", &inside)] {
         admin.run(&format!("SELECT shared_lru.alter_cache('c', trusted_functions => '{{{trusted}}}')"));
         // Asked before the plan runs, and of an empty partition never again.

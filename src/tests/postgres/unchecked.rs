@@ -321,6 +321,26 @@ fn tags_act_as_ever() {
 }
 
 #[test]
+fn what_was_made_for_a_cache_is_not_stored_in_the_next_one_of_its_name() {
+    let world = world();
+    let mut admin = world.backend();
+    admin.run(WAITS);
+    let anew = "SELECT shared_lru.drop_cache('c');
+        SELECT shared_lru.create_cache('c', ttl => '1 hour', accept_unchecked => true)";
+    let query = "SELECT max(waits(v)) FROM t";
+    for call in [
+        &format!("SELECT shared_lru.fetch_with('c', NULL, '{{x}}', NULL, '{query}', NULL::int)"),
+        &format!("/* shared_lru: c */ {query}"),
+    ] {
+        assert_eq!(while_it_runs(&world, call, |other| other.run(anew)), 1);
+        // Nothing would end it: its tags are of the cache that is gone.
+        admin.run("SELECT shared_lru.invalidate_tag('c', 'x')");
+        assert_eq!(admin.one::<i64>("SELECT count(*) FROM shared_lru.entries('c')"), 0, "{call}");
+        assert_eq!(refusals(&mut admin, "not_stored"), 1, "{call}");
+    }
+}
+
+#[test]
 fn of_many_who_miss_one_makes_it() {
     let world = world();
     let mut admin = world.backend();

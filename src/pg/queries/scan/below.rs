@@ -155,7 +155,7 @@ impl Filling {
         let catalog = Catalog::open()?;
         let stored = self.terms.compose(&rows, &dependencies)?;
         let still = || emptied(catalog, self.number) == self.emptied_before && self.terms.hold(&basis.rings());
-        store_result(&self.cache, &self.under, &self.found, &stored, &self.terms, still)
+        store_result(&self.cache, self.number, &self.under, &self.found, &stored, &self.terms, still)
     }
 }
 
