@@ -118,13 +118,15 @@ impl Fill<'_> {
         let refusal = match output.collected {
             None => self.basis.refusal_of_columns(&output.columns),
             Some(_) if refusal_of_functions.is_some() => refusal_of_functions,
+            // A library that was loaded meanwhile may have made something else of what is set.
+            Some(_) if !self.key.is_of_session() => Some(Refusal::being_changed()),
             Some(collected) => {
                 match (collected.finish(micros, now_us(), &relations), self.basis.dependencies(&learned)) {
                     (None, _) => Some(Refusal::too_large()),
                     (_, Err(refusal)) => Some(refusal),
                     (Some(rows), Ok(dependencies)) => {
                         let stored = terms.compose(&rows, &dependencies)?;
-                        store_result(self.cache, self.under, &self.found, &stored, &terms, still)?
+                        store_result(self.cache, self.number, self.under, &self.found, &stored, &terms, still)?
                     }
                 }
             }
@@ -149,9 +151,11 @@ impl Fill<'_> {
     }
 }
 
-/// Stores a result in the place of what was found, if that is still there; else why not.
+/// Stores a result in the place of what was found, if that is still there, and in the cache of this number; else why not. Another of
+/// the same name has other lines of tags.
 pub(super) fn store_result(
     cache: &str,
+    number: u64,
     under: &StoredUnder,
     found: &Found,
     stored: &[u8],
@@ -162,6 +166,9 @@ pub(super) fn store_result(
         return Ok(Some(Refusal::not_for_this_snapshot()));
     }
     definitions::with_cache(cache, Access::Write, |cache| {
+        if cache.number != number {
+            return Some(Refusal::new(Reason::NotStored, "its cache was dropped"));
+        }
         if let Found::Outdated(version) | Found::Stale(Stale { copied: Copied { version, .. }, .. }) = found {
             cache.discard_version_as(Removal::Invalidated, version);
         }

@@ -169,7 +169,10 @@ pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str
     let options = cache.map(|cache| definitions::find(cache, Access::Read)).transpose()?.map(|cache| cache.results);
     let wishes = Wishes::default();
     let accepts = options.as_ref().map_or(Acceptance::Nothing, |options| Acceptance::OfCache(options, &wishes));
-    let Planned { dependencies, .. } = plan(query, parameters)?;
+    let Planned { statement, dependencies, .. } = plan(query, parameters)?;
+    // SAFETY: a plan, with a list of what it returns; the description is new.
+    let columns = unsafe { columns_of(pg_sys::ExecCleanTypeFromTL((*(*statement).planTree).targetlist)) };
+    let basis = cache.and_then(|cache| Basis::find(cache, &wishes).ok());
     let relations =
         dependencies.relations.iter().map(|relation| encoding::message(relations::qualified_name(*relation))).collect();
     let conditions = &dependencies.conditions;
@@ -177,10 +180,17 @@ pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str
         Reason::RunsQueries => plan::untrusted_refusal(accepts.untrusted(conditions)).to_string(),
         _ => refusal.to_string(),
     });
+    let of_columns = || match basis {
+        Some(basis) => basis.refusal_of_columns(&columns),
+        None => plan::refusal_of_columns(&columns),
+    };
+    let refusal = refusal.or_else(|| of_columns().map(|refusal| refusal.to_string()));
     let is_kept = refusal.is_none();
     let of_clock = || of_clock(&dependencies).map(|why| format!("{why}: kept for the cache's ttl"));
-    let goes_by_age = || cache.is_some_and(|cache| Basis::find(cache, &wishes).is_ok_and(Basis::is_age));
-    let of_age = || goes_by_age().then(|| "nothing tells whether it is right: kept for the cache's ttl".to_owned());
+    let of_age = || {
+        let goes_by_age = basis.is_some_and(Basis::is_age);
+        goes_by_age.then(|| "nothing tells whether it is right: kept for the cache's ttl".to_owned())
+    };
     let of_functions = || accepts.lets_run(conditions).then(|| READ_BY_FUNCTIONS.to_owned());
     let reason = refusal.or_else(of_clock).or_else(of_age).or_else(of_functions);
     Ok(Explained { is_kept, reason: reason.map(encoding::message), relations })

@@ -24,6 +24,8 @@ thread_local! {
     static STARTS: Cell<u64> = const { Cell::new(0) };
     /// A relation of the plan that was started last.
     static LAST_RELATION: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    /// The plan that was started last, whether it has relations or not, and what was counted with it.
+    static LAST_START: Cell<(*const pg_sys::PlannedStmt, u64)> = const { Cell::new((std::ptr::null(), 0)) };
 }
 
 /// From now on starts are counted. Once per library.
@@ -59,6 +61,11 @@ pub(super) fn starts() -> u64 {
     STARTS.get()
 }
 
+/// Whether this plan was started last, and nothing was counted since.
+pub(super) fn is_first_since_start(plan: *const pg_sys::PlannedStmt) -> bool {
+    LAST_START.get() == (plan, STARTS.get())
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: what PostgreSQL is going to run has a plan, with a list of OIDs.
@@ -68,6 +75,7 @@ unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: c_int
             LAST_RELATION.set(oids((*(*query).plannedstmt).relationOids).next().unwrap_or(pg_sys::InvalidOid));
             watch::look_at_start(query);
         }
+        LAST_START.set(((*query).plannedstmt, STARTS.get()));
     }
     let starts = starts();
     // SAFETY: called as PostgreSQL would call it.

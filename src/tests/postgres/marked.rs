@@ -697,3 +697,33 @@ fn a_long_text_is_run_as_if_it_had_no_mark() {
         assert_eq!(plan.contains("Shared LRU"), is_marked, "{bytes}: {plan}");
     }
 }
+
+#[test]
+fn what_functions_read_to_leave_out_partitions_is_noticed() {
+    let world = world();
+    let mut admin = world.backend();
+    admin.run(
+        "CREATE TABLE whole (k int, v int) PARTITION BY LIST (k);
+         CREATE TABLE one PARTITION OF whole FOR VALUES IN (1);
+         CREATE TABLE two PARTITION OF whole FOR VALUES IN (2);
+         INSERT INTO whole VALUES (2, 7);
+         CREATE TABLE chosen AS SELECT 1 AS k; CREATE TABLE once AS SELECT 1 AS v;
+         CREATE FUNCTION choice(more int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+             'BEGIN RETURN (SELECT k + more FROM chosen); END';
+         SET plan_cache_mode = force_generic_plan",
+    );
+    let whole = "SELECT v FROM whole WHERE k = choice($1)";
+    let inside = format!("SELECT (SELECT max(v) FROM ({whole}) AS one) FROM once");
+    for (trusted, query) in [("", whole), ("choice(int)", whole), ("", &inside), ("choice(int)", &inside)] {
+        admin.run(&format!("SELECT shared_lru.alter_cache('c', trusted_functions => '{{{trusted}}}')"));
+        // Asked before the plan runs, and of an empty partition never again.
+        admin.run("UPDATE chosen SET k = 1");
+        admin.run(&format!("/* shared_lru: c */ PREPARE p (int) AS {query}"));
+        assert!(admin.all::<Option<i32>>("EXECUTE p(0)").into_iter().flatten().next().is_none());
+        admin.run("UPDATE chosen SET k = 2");
+        assert_eq!(admin.all::<Option<i32>>("EXECUTE p(0)"), [Some(7)], "{query}, trusted: {trusted}");
+        let said = result(&mut admin, "EXECUTE p(0)");
+        assert!(said.starts_with("miss, not stored: a function in it runs queries, over chosen"), "{said}");
+        admin.run("DEALLOCATE p");
+    }
+}

@@ -342,3 +342,50 @@ fn a_plan_that_is_older_than_a_named_setting_stores_nothing_and_is_made_anew() {
     let direct = "/* shared_lru: c */ SELECT sum(v) + 0 FROM goods WHERE tenant = tenant()";
     assert_eq!(ask(&mut other, &mut admin, direct), (10, true));
 }
+
+#[test]
+fn a_cursor_that_goes_back_under_another_value_stores_nothing() {
+    let world = world();
+    let mut admin = world.backend();
+    admin.run("CREATE TABLE t AS SELECT n AS v FROM generate_series(1, 100) AS n");
+    name(&mut admin, "{own.rows}");
+    let query = "/* shared_lru: c */ SELECT v FROM t LIMIT current_setting('own.rows')::int";
+    // How many rows there are is asked when it goes back, and not when these are read.
+    for (meanwhile, inserts) in [("5", 0), ("3", 1)] {
+        admin.run("BEGIN; SET LOCAL own.rows = 3");
+        admin.run(&query.replace("SELECT v", "DECLARE k CURSOR FOR SELECT v"));
+        admin.run(&format!("FETCH 1 FROM k; SET LOCAL own.rows = {meanwhile}; MOVE ABSOLUTE 0 FROM k"));
+        admin.run("SET LOCAL own.rows = 3; FETCH ALL FROM k; COMMIT");
+        assert_eq!(admin.stat("inserts"), inserts, "it went back under {meanwhile}");
+    }
+    admin.run("SET own.rows = 3");
+    assert_eq!(admin.all::<i32>(query).len(), 3);
+    assert_eq!(hits(&mut admin), 1);
+}
+
+#[test]
+fn a_result_that_loads_the_library_of_a_named_setting_is_not_stored() {
+    let world = world();
+    let mut admin = world.backend();
+    admin.run(
+        "CREATE TABLE t AS SELECT 1 AS v;
+         CREATE FUNCTION twice(v int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 2 * v; END'",
+    );
+    name(&mut admin, "{plpgsql.variable_conflict}");
+    // The function is of a library that a session loads with the first row.
+    for statement in [
+        "SELECT shared_lru.fetch('c', 'SELECT sum(twice(v)) FROM t', NULL::bigint)",
+        "/* shared_lru: c */ SELECT sum(twice(v)) FROM t",
+    ] {
+        let before = admin.stat("inserts");
+        let (mut backend, mut other) = (world.backend(), world.backend());
+        for session in [&mut backend, &mut other] {
+            // What the library does with this depends on who has said it.
+            session.run("SET plpgsql.variable_conflict = 'use_column'");
+            assert_eq!(session.one::<i64>(statement), 2);
+            assert_eq!(admin.stat("inserts"), before, "{statement}");
+        }
+        assert_eq!(ask(&mut backend, &mut admin, statement), (2, false), "{statement}");
+        assert_eq!(ask(&mut other, &mut admin, statement), (2, true), "{statement}");
+    }
+}

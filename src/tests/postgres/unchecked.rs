@@ -178,7 +178,13 @@ fn what_is_refused_elsewhere_is_refused_and_so_are_rows_whose_type_may_change_un
             backend.run(&format!("SELECT * FROM shared_lru.query('c', '{query}') AS r ({columns})"));
         }
         assert_eq!((refusals(&mut backend, reason), backend.stat("inserts")), (before + 2, 0), "{query}");
+        let explain =
+            |cache: &str| format!("SELECT cacheable FROM shared_lru.explain_query('{query}', cache => {cache})");
+        assert!(!backend.one::<bool>(&explain("'c'")), "{query}");
+        // It is only here that rows of users' types are not kept.
+        assert_eq!(backend.one::<bool>(&explain("NULL")), reason == "untyped", "{query}");
     }
+    assert!(!backend.one::<bool>("SELECT cacheable FROM shared_lru.explain_query('SELECT ROW(v) FROM t')"));
     // Labels are looked up.
     let moods = "SELECT m::text || ms::text FROM shared_lru.query('c', 'SELECT m, ms FROM u') AS r (m mood, ms mood[])";
     assert_eq!(backend.one::<String>(moods), "ok{sad}");
@@ -311,6 +317,26 @@ fn tags_act_as_ever() {
     ] {
         assert_eq!(while_it_runs(&world, call, |other| other.run(meanwhile)), 2);
         assert_eq!(writer.one::<i64>(fills), kept, "{meanwhile}");
+    }
+}
+
+#[test]
+fn what_was_made_for_a_cache_is_not_stored_in_the_next_one_of_its_name() {
+    let world = world();
+    let mut admin = world.backend();
+    admin.run(WAITS);
+    let anew = "SELECT shared_lru.drop_cache('c');
+        SELECT shared_lru.create_cache('c', ttl => '1 hour', accept_unchecked => true)";
+    let query = "SELECT max(waits(v)) FROM t";
+    for call in [
+        &format!("SELECT shared_lru.fetch_with('c', NULL, '{{x}}', NULL, '{query}', NULL::int)"),
+        &format!("/* shared_lru: c */ {query}"),
+    ] {
+        assert_eq!(while_it_runs(&world, call, |other| other.run(anew)), 1);
+        // Nothing would end it: its tags are of the cache that is gone.
+        admin.run("SELECT shared_lru.invalidate_tag('c', 'x')");
+        assert_eq!(admin.one::<i64>("SELECT count(*) FROM shared_lru.entries('c')"), 0, "{call}");
+        assert_eq!(refusals(&mut admin, "not_stored"), 1, "{call}");
     }
 }
 

@@ -81,6 +81,20 @@ impl Below {
             self.outcome = Outcome::refused(&filling.cache, &why());
         }
     }
+
+    /// Gives up if the session's role or settings are others than those of the key. After each step that may have asked for them.
+    pub(super) fn give_up_if_others(&mut self) {
+        if self.filling.as_ref().is_some_and(|filling| !filling.key.is_of_session()) {
+            let text = "role or settings have changed while it was read";
+            self.give_up(|| Refusal::new(Reason::BeingChanged, text));
+        }
+    }
+
+    /// Gives up since functions have run queries that nobody has looked at.
+    pub(super) fn give_up_for_functions(&mut self) {
+        let untrusted = self.filling.as_mut().and_then(|filling| filling.untrusted.take());
+        self.give_up(|| plan::untrusted_refusal(untrusted.as_deref()));
+    }
 }
 
 /// A result that is being made to be stored.
@@ -141,7 +155,7 @@ impl Filling {
         let catalog = Catalog::open()?;
         let stored = self.terms.compose(&rows, &dependencies)?;
         let still = || emptied(catalog, self.number) == self.emptied_before && self.terms.hold(&basis.rings());
-        store_result(&self.cache, &self.under, &self.found, &stored, &self.terms, still)
+        store_result(&self.cache, self.number, &self.under, &self.found, &stored, &self.terms, still)
     }
 }
 
@@ -157,10 +171,7 @@ pub(super) unsafe fn pass(below: &mut Below, shown: &[usize], node: *mut pg_sys:
         let (state, to) = (&*(*node).ss.ps.state, (*node).ss.ss_ScanTupleSlot);
         let plan = (*node).ss.ps.lefttree;
         let from = looking(below, || run_below(plan));
-        if below.filling.as_ref().is_some_and(|filling| !filling.key.is_of_session()) {
-            let text = "role or settings have changed while it was read";
-            below.give_up(|| Refusal::new(Reason::BeingChanged, text));
-        }
+        below.give_up_if_others();
         if state.es_direction != pg_sys::ScanDirection::ForwardScanDirection {
             below.give_up(|| Refusal::new(Reason::NotReadToTheEnd, "it was read backwards"));
         }
@@ -189,8 +200,7 @@ pub(super) fn looking<R>(below: &mut Below, work: impl FnOnce() -> R) -> R {
         None => {
             let result = work();
             if trace::starts() != starts {
-                let untrusted = below.filling.as_mut().and_then(|filling| filling.untrusted.take());
-                below.give_up(|| plan::untrusted_refusal(untrusted.as_deref()));
+                below.give_up_for_functions();
             }
             result
         }

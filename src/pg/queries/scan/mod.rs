@@ -47,6 +47,7 @@ use super::found::count_miss;
 use super::lists::pointers;
 use super::refusal::Refusal;
 use super::statement::Marked;
+use super::trace;
 use crate::pg::refusals::Reason;
 
 /// A table of functions for PostgreSQL.
@@ -182,13 +183,20 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
         let below = (*scan).scan.plan.lefttree;
         let marked = Marked::from_list((*scan).custom_private);
         let shown = shown_columns(below).map(|entry| (*entry).resno as usize - 1).collect();
-        let source = match &marked {
+        // PostgreSQL begins subqueries before the node, and from version 18 on leaves out all partitions before it: then nobody has
+        // looked at what functions read for that, not even where they are trusted.
+        let is_first = trace::is_first_since_start((*estate).es_plannedstmt);
+        let mut source = match &marked {
             Some(marked) if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0 => look_up(marked, node, estate)
                 .unwrap_or_else(|refusal| Below::passing(Outcome::refused(&marked.cache, &refusal))),
             _ => Below::passing(Outcome::Unfinished),
         };
-        if matches!(source, Source::Below(_)) {
-            (*node).ss.ps.lefttree = pg_sys::ExecInitNode(below, estate, flags);
+        if let Source::Below(rows) = &mut source {
+            if !is_first {
+                rows.give_up_for_functions();
+            }
+            // Which asks functions what is to be left out.
+            (*node).ss.ps.lefttree = looking(rows, || pg_sys::ExecInitNode(below, estate, flags));
         }
         let goes_back = flags & (pg_sys::EXEC_FLAG_REWIND | pg_sys::EXEC_FLAG_BACKWARD) as c_int != 0;
         let may_fly = !goes_back && (*below).startup_cost * 2.0 >= (*below).total_cost;
@@ -308,8 +316,9 @@ unsafe extern "C-unwind" fn again(node: *mut pg_sys::CustomScanState) {
                 }
                 let plan = (*node).ss.ps.lefttree;
                 if (*plan).chgParam.is_null() {
-                    // Which asks functions where to begin, in an index.
+                    // Which asks functions and settings, as for a LIMIT and where to begin in an index.
                     looking(below, || pg_sys::ExecReScan(plan));
+                    below.give_up_if_others();
                 }
             }
         }
