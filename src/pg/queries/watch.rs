@@ -104,7 +104,10 @@ impl Plans {
         // SAFETY: marks the plans of this process, which are made anew at their next use.
         unsafe { pg_sys::ResetPlanCache() };
         (self.since, self.settings, self.are_mixed) = (Some(Rc::clone(words)), settings, false);
-        self.types.clear();
+        // Who makes a result around this one may have run a plan of theirs.
+        if !is_active() {
+            self.types.clear();
+        }
     }
 
     /// Whether no plan is older than the last change of a name that these words count.
@@ -144,6 +147,8 @@ struct Seen {
     names: Dependencies,
     /// Relations whose names were looked at, by search path.
     named: Vec<(Vec<pg_sys::Oid>, Vec<pg_sys::Oid>)>,
+    /// Users' types that functions may have used: of all plans of the session, for nobody notes whose they are.
+    types: Vec<pg_sys::Oid>,
     /// Of results of caches.
     lines: Vec<LineIndex>,
     relations: Vec<pg_sys::Oid>,
@@ -174,6 +179,7 @@ impl Watch {
             dependencies: Dependencies::default(),
             names: Dependencies::default(),
             named: Vec::new(),
+            types: Vec::new(),
             lines: Vec::new(),
             relations: Vec::new(),
             is_looking: false,
@@ -212,6 +218,9 @@ impl Watch {
         });
         let result = work();
         self.seen = ACTIVE.with_borrow_mut(Vec::pop);
+        if let Some(seen) = &mut self.seen {
+            seen.note_types();
+        }
         result
     }
 
@@ -392,12 +401,20 @@ fn look_by_all(look: impl Fn(&mut Seen)) {
 }
 
 impl Seen {
-    /// Users' types that functions may have used, and their names: of all plans of the session, for nobody notes whose they are.
+    fn note_types(&mut self) {
+        PLANS.with_borrow(|plans| {
+            let news = plans.types.iter().filter(|of_type| !self.types.contains(of_type));
+            let news: Vec<pg_sys::Oid> = news.copied().collect();
+            self.types.extend(news);
+        });
+    }
+
+    /// What types depend on, and their names.
     fn types(&self) -> (Dependencies, Dependencies) {
         let (mut types, mut names) = (Dependencies::default(), Dependencies::default());
         let own = [search_path()];
         let paths = || self.named.iter().map(|(path, _)| path).chain(&own);
-        for of_type in PLANS.with_borrow(|plans| plans.types.clone()) {
+        for of_type in self.types.iter().copied() {
             // SAFETY: a lookup in the catalogs, whatever the number is.
             if unsafe { pg_sys::get_typtype(of_type) } == 0 {
                 continue;

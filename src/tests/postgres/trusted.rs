@@ -843,13 +843,18 @@ fn types_that_only_a_function_names_are_followed() {
         "CREATE SCHEMA early; ALTER DATABASE postgres SET search_path = early, public;
          CREATE TABLE t AS SELECT 1 AS v; CREATE TYPE pair AS (x int, y int); CREATE TYPE two AS (x int, y int); CREATE DOMAIN amount AS int;
          CREATE FUNCTION rounded() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT (max(v) * 1.26)::amount::text FROM t); END';
+         CREATE FUNCTION times(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT $1 * max(v) FROM t); END';
+         CREATE FUNCTION asks() RETURNS text STABLE LANGUAGE plpgsql AS
+             $$ BEGIN RETURN (SELECT to_json(row(v, 1)::two)::text || times(1) FROM t) || shared_lru.fetch('c', 'SELECT rounded() FROM t', NULL::text); END $$;
          CREATE FUNCTION declared() RETURNS text STABLE LANGUAGE plpgsql AS
              'DECLARE p pair; BEGIN SELECT v, v INTO p.x, p.y FROM t; RETURN to_json(p)::text; END';
          CREATE FUNCTION cast_to() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT to_json(row(v, 1)::two)::text FROM t); END'",
-        "declared(),cast_to(),rounded()",
+        "declared(),cast_to(),rounded(),asks(),times(int)",
     );
     let (mut admin, mut reader) = (world.backend(), world.backend());
     let queries = ["SELECT declared() FROM t", "SELECT cast_to() FROM t", "SELECT rounded() FROM t"];
+    // Which makes a result inside of its own.
+    let asks = "SELECT asks() FROM t";
     for change in [
         "SELECT 1",
         "ALTER TYPE pair ADD ATTRIBUTE z int",
@@ -864,6 +869,10 @@ fn types_that_only_a_function_names_are_followed() {
             same(&mut world.backend(), query);
             is_kept(&mut world.backend(), query);
             is_kept(&mut reader, query);
+        }
+        for _ in 0..2 {
+            reader.run(&fetch(asks));
+            same(&mut world.backend(), asks);
         }
     }
 }
