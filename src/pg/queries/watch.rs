@@ -72,6 +72,8 @@ struct Plans {
     settings: u128,
     /// Whether plans were made with others meanwhile.
     are_mixed: bool,
+    /// How many plans were made that are relied on no longer than that: with other settings, or with what a function has read.
+    doubtful: u64,
     /// The lines of names that functions have used.
     names: Vec<LineIndex>,
     /// Users' types of what was planned since then: functions name them in casts, and declare variables of them.
@@ -87,6 +89,7 @@ impl Plans {
         since: None,
         settings: 0,
         are_mixed: false,
+        doubtful: 0,
         names: Vec::new(),
         types: Vec::new(),
         syntax: None,
@@ -108,6 +111,11 @@ impl Plans {
         if !is_active() {
             self.types.clear();
         }
+    }
+
+    fn doubt(&mut self) {
+        self.are_mixed = true;
+        self.doubtful += 1;
     }
 
     /// Whether no plan is older than the last change of a name that these words count.
@@ -133,6 +141,8 @@ pub(super) struct Watch {
     words: Rc<CopiedDefinitions>,
     /// What the transaction had done when it began: who writes afterwards is a function.
     written: Written,
+    /// Of the session's plans, when it looked last: what is made in between, as between two FETCHes, it has not seen.
+    doubtful: u64,
     /// `None` where an ERROR has taken it away.
     seen: Option<Seen>,
 }
@@ -192,7 +202,7 @@ impl Watch {
             plans.are_mixed |= !options.settings.is_empty() || basis.is_age();
             plans.renew(&words, code(&rings));
         });
-        Some(Watch { words, written: written(), seen: Some(seen) })
+        Some(Watch { words, written: written(), doubtful: doubtful(), seen: Some(seen) })
     }
 
     /// Passes over the result's own plan, of which all is known.
@@ -211,7 +221,10 @@ impl Watch {
                 ACTIVE.with_borrow_mut(|active| active.truncate(self.0));
             }
         }
-        let Some(seen) = self.seen.take() else { return work() };
+        let Some(mut seen) = self.seen.take() else { return work() };
+        if doubtful() != self.doubtful {
+            seen.dependencies.refuse(older_plan());
+        }
         let _bottom = ACTIVE.with_borrow_mut(|active| {
             active.push(seen);
             Bottom(active.len() - 1)
@@ -221,6 +234,7 @@ impl Watch {
         if let Some(seen) = &mut self.seen {
             seen.note_types();
         }
+        self.doubtful = doubtful();
         result
     }
 
@@ -269,8 +283,7 @@ impl Watch {
             let are_known = names.iter().chain([&code]).all(|name| plans.know(&self.words, *name));
             let are_known = are_known && !plans.has_two_syntaxes;
             names.iter().for_each(|name| plans.note(*name));
-            let text = "a plan of a function in it may be older than a definition";
-            (!are_known).then(|| Refusal::new(Reason::DefinitionsChanged, text))
+            (!are_known).then(older_plan)
         })
     }
 
@@ -296,7 +309,9 @@ pub(super) unsafe fn note_planning(query: *mut pg_sys::Query) {
         let syntax = unsafe { pg_sys::standard_conforming_strings };
         plans.has_two_syntaxes |= *plans.syntax.get_or_insert(syntax) != syntax;
         if plans.since.is_some() {
-            plans.are_mixed |= key::settings() != plans.settings;
+            if key::settings() != plans.settings {
+                plans.doubt();
+            }
             // SAFETY: as the caller says.
             unsafe { check::add_types(query, &mut plans.types) };
         }
@@ -306,7 +321,7 @@ pub(super) unsafe fn note_planning(query: *mut pg_sys::Query) {
 /// Notes that a function has read while something was planned: the plan may have what it gave, and is no longer than the next
 /// result is begun.
 pub(super) fn note_read_while_planning() {
-    PLANS.with_borrow_mut(|plans| plans.are_mixed = true);
+    PLANS.with_borrow_mut(Plans::doubt);
 }
 
 /// From now on it is known what is rolled back. Once per library.
@@ -527,6 +542,14 @@ impl Seen {
 /// The line of the names of functions, among all else of the code.
 fn code(rings: &Rings) -> LineIndex {
     rings.line_of(DependencyKey::Code { database: my_database() }.hash())
+}
+
+fn older_plan() -> Refusal {
+    Refusal::new(Reason::DefinitionsChanged, "a plan of a function in it may be older than a definition")
+}
+
+fn doubtful() -> u64 {
+    PLANS.with_borrow(|plans| plans.doubtful)
 }
 
 fn changes_rows() -> Refusal {
