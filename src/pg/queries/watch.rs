@@ -72,6 +72,8 @@ struct Plans {
     settings: u128,
     /// Whether plans were made with others meanwhile.
     are_mixed: bool,
+    /// How many plans were made that are relied on no longer than that: with other settings, or with what a function has read.
+    doubtful: u64,
     /// The lines of names that functions have used.
     names: Vec<LineIndex>,
     /// Users' types of what was planned since then: functions name them in casts, and declare variables of them.
@@ -87,6 +89,7 @@ impl Plans {
         since: None,
         settings: 0,
         are_mixed: false,
+        doubtful: 0,
         names: Vec::new(),
         types: Vec::new(),
         syntax: None,
@@ -104,7 +107,15 @@ impl Plans {
         // SAFETY: marks the plans of this process, which are made anew at their next use.
         unsafe { pg_sys::ResetPlanCache() };
         (self.since, self.settings, self.are_mixed) = (Some(Rc::clone(words)), settings, false);
-        self.types.clear();
+        // Who makes a result around this one may have run a plan of theirs.
+        if !is_active() {
+            self.types.clear();
+        }
+    }
+
+    fn doubt(&mut self) {
+        self.are_mixed = true;
+        self.doubtful += 1;
     }
 
     /// Whether no plan is older than the last change of a name that these words count.
@@ -130,6 +141,8 @@ pub(super) struct Watch {
     words: Rc<CopiedDefinitions>,
     /// What the transaction had done when it began: who writes afterwards is a function.
     written: Written,
+    /// Of the session's plans, when it looked last: what is made in between, as between two FETCHes, it has not seen.
+    doubtful: u64,
     /// `None` where an ERROR has taken it away.
     seen: Option<Seen>,
 }
@@ -144,6 +157,8 @@ struct Seen {
     names: Dependencies,
     /// Relations whose names were looked at, by search path.
     named: Vec<(Vec<pg_sys::Oid>, Vec<pg_sys::Oid>)>,
+    /// Users' types that functions may have used: of all plans of the session, for nobody notes whose they are.
+    types: Vec<pg_sys::Oid>,
     /// Of results of caches.
     lines: Vec<LineIndex>,
     relations: Vec<pg_sys::Oid>,
@@ -174,6 +189,7 @@ impl Watch {
             dependencies: Dependencies::default(),
             names: Dependencies::default(),
             named: Vec::new(),
+            types: Vec::new(),
             lines: Vec::new(),
             relations: Vec::new(),
             is_looking: false,
@@ -186,7 +202,7 @@ impl Watch {
             plans.are_mixed |= !options.settings.is_empty() || basis.is_age();
             plans.renew(&words, code(&rings));
         });
-        Some(Watch { words, written: written(), seen: Some(seen) })
+        Some(Watch { words, written: written(), doubtful: doubtful(), seen: Some(seen) })
     }
 
     /// Passes over the result's own plan, of which all is known.
@@ -205,13 +221,20 @@ impl Watch {
                 ACTIVE.with_borrow_mut(|active| active.truncate(self.0));
             }
         }
-        let Some(seen) = self.seen.take() else { return work() };
+        let Some(mut seen) = self.seen.take() else { return work() };
+        if doubtful() != self.doubtful {
+            seen.dependencies.refuse(older_plan());
+        }
         let _bottom = ACTIVE.with_borrow_mut(|active| {
             active.push(seen);
             Bottom(active.len() - 1)
         });
         let result = work();
         self.seen = ACTIVE.with_borrow_mut(Vec::pop);
+        if let Some(seen) = &mut self.seen {
+            seen.note_types();
+        }
+        self.doubtful = doubtful();
         result
     }
 
@@ -260,8 +283,7 @@ impl Watch {
             let are_known = names.iter().chain([&code]).all(|name| plans.know(&self.words, *name));
             let are_known = are_known && !plans.has_two_syntaxes;
             names.iter().for_each(|name| plans.note(*name));
-            let text = "a plan of a function in it may be older than a definition";
-            (!are_known).then(|| Refusal::new(Reason::DefinitionsChanged, text))
+            (!are_known).then(older_plan)
         })
     }
 
@@ -287,7 +309,9 @@ pub(super) unsafe fn note_planning(query: *mut pg_sys::Query) {
         let syntax = unsafe { pg_sys::standard_conforming_strings };
         plans.has_two_syntaxes |= *plans.syntax.get_or_insert(syntax) != syntax;
         if plans.since.is_some() {
-            plans.are_mixed |= key::settings() != plans.settings;
+            if key::settings() != plans.settings {
+                plans.doubt();
+            }
             // SAFETY: as the caller says.
             unsafe { check::add_types(query, &mut plans.types) };
         }
@@ -297,7 +321,7 @@ pub(super) unsafe fn note_planning(query: *mut pg_sys::Query) {
 /// Notes that a function has read while something was planned: the plan may have what it gave, and is no longer than the next
 /// result is begun.
 pub(super) fn note_read_while_planning() {
-    PLANS.with_borrow_mut(|plans| plans.are_mixed = true);
+    PLANS.with_borrow_mut(Plans::doubt);
 }
 
 /// From now on it is known what is rolled back. Once per library.
@@ -392,12 +416,20 @@ fn look_by_all(look: impl Fn(&mut Seen)) {
 }
 
 impl Seen {
-    /// Users' types that functions may have used, and their names: of all plans of the session, for nobody notes whose they are.
+    fn note_types(&mut self) {
+        PLANS.with_borrow(|plans| {
+            let news = plans.types.iter().filter(|of_type| !self.types.contains(of_type));
+            let news: Vec<pg_sys::Oid> = news.copied().collect();
+            self.types.extend(news);
+        });
+    }
+
+    /// What types depend on, and their names.
     fn types(&self) -> (Dependencies, Dependencies) {
         let (mut types, mut names) = (Dependencies::default(), Dependencies::default());
         let own = [search_path()];
         let paths = || self.named.iter().map(|(path, _)| path).chain(&own);
-        for of_type in PLANS.with_borrow(|plans| plans.types.clone()) {
+        for of_type in self.types.iter().copied() {
             // SAFETY: a lookup in the catalogs, whatever the number is.
             if unsafe { pg_sys::get_typtype(of_type) } == 0 {
                 continue;
@@ -510,6 +542,14 @@ impl Seen {
 /// The line of the names of functions, among all else of the code.
 fn code(rings: &Rings) -> LineIndex {
     rings.line_of(DependencyKey::Code { database: my_database() }.hash())
+}
+
+fn older_plan() -> Refusal {
+    Refusal::new(Reason::DefinitionsChanged, "a plan of a function in it may be older than a definition")
+}
+
+fn doubtful() -> u64 {
+    PLANS.with_borrow(|plans| plans.doubtful)
 }
 
 fn changes_rows() -> Refusal {

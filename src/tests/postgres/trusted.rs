@@ -355,8 +355,8 @@ fn what_an_index_or_a_guess_of_the_planner_asks_a_function_is_no_secret() {
     );
     // Which goes back asks it anew.
     let mut backend = world.backend();
-    backend
-        .run("BEGIN; /* shared_lru: c */ DECLARE k SCROLL CURSOR FOR SELECT id FROM many WHERE id <= rate('usd')::int");
+    backend.run("BEGIN");
+    backend.run("/* shared_lru: c */ DECLARE k SCROLL CURSOR FOR SELECT id FROM many WHERE id <= rate('usd')::int");
     assert_eq!(backend.all::<i32>("FETCH 3 FROM k"), [1, 2, 3]);
     backend.run("MOVE ABSOLUTE 0 FROM k");
     assert_eq!(backend.all::<i32>("FETCH ALL FROM k").len(), 49);
@@ -843,13 +843,18 @@ fn types_that_only_a_function_names_are_followed() {
         "CREATE SCHEMA early; ALTER DATABASE postgres SET search_path = early, public;
          CREATE TABLE t AS SELECT 1 AS v; CREATE TYPE pair AS (x int, y int); CREATE TYPE two AS (x int, y int); CREATE DOMAIN amount AS int;
          CREATE FUNCTION rounded() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT (max(v) * 1.26)::amount::text FROM t); END';
+         CREATE FUNCTION times(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT $1 * max(v) FROM t); END';
+         CREATE FUNCTION asks() RETURNS text STABLE LANGUAGE plpgsql AS
+             $$ BEGIN RETURN (SELECT to_json(row(v, 1)::two)::text || times(1) FROM t) || shared_lru.fetch('c', 'SELECT rounded() FROM t', NULL::text); END $$;
          CREATE FUNCTION declared() RETURNS text STABLE LANGUAGE plpgsql AS
              'DECLARE p pair; BEGIN SELECT v, v INTO p.x, p.y FROM t; RETURN to_json(p)::text; END';
          CREATE FUNCTION cast_to() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT to_json(row(v, 1)::two)::text FROM t); END'",
-        "declared(),cast_to(),rounded()",
+        "declared(),cast_to(),rounded(),asks(),times(int)",
     );
     let (mut admin, mut reader) = (world.backend(), world.backend());
     let queries = ["SELECT declared() FROM t", "SELECT cast_to() FROM t", "SELECT rounded() FROM t"];
+    // Which makes a result inside of its own.
+    let asks = "SELECT asks() FROM t";
     for change in [
         "SELECT 1",
         "ALTER TYPE pair ADD ATTRIBUTE z int",
@@ -865,5 +870,32 @@ fn types_that_only_a_function_names_are_followed() {
             is_kept(&mut world.backend(), query);
             is_kept(&mut reader, query);
         }
+        for _ in 0..2 {
+            reader.run(&fetch(asks));
+            same(&mut world.backend(), asks);
+        }
+    }
+}
+
+#[test]
+fn what_a_function_has_read_for_the_planner_between_two_fetches_is_not_kept() {
+    let world = world_that_trusts(
+        "CREATE TABLE t AS SELECT n AS v FROM generate_series(1, 2) AS n; CREATE TABLE rates AS SELECT 2 AS rate;
+         CREATE FUNCTION times(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT $1 * rate FROM rates); END';
+         CREATE FUNCTION reads() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN times(10); END'",
+        "times(int),reads()",
+    );
+    let (mut backend, mut other) = (world.backend(), world.backend());
+    let query = "SELECT CASE v WHEN 1 THEN 0 ELSE reads() END FROM t";
+    backend.run("BEGIN");
+    backend.run(&format!("/* shared_lru: c */ DECLARE k CURSOR FOR {query}"));
+    assert_eq!(backend.all::<i32>("FETCH 1 FROM k"), [0]);
+    other.run("UPDATE rates SET rate = 3");
+    backend.run("SELECT reads()");
+    assert_eq!(backend.all::<i32>("FETCH ALL FROM k").len(), 1);
+    backend.run("COMMIT");
+    other.run("UPDATE rates SET rate = 4");
+    for backend in [&mut world.backend(), &mut other] {
+        assert_eq!(backend.all::<i32>(&format!("/* shared_lru: c */ {query}")), [0, 40]);
     }
 }
