@@ -24,7 +24,7 @@ use super::knowing::{PlannedWith, plan_knowing};
 use super::lists::pointers;
 use super::relations::Dependencies;
 use super::statement::{self, Marked};
-use super::{key, plan, scan, trace, watch};
+use super::{key, plan, scan, session_plans, trace};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access};
 use crate::pg::hooks::Previous;
@@ -70,14 +70,14 @@ unsafe extern "C-unwind" fn on_plan(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: called by PostgreSQL with a rewritten query, and a text or null.
     unsafe {
-        watch::note_planning(query);
+        session_plans::note_planning(query);
         let starts = trace::starts();
         let planned = match mark_of(query, text) {
             Some(cache) => ignored(|| plan_marked(cache, query, text, options, parameters)),
             None => call_planner(query, text, options, parameters),
         };
         if trace::starts() != starts {
-            watch::note_read_while_planning();
+            session_plans::note_read_while_planning();
         }
         planned
     }

@@ -2,32 +2,33 @@
 //! docs/commit-rings.md have the argument.
 //!
 //! ```text
-//! key        all that a result follows from, but for rows and definitions
-//! named      what a cache's owner adds to it: settings, trusted functions
-//! check      whether it follows from these, as the rewritten query says
-//! accepted   what it may depend on only where the cache's owner accepts that
-//! literals   literals that mean the time at which they are read
-//! relations  what it depends on
-//! trace      whether functions run queries of their own
-//! watch      what these depend on, where the functions are trusted
-//! plan       a query, analysed and planned, with what its result depends on
-//! knowing    plans that know how often definitions have changed
-//! lines      what the commit rings say of what a result depends on
-//! basis      what tells whether a result is right: the rings; or where there are none, nothing but its age
-//! rows       rows as bytes
-//! run        a planned query, run
-//! found      what lies under a key, and what the running statement may make of it
-//! fill       a call's result that is made, and stored
-//! flight     the right to make it, while others wait
-//! refusal    why a result is not kept
-//! entries    results that are kept, for who looks at them
-//! wishes     what a call says about its result: how long it lives, its tags
-//! grace      results that are outdated and served all the same
-//! lists      PostgreSQL's lists, read
+//! key            all that a result follows from, but for rows and definitions
+//! named          what a cache's owner adds to it: settings, trusted functions
+//! check          whether it follows from these, as the rewritten query says
+//! accepted       what it may depend on only where the cache's owner accepts that
+//! literals       literals that mean the time at which they are read
+//! relations      what it depends on
+//! trace          whether functions run queries of their own
+//! watch          what these depend on, where the functions are trusted
+//! session_plans  how old plans of the session may be for that
+//! plan           a query, analysed and planned, with what its result depends on
+//! knowing        plans that know how often definitions have changed
+//! lines          what the commit rings say of what a result depends on
+//! basis          what tells whether a result is right: the rings; or where there are none, nothing but its age
+//! rows           rows as bytes
+//! run            a planned query, run
+//! found          what lies under a key, and what the running statement may make of it
+//! fill           a call's result that is made, and stored
+//! flight         the right to make it, while others wait
+//! refusal        why a result is not kept
+//! entries        results that are kept, for who looks at them
+//! wishes         what a call says about its result: how long it lives, its tags
+//! grace          results that are outdated and served all the same
+//! lists          PostgreSQL's lists, read
 //!
-//! marks      statements as they are: which are marked, and how they are planned
-//! statement  which statement a marked one is
-//! scan       the node of a plan that serves or makes a marked statement's result
+//! marks          statements as they are: which are marked, and how they are planned
+//! statement      which statement a marked one is
+//! scan           the node of a plan that serves or makes a marked statement's result
 //! ```
 //!
 //! A call looks its key up. What it finds is served if each line that the result depends on says to the snapshot of the
@@ -59,6 +60,7 @@ mod relations;
 mod rows;
 mod run;
 mod scan;
+mod session_plans;
 mod statement;
 pub(super) mod trace;
 mod watch;

@@ -15,17 +15,11 @@
 //! messages itself, for its transaction has the locks already: those up to the copy were accepted. The words are of all lines,
 //! for nobody knows before which of them will matter; a result is stored with those that do.
 //!
-//! There is one thing that PostgreSQL revalidates no plan for: that a name means something else, for a table has come in an earlier
-//! schema, or a function. A session that has planned before goes on as before, and others would be served that. So plans of functions
-//! have to be from after a moment for which the words of names are known, and the same now (`Plans`). Where they are not, all
-//! plans of the session are thrown away. So they are if some may be of other settings than those of now.
+//! What PostgreSQL does not revalidate plans for is in `session_plans`.
 //!
 //! All plans have to read in the result's own snapshot: a VOLATILE function in a trusted one takes a newer one, and then the lines
 //! say something else. Refused as well is what changes or locks rows, and what has parallel workers, for functions run there
 //! where nobody looks.
-//!
-//! Nor is it revalidated what a plan has from before a ROLLBACK of definitions, which nobody has counted, and what functions gave the
-//! planner that had read it: where either may be, plans are thrown away, too.
 //!
 //! Whatever ends a function with an ERROR ends what was begun in it: watches are on a stack, which is cut where the ERROR goes
 //! through. Where a function handles the ERROR, the result is not kept: it may follow from what no plan has, such as that there is no
@@ -49,11 +43,11 @@ use super::lists::{oids, pointers};
 use super::refusal::Refusal;
 use super::relations::{Dependencies, search_path};
 use super::rows::Rows;
-use super::{check, key, plan};
+use super::session_plans::{self, doubtful};
+use super::{check, plan};
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
-use crate::pg::snapshot::has_written;
 use crate::pg::stored::{Dependency, MAX_DEPENDENCIES, Stored};
 use crate::rings::key::{DependencyHash, DependencyKey};
 use crate::rings::table::{CopiedDefinitions, LineIndex, Rings};
@@ -61,79 +55,6 @@ use crate::rings::table::{CopiedDefinitions, LineIndex, Rings};
 thread_local! {
     /// Of the results that are being made now, the outermost first.
     static ACTIVE: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
-    static PLANS: RefCell<Plans> = const { RefCell::new(Plans::NONE) };
-}
-
-/// How old plans of this session may be.
-struct Plans {
-    /// What the lines said before older ones were thrown away.
-    since: Option<Rc<CopiedDefinitions>>,
-    /// The session's settings then: the planner runs functions that follow them, and the plan has what they gave.
-    settings: u128,
-    /// Whether plans were made with others meanwhile.
-    are_mixed: bool,
-    /// How many plans were made that are relied on no longer than that: with other settings, or with what a function has read.
-    doubtful: u64,
-    /// The lines of names that functions have used.
-    names: Vec<LineIndex>,
-    /// Users' types of what was planned since then: functions name them in casts, and declare variables of them.
-    types: Vec<pg_sys::Oid>,
-    /// How texts were read in this session, since something was planned in it: `standard_conforming_strings`.
-    syntax: Option<bool>,
-    /// Whether some were read in another way. What is parsed stays, also where its plan is thrown away.
-    has_two_syntaxes: bool,
-}
-
-impl Plans {
-    const NONE: Plans = Plans {
-        since: None,
-        settings: 0,
-        are_mixed: false,
-        doubtful: 0,
-        names: Vec::new(),
-        types: Vec::new(),
-        syntax: None,
-        has_two_syntaxes: false,
-    };
-
-    /// Throws away those that may know less of the names that functions have used than these words count, whose messages were
-    /// accepted; or that may be of other settings.
-    fn renew(&mut self, words: &Rc<CopiedDefinitions>, code: LineIndex) {
-        let settings = key::settings();
-        let are_of_settings = self.settings == settings && !self.are_mixed;
-        if are_of_settings && self.know(words, code) && self.names.iter().all(|name| self.know(words, *name)) {
-            return;
-        }
-        // SAFETY: marks the plans of this process, which are made anew at their next use.
-        unsafe { pg_sys::ResetPlanCache() };
-        (self.since, self.settings, self.are_mixed) = (Some(Rc::clone(words)), settings, false);
-        // Who makes a result around this one may have run a plan of theirs.
-        if !is_active() {
-            self.types.clear();
-        }
-    }
-
-    fn doubt(&mut self) {
-        self.are_mixed = true;
-        self.doubtful += 1;
-    }
-
-    /// Whether no plan is older than the last change of a name that these words count.
-    fn know(&self, words: &CopiedDefinitions, name: LineIndex) -> bool {
-        let since = self.since.as_ref().and_then(|since| since.of(name));
-        since.is_some() && since == words.of(name)
-    }
-
-    fn note(&mut self, name: LineIndex) {
-        /// So many are remembered; where there are more, plans are thrown away more often.
-        const NAMES: usize = 1024;
-        if !self.names.contains(&name) {
-            if self.names.len() == NAMES {
-                (self.since, self.names) = (None, Vec::new());
-            }
-            self.names.push(name);
-        }
-    }
 }
 
 /// Looks after the functions of one result.
@@ -197,11 +118,11 @@ impl Watch {
         let words = Rc::new(rings.copy_definitions()?);
         // SAFETY: as the caller says.
         unsafe { pg_sys::AcceptInvalidationMessages() };
-        PLANS.with_borrow_mut(|plans| {
-            // With which values of these a plan was made nobody notes. Nor of any setting, where the library is not preloaded.
-            plans.are_mixed |= !options.settings.is_empty() || basis.is_age();
-            plans.renew(&words, code(&rings));
-        });
+        // With which values of these a plan was made nobody notes. Nor of any setting, where the library is not preloaded.
+        if !options.settings.is_empty() || basis.is_age() {
+            session_plans::doubt_settings();
+        }
+        session_plans::renew(&words, code(&rings));
         Some(Watch { words, written: written(), doubtful: doubtful(), seen: Some(seen) })
     }
 
@@ -232,7 +153,7 @@ impl Watch {
         let result = work();
         self.seen = ACTIVE.with_borrow_mut(Vec::pop);
         if let Some(seen) = &mut self.seen {
-            seen.note_types();
+            session_plans::add_types(&mut seen.types);
         }
         self.doubtful = doubtful();
         result
@@ -264,7 +185,9 @@ impl Watch {
             return Err(refusal);
         }
         let names = of_keys(&[&seen.names.keys[..], &type_names.keys].concat());
-        self.refusal_of_plans(&names, code(rings)).map_or(Ok(()), Err)?;
+        if !session_plans::know(&self.words, &names, code(rings)) {
+            return Err(older_plan());
+        }
         let keys = [&seen.dependencies.keys[..], &types.keys].concat();
         for line in of_keys(&keys).into_iter().chain(names).chain(seen.lines.iter().copied()) {
             if learned.iter().all(|known| known.line != line) {
@@ -275,16 +198,6 @@ impl Watch {
             return Err(Refusal::too_many());
         }
         Ok(())
-    }
-
-    /// Why the result is not kept where a plan of a function may have found something else by a name.
-    fn refusal_of_plans(&self, names: &[LineIndex], code: LineIndex) -> Option<Refusal> {
-        PLANS.with_borrow_mut(|plans| {
-            let are_known = names.iter().chain([&code]).all(|name| plans.know(&self.words, *name));
-            let are_known = are_known && !plans.has_two_syntaxes;
-            names.iter().for_each(|name| plans.note(*name));
-            (!are_known).then(older_plan)
-        })
     }
 
     /// Adds the relations that functions have read.
@@ -298,57 +211,11 @@ impl Watch {
     }
 }
 
-/// Notes with which settings a plan is made in this session, and of which types, whatever is planned.
-///
-/// # Safety
-///
-/// - It is a rewritten query.
-pub(super) unsafe fn note_planning(query: *mut pg_sys::Query) {
-    PLANS.with_borrow_mut(|plans| {
-        // SAFETY: reads a variable of this process's only thread.
-        let syntax = unsafe { pg_sys::standard_conforming_strings };
-        plans.has_two_syntaxes |= *plans.syntax.get_or_insert(syntax) != syntax;
-        if plans.since.is_some() {
-            if key::settings() != plans.settings {
-                plans.doubt();
-            }
-            // SAFETY: as the caller says.
-            unsafe { check::add_types(query, &mut plans.types) };
-        }
-    });
-}
-
-/// Notes that a function has read while something was planned: the plan may have what it gave, and is no longer than the next
-/// result is begun.
-pub(super) fn note_read_while_planning() {
-    PLANS.with_borrow_mut(Plans::doubt);
-}
-
 /// From now on it is known what is rolled back. Once per library.
 pub(super) fn install() {
-    // SAFETY: the callbacks have the right types and live as long as the library.
-    unsafe {
-        pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
-        pg_sys::RegisterSubXactCallback(Some(on_savepoint_event), std::ptr::null_mut());
-    }
-}
-
-/// Plans may be of definitions that nobody has counted, for they were taken back.
-fn forget_plans() {
-    // It may be borrowed where a process is terminated in the middle, and then is of no use any more.
-    PLANS.with(|plans| {
-        if let Ok(mut plans) = plans.try_borrow_mut() {
-            plans.since = None;
-        }
-    });
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_PREPARE};
-    if matches!(event, XACT_EVENT_ABORT | XACT_EVENT_PREPARE) && has_written() {
-        forget_plans();
-    }
+    session_plans::install();
+    // SAFETY: the callback has the right type and lives as long as the library.
+    unsafe { pg_sys::RegisterSubXactCallback(Some(on_savepoint_event), std::ptr::null_mut()) };
 }
 
 #[pg_guard]
@@ -363,7 +230,7 @@ unsafe extern "C-unwind" fn on_savepoint_event(
     }
     // SAFETY: reads what the current transaction is.
     if unsafe { pg_sys::GetCurrentTransactionIdIfAny() } != pg_sys::InvalidTransactionId {
-        forget_plans();
+        session_plans::forget();
     }
     let text = "a function in it has handled an ERROR";
     ACTIVE.with(|active| {
@@ -416,14 +283,6 @@ fn look_by_all(look: impl Fn(&mut Seen)) {
 }
 
 impl Seen {
-    fn note_types(&mut self) {
-        PLANS.with_borrow(|plans| {
-            let news = plans.types.iter().filter(|of_type| !self.types.contains(of_type));
-            let news: Vec<pg_sys::Oid> = news.copied().collect();
-            self.types.extend(news);
-        });
-    }
-
     /// What types depend on, and their names.
     fn types(&self) -> (Dependencies, Dependencies) {
         let (mut types, mut names) = (Dependencies::default(), Dependencies::default());
@@ -546,10 +405,6 @@ fn code(rings: &Rings) -> LineIndex {
 
 fn older_plan() -> Refusal {
     Refusal::new(Reason::DefinitionsChanged, "a plan of a function in it may be older than a definition")
-}
-
-fn doubtful() -> u64 {
-    PLANS.with_borrow(|plans| plans.doubtful)
 }
 
 fn changes_rows() -> Refusal {
