@@ -21,7 +21,7 @@ use super::lines::{is_sampling, is_serializable, seen, usable_rings};
 use super::refusal::Refusal;
 use super::rows::Column;
 use super::wishes::Wishes;
-use super::{check, plan};
+use super::{made_of, plan};
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::{self, Access};
 use crate::pg::refusals::Reason;
@@ -110,5 +110,5 @@ fn refusal_of_rows(columns: &[Column]) -> Option<Refusal> {
 fn has_rows(of_type: pg_sys::Oid) -> bool {
     // SAFETY: a lookup in the catalogs.
     let is_row = || unsafe { pg_sys::get_typtype(of_type) } as u8 == pg_sys::TYPTYPE_COMPOSITE;
-    of_type.to_u32() >= pg_sys::FirstNormalObjectId && is_row() || check::parts(of_type).into_iter().any(has_rows)
+    of_type.to_u32() >= pg_sys::FirstNormalObjectId && is_row() || made_of::parts(of_type).into_iter().any(has_rows)
 }

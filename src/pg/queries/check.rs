@@ -19,18 +19,19 @@
 //! A function that is declared IMMUTABLE is taken at its word, as PostgreSQL does; that it reads no table, unless it is trusted,
 //! is looked after while the query runs (`trace`).
 //!
-//! Not here: relations (`relations`), the key (`key`).
+//! Not here: what the catalogs say of functions (`volatility`) and types (`made_of`); relations (`relations`), the key (`key`).
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int, c_void};
 
-use pgrx::{PgTupleDesc, pg_guard, pg_sys};
+use pgrx::{pg_guard, pg_sys};
 
 use super::accepted::{self, Accepted, Condition};
 use super::lists::{oids, pointers};
+use super::made_of::{is_of_any_type, parts};
 use super::refusal::Refusal;
 use super::relations::relation_name;
-use crate::pg::encoding;
+use super::volatility::{function_name, is_aggregate, is_in_sql, refusal_of};
 use crate::pg::refusals::Reason;
 use crate::pg::{syscache, types, versions};
 
@@ -155,27 +156,6 @@ impl Findings {
     }
 }
 
-/// A function's name with its schema and arguments, as caches name those that they trust.
-fn function_name(function: pg_sys::Oid) -> String {
-    // SAFETY: a NUL-terminated text in the current memory context, whatever the number is.
-    encoding::name(unsafe { CStr::from_ptr(pg_sys::format_procedure_qualified(function)) })
-}
-
-/// Whether a function may become a part of the plan, with others in it that nobody has looked at.
-fn is_in_sql(function: pg_sys::Oid) -> bool {
-    /// Not among pgrx's bindings.
-    const LANGUAGE_SQL: u32 = 14;
-    let is_in_sql = |row: &pg_sys::FormData_pg_proc| row.prolang.to_u32() == LANGUAGE_SQL;
-    // SAFETY: rows of pg_proc.
-    unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, is_in_sql) }.unwrap_or(true)
-}
-
-fn is_aggregate(function: pg_sys::Oid) -> bool {
-    let is_aggregate = |row: &pg_sys::FormData_pg_proc| row.prokind as u8 == pg_sys::PROKIND_AGGREGATE;
-    // SAFETY: rows of pg_proc.
-    unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, is_aggregate) }.unwrap_or(false)
-}
-
 /// Looks at what PostgreSQL takes for arguments that a call leaves out. The planner puts it in, so it is not in the query.
 ///
 /// # Safety
@@ -219,78 +199,6 @@ unsafe fn constant_name(arguments: *mut pg_sys::List) -> Option<String> {
     (!name.is_empty() && name.bytes().all(is_part)).then_some(name)
 }
 
-/// Why a query with this function has no result to keep.
-fn refusal_of(function: pg_sys::Oid) -> Option<Refusal> {
-    // SAFETY: lookups in the catalogs; a function of a query exists.
-    let (volatility, name) = unsafe {
-        let name = pg_sys::get_func_name(function);
-        let name = if name.is_null() { function.to_u32().to_string() } else { encoding::name(CStr::from_ptr(name)) };
-        (pg_sys::func_volatile(function) as u8, name)
-    };
-    let is_own = function.to_u32() < pg_sys::FirstNormalObjectId;
-    let (reason, text) = match volatility {
-        pg_sys::PROVOLATILE_IMMUTABLE => return None,
-        _ if OF_TODAY.contains(&function.to_u32()) => {
-            (Reason::Clock, format!("function {name} takes today's offset of a time zone"))
-        }
-        _ if CLOCK.contains(&function.to_u32()) => (Reason::Clock, format!("function {name} is STABLE")),
-        pg_sys::PROVOLATILE_STABLE if is_own && STABLE.contains(&name.as_str()) => return None,
-        pg_sys::PROVOLATILE_STABLE if is_own => (Reason::Stable, format!("function {name} is STABLE")),
-        pg_sys::PROVOLATILE_STABLE => {
-            let taken = "only IMMUTABLE ones of users are taken, and those that trusted_functions names";
-            (Reason::Stable, format!("function {name} is STABLE: {taken}"))
-        }
-        _ => (Reason::Volatile, format!("function {name} is VOLATILE")),
-    };
-    Some(Refusal::of_function(reason, function, text))
-}
-
-/// PostgreSQL's STABLE functions whose results follow from their arguments, from the time at which they are called, and from
-/// settings that are in the key: `'now'` is a text of such a type.
-const CLOCK: [u32; 10] = [
-    pg_sys::F_NOW,
-    pg_sys::F_TRANSACTION_TIMESTAMP,
-    pg_sys::F_STATEMENT_TIMESTAMP,
-    pg_sys::F_AGE_TIMESTAMPTZ,
-    pg_sys::F_AGE_TIMESTAMP,
-    pg_sys::F_DATE_IN,
-    pg_sys::F_TIME_IN,
-    pg_sys::F_TIMETZ_IN,
-    pg_sys::F_TIMESTAMP_IN,
-    pg_sys::F_TIMESTAMPTZ_IN,
-];
-
-/// `timetz(time)`, `timezone(text, timetz)` and `timezone(timetz)`, which is AT LOCAL: namesakes of some in [`STABLE`], but a
-/// time without a date has the offset that its zone has now.
-const OF_TODAY: [u32; 3] = [2047, 2037, 6336];
-
-/// PostgreSQL's STABLE functions whose results follow from their arguments and from settings that are in the key: the time
-/// zone, styles of dates, intervals and bytes, locales, the text search configuration.
-#[rustfmt::skip]
-const STABLE: &[&str] = &[
-    // time with a zone
-    "date", "timestamp", "timestamptz", "time", "timetz", "timezone", "date_part", "extract", "date_trunc", "to_char",
-    "date_bin", "timestamptz_pl_interval", "timestamptz_mi_interval", "interval_pl_timestamptz", "make_timestamptz",
-    "date_lt_timestamptz", "date_le_timestamptz", "date_eq_timestamptz", "date_gt_timestamptz", "date_ge_timestamptz",
-    "date_ne_timestamptz", "date_cmp_timestamptz", "timestamptz_lt_date", "timestamptz_le_date", "timestamptz_eq_date",
-    "timestamptz_gt_date", "timestamptz_ge_date", "timestamptz_ne_date", "timestamptz_cmp_date", "timestamp_lt_timestamptz",
-    "timestamp_le_timestamptz", "timestamp_eq_timestamptz", "timestamp_gt_timestamptz", "timestamp_ge_timestamptz",
-    "timestamp_ne_timestamptz", "timestamp_cmp_timestamptz", "timestamptz_lt_timestamp", "timestamptz_le_timestamp",
-    "timestamptz_eq_timestamp", "timestamptz_gt_timestamp", "timestamptz_ge_timestamp", "timestamptz_ne_timestamp",
-    "timestamptz_cmp_timestamp", "generate_series", "in_range", "overlaps",
-    // values as text; the other way only where no text means the time that it is, as 'now' does
-    "timestamptz_out", "timestamp_out", "date_out", "time_out", "timetz_out", "interval_out", "interval_in", "byteaout",
-    "float4out", "float8out", "cash_out", "cash_in", "array_out", "record_out", "range_out", "multirange_out", "money",
-    "concat", "concat_ws", "anytextcat", "textanycat", "format", "array_to_string", "quote_literal", "quote_nullable", "to_number", "numeric",
-    // JSON
-    "to_json", "to_jsonb", "row_to_json", "array_to_json", "json_build_object", "json_build_array", "jsonb_build_object",
-    "jsonb_build_array", "json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg", "json_agg_strict", "jsonb_agg_strict",
-    "json_object_agg_strict", "jsonb_object_agg_strict", "json_object_agg_unique", "jsonb_object_agg_unique",
-    "json_object_agg_unique_strict", "jsonb_object_agg_unique_strict",
-    // text search
-    "to_tsvector", "to_tsquery", "plainto_tsquery", "phraseto_tsquery", "websearch_to_tsquery", "ts_headline",
-];
-
 /// Types whose values are numbers of objects. Not those of text searches: a configuration is given as a constant, and changes
 /// with its own message.
 const OF_NAMES: [pg_sys::Oid; 9] = [
@@ -304,85 +212,6 @@ const OF_NAMES: [pg_sys::Oid; 9] = [
     pg_sys::REGNAMESPACEOID,
     pg_sys::REGCOLLATIONOID,
 ];
-
-/// What a type is made of: its elements, its columns, what a domain or a range is one of.
-pub(super) fn parts(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    // SAFETY: lookups in the catalogs; the description is given back when it is dropped.
-    unsafe {
-        let element = pg_sys::get_element_type(oid);
-        if element != pg_sys::InvalidOid {
-            return vec![element];
-        }
-        match pg_sys::get_typtype(oid) as u8 {
-            // Which may be a domain, too, with constraints of its own.
-            pg_sys::TYPTYPE_DOMAIN => vec![type_below(oid)],
-            pg_sys::TYPTYPE_RANGE => vec![pg_sys::get_range_subtype(oid)],
-            pg_sys::TYPTYPE_MULTIRANGE => vec![pg_sys::get_multirange_range(oid)],
-            pg_sys::TYPTYPE_COMPOSITE => PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(oid, -1))
-                .iter()
-                .filter(|column| !column.attisdropped)
-                .map(|column| column.atttypid)
-                .collect(),
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// Adds all that a type is made of, and what that is made of, of users' and extensions' types. Not the type itself.
-pub(super) fn all_parts(of_type: pg_sys::Oid, all: &mut Vec<pg_sys::Oid>) {
-    if of_type.to_u32() < pg_sys::FirstNormalObjectId {
-        return;
-    }
-    for part in parts(of_type) {
-        if part.to_u32() >= pg_sys::FirstNormalObjectId && !all.contains(&part) {
-            all.push(part);
-            all_parts(part, all);
-        }
-    }
-}
-
-/// Adds the users' types of all that a query computes.
-///
-/// # Safety
-///
-/// - It is one, rewritten.
-pub(super) unsafe fn add_types(query: *mut pg_sys::Query, types: &mut Vec<pg_sys::Oid>) {
-    // SAFETY: as the caller says; the walk ends before the list does.
-    unsafe { walk_types(query.cast(), (&raw mut *types).cast()) };
-}
-
-/// A walker of PostgreSQL's: goes on where it returns false.
-#[pg_guard]
-unsafe extern "C-unwind" fn walk_types(node: *mut pg_sys::Node, types: *mut c_void) -> bool {
-    if node.is_null() {
-        return false;
-    }
-    // SAFETY: a node of the query, of the kind that its tag says; the context is what `add_types` has given.
-    unsafe {
-        let add = |of_type: pg_sys::Oid| {
-            let types = &mut *types.cast::<Vec<pg_sys::Oid>>();
-            if of_type.to_u32() >= pg_sys::FirstNormalObjectId && !types.contains(&of_type) {
-                types.push(of_type);
-            }
-        };
-        match (*node).type_ {
-            pg_sys::NodeTag::T_Query => return versions::walk_query(node.cast(), walk_types, types),
-            pg_sys::NodeTag::T_RangeTblFunction => {
-                oids((*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes).for_each(add);
-            }
-            tag if is_of_any_type(tag) => add(pg_sys::exprType(node)),
-            _ => {}
-        }
-        versions::walk_expression(node, walk_types, types)
-    }
-}
-
-/// The type that a domain is one of; 0 if there is no such domain any more.
-fn type_below(domain: pg_sys::Oid) -> pg_sys::Oid {
-    let below = |row: &pg_sys::FormData_pg_type| row.typbasetype;
-    // SAFETY: rows of pg_type.
-    unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::TYPEOID, domain, below) }.unwrap_or(pg_sys::InvalidOid)
-}
 
 /// What a domain asks of a value, which PostgreSQL looks up when a query starts: it is not in the query.
 fn look_at_domain(domain: pg_sys::Oid, findings: &mut Findings) {
@@ -497,47 +326,6 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
         }
         versions::walk_expression(node, walk, context)
     }
-}
-
-/// Whether a node is an expression, and not only ever a boolean or a number.
-fn is_of_any_type(tag: pg_sys::NodeTag) -> bool {
-    use pg_sys::NodeTag::{
-        T_Aggref, T_ArrayCoerceExpr, T_ArrayExpr, T_CaseExpr, T_CaseTestExpr, T_CoalesceExpr, T_CoerceToDomain,
-        T_CoerceToDomainValue, T_CoerceViaIO, T_CollateExpr, T_Const, T_ConvertRowtypeExpr, T_FieldSelect,
-        T_FieldStore, T_FuncExpr, T_MinMaxExpr, T_NamedArgExpr, T_NullIfExpr, T_OpExpr, T_Param, T_RelabelType,
-        T_RowExpr, T_SQLValueFunction, T_SubLink, T_SubscriptingRef, T_Var, T_WindowFunc, T_XmlExpr,
-    };
-    matches!(
-        tag,
-        T_Var
-            | T_Const
-            | T_Param
-            | T_Aggref
-            | T_WindowFunc
-            | T_SubscriptingRef
-            | T_FuncExpr
-            | T_NamedArgExpr
-            | T_OpExpr
-            | T_NullIfExpr
-            | T_SubLink
-            | T_FieldSelect
-            | T_FieldStore
-            | T_RelabelType
-            | T_CoerceViaIO
-            | T_ArrayCoerceExpr
-            | T_ConvertRowtypeExpr
-            | T_CollateExpr
-            | T_CaseExpr
-            | T_CaseTestExpr
-            | T_ArrayExpr
-            | T_RowExpr
-            | T_CoalesceExpr
-            | T_MinMaxExpr
-            | T_SQLValueFunction
-            | T_XmlExpr
-            | T_CoerceToDomain
-            | T_CoerceToDomainValue
-    )
 }
 
 /// # Safety

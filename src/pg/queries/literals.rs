@@ -16,7 +16,7 @@ use std::ffi::{CStr, c_void};
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::check::parts;
+use super::made_of::parts;
 use super::refusal::Refusal;
 use crate::pg::refusals::Reason;
 use crate::pg::versions;

@@ -5,6 +5,8 @@
 //! key            all that a result follows from, but for rows and definitions
 //! named          what a cache's owner adds to it: settings, trusted functions
 //! check          whether it follows from these, as the rewritten query says
+//! volatility     which functions it may have in it
+//! made_of        types: what they are made of, and which ones it computes
 //! accepted       what it may depend on only where the cache's owner accepts that
 //! literals       literals that mean the time at which they are read
 //! relations      what it depends on
@@ -52,6 +54,7 @@ mod knowing;
 mod lines;
 mod lists;
 mod literals;
+mod made_of;
 pub(super) mod marks;
 mod named;
 mod plan;
@@ -63,6 +66,7 @@ mod scan;
 mod session_plans;
 mod statement;
 pub(super) mod trace;
+mod volatility;
 mod watch;
 mod wishes;
 

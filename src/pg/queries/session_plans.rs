@@ -22,7 +22,7 @@ use std::rc::Rc;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::{check, key, watch};
+use super::{key, made_of, watch};
 use crate::pg::snapshot::has_written;
 use crate::rings::table::{CopiedDefinitions, LineIndex};
 
@@ -156,7 +156,7 @@ pub(super) unsafe fn note_planning(query: *mut pg_sys::Query) {
                 plans.doubt();
             }
             // SAFETY: as the caller says.
-            unsafe { check::add_types(query, &mut plans.types) };
+            unsafe { made_of::add_types(query, &mut plans.types) };
         }
     });
 }

@@ -44,7 +44,7 @@ use super::refusal::Refusal;
 use super::relations::{Dependencies, search_path};
 use super::rows::Rows;
 use super::session_plans::{self, doubtful};
-use super::{check, plan};
+use super::{made_of, plan};
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::handles::my_database;
 use crate::pg::refusals::Reason;
@@ -294,7 +294,7 @@ impl Seen {
                 continue;
             }
             let mut all = vec![of_type];
-            check::all_parts(of_type, &mut all);
+            made_of::all_parts(of_type, &mut all);
             all.into_iter().for_each(|part| types.add_type(part));
             paths().for_each(|path| names.add_type_name(of_type, path));
         }
@@ -325,7 +325,7 @@ impl Seen {
             for relation in oids(plan.relationOids) {
                 if !self.dependencies.relations.contains(&relation) {
                     self.dependencies.add_relation(relation);
-                    check::all_parts(pg_sys::get_rel_type_id(relation), &mut types);
+                    made_of::all_parts(pg_sys::get_rel_type_id(relation), &mut types);
                 }
             }
             types.into_iter().for_each(|of_type| self.dependencies.add_type(of_type));
