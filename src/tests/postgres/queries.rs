@@ -876,6 +876,6 @@ fn whatever_writers_do_a_cached_result_is_the_querys() {
     let (hits, inserts) = (backend.stat("hits"), backend.stat("inserts"));
     println!("{compared} results compared in {seconds:.1} s; {hits} hits, {inserts} results stored");
     assert_eq!(difference, None);
-    assert!(hits as u64 > since_restart / 3, "hardly anything came from the cache: {hits} of {since_restart}");
+    assert!(hits as u64 > since_restart / 10, "hardly anything came from the cache: {hits} of {since_restart}");
     backend.validate();
 }

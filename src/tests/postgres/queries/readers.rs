@@ -97,15 +97,18 @@ fn own_changes(rng: &mut SmallRng) -> Vec<String> {
     changes
 }
 
+const LEVELS: [&str; 4] = ["READ COMMITTED", "REPEATABLE READ", "REPEATABLE READ READ ONLY", "SERIALIZABLE"];
+
 /// Compares until `compared` has come to so many reads, or something differs: what.
 pub fn read(world: &World, seed: u64, number: u64, reads: u64, compared: &AtomicU64) -> Option<String> {
     let mut rng = SmallRng::seed_from_u64(seed * 100 + 60 + number);
     let mut backend = world.backend();
     let mut has_own = false;
+    let (mut tried, mut succeeded, mut failed) = ([0; 4], [0; 4], [const { None }; 4]);
     while compared.load(Ordering::Relaxed) < reads {
         const ROUNDS: u64 = 100;
-        let level = ["READ COMMITTED", "REPEATABLE READ", "REPEATABLE READ READ ONLY", "SERIALIZABLE"]
-            [rng.random_range(0..16) / 5];
+        let level = rng.random_range(0..16) / 5;
+        tried[level] += 1;
         let path = ["early, public", "public"][rng.random_range(0..2)];
         let role = ["NONE", OWNERS[0], OWNERS[1]][rng.random_range(0..3)];
         // Nobody, until the session has had its first.
@@ -119,7 +122,7 @@ pub fn read(world: &World, seed: u64, number: u64, reads: u64, compared: &Atomic
                 "DROP TABLE pg_temp.logged"
             });
         }
-        backend.run(&format!("SET search_path = {path}; BEGIN ISOLATION LEVEL {level}"));
+        backend.run(&format!("SET search_path = {path}; BEGIN ISOLATION LEVEL {}", LEVELS[level]));
         if rng.random_range(0..4) == 0 {
             // Its own, which it alone sees.
             let own = own_changes(&mut rng).join("; ");
@@ -134,12 +137,17 @@ pub fn read(world: &World, seed: u64, number: u64, reads: u64, compared: &Atomic
             .query_one("SELECT compare($1, $2, $3)", &[&QUERIES, &FIXED, &(ROUNDS as i32)])
             .map(|row| row.get::<_, Option<String>>(0));
         match found {
-            Ok(Some(difference)) => return Some(format!("{level}, seed {seed}: {difference}")),
-            Ok(None) => _ = compared.fetch_add(ROUNDS, Ordering::Relaxed),
+            Ok(Some(difference)) => return Some(format!("{}, seed {seed}: {difference}", LEVELS[level])),
+            Ok(None) => {
+                succeeded[level] += 1;
+                compared.fetch_add(ROUNDS, Ordering::Relaxed);
+            }
             // A serialization failure, a table that was dropped just then.
-            Err(_) => {}
+            Err(error) => failed[level] = Some(error),
         }
         backend.run("ROLLBACK");
     }
-    None
+    // Whatever is always an error is compared with nothing.
+    let all_failed = (0..4).find(|&level| tried[level] >= 30 && succeeded[level] == 0)?;
+    Some(format!("{}, seed {seed}: nothing was compared, {:?}", LEVELS[all_failed], failed[all_failed]))
 }
