@@ -27,6 +27,11 @@ const MARK: [u8; 4] = u32::MAX.to_le_bytes();
 
 /// Adds what a cache with these options names; nothing, if it names nothing.
 pub(super) fn push_named(key: &mut impl Parts, options: &ResultOptions) {
+    push_with(key, options, push_value);
+}
+
+/// As [`push_named`]. `push_value` adds two texts for a setting.
+fn push_with<P: Parts>(key: &mut P, options: &ResultOptions, push_value: impl Fn(&mut P, &CStr)) {
     let ResultOptions { settings, trusted_functions, .. } = options;
     if settings.is_empty() && trusted_functions.is_empty() {
         return;
@@ -80,22 +85,39 @@ fn push_value(key: &mut impl Parts, name: &CStr) {
 mod tests {
     use super::*;
 
+    struct Bytes(Vec<u8>);
+
+    impl Parts for Bytes {
+        fn add(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+    }
+
+    fn named(settings: &[&str], functions: &[&str]) -> Bytes {
+        let listed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let (settings, trusted_functions) = (listed(settings), listed(functions));
+        let mut key = Bytes(Vec::new());
+        let options = ResultOptions { settings, trusted_functions, ..ResultOptions::default() };
+        push_with(&mut key, &options, |key, name| {
+            push(key, format!("value of {name:?}").as_bytes());
+            push(key, b"");
+        });
+        key
+    }
+
     #[test]
     fn what_is_named_is_skipped_and_nothing_else() {
-        let trusted = |names: &[&str]| {
-            let trusted_functions = names.iter().map(|name| (*name).to_owned()).collect();
-            let mut key = Vec::new();
-            push_named(&mut key, &ResultOptions { trusted_functions, ..ResultOptions::default() });
-            key
-        };
-        assert!(trusted(&[]).is_empty());
-        assert_ne!(trusted(&["f()", "g()"]), trusted(&["f()g()"]));
-        for names in [&[][..], &["f()"], &["f()", "g()"]] {
-            let mut key = trusted(names);
-            push(&mut key, b"SELECT 1");
-            let mut left = &key[..];
-            assert_eq!(skip_named(&mut left), Some(()));
-            assert_eq!(take_text(&mut left), Some(&b"SELECT 1"[..]));
+        assert!(named(&[], &[]).0.is_empty());
+        assert_ne!(named(&[], &["f()", "g()"]).0, named(&[], &["f()g()"]).0);
+        assert_ne!(named(&["a"], &[]).0, named(&["b"], &[]).0);
+        for settings in [&[][..], &["a.b"], &["a.b", "c"]] {
+            for functions in [&[][..], &["f()"], &["f()", "g()"]] {
+                let mut key = named(settings, functions);
+                push(&mut key, b"SELECT 1");
+                let mut left = &key.0[..];
+                assert_eq!(skip_named(&mut left), Some(()));
+                assert_eq!(take_text(&mut left), Some(&b"SELECT 1"[..]));
+            }
         }
     }
 }
