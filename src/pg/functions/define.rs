@@ -1,8 +1,6 @@
 //! Caches created, altered, renamed and dropped, and who may use them.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
-
 use pgrx::fcinfo::pg_getarg;
 use pgrx::prelude::*;
 
@@ -12,7 +10,8 @@ use crate::pg::catalog::Catalog;
 use crate::pg::definitions::options::{self, Options, ResultOptions};
 use crate::pg::definitions::statements::{self, Change, Written};
 use crate::pg::error::{CacheError, or_report};
-use crate::pg::{definitions, encoding, settings, syscache};
+use crate::pg::queries::function_name;
+use crate::pg::{definitions, settings, syscache};
 
 /// A cache takes this part of all memory if it is not told how much.
 const DEFAULT_PART: usize = 8;
@@ -83,12 +82,10 @@ fn written_functions(functions: Vec<Option<pg_sys::Oid>>) -> String {
 }
 
 fn written_function(function: pg_sys::Oid) -> String {
-    // SAFETY: lookups in the catalogs; the text is NUL-terminated, or null if there is no such function.
-    let (text, volatility) = unsafe {
-        let volatility = |row: &pg_sys::FormData_pg_proc| row.provolatile as u8;
-        let volatility = syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, volatility);
-        (encoding::name(CStr::from_ptr(pg_sys::format_procedure_qualified(function))), volatility)
-    };
+    let text = function_name(function);
+    let volatility = |row: &pg_sys::FormData_pg_proc| row.provolatile as u8;
+    // SAFETY: rows of pg_proc.
+    let volatility = unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::PROCOID, function, volatility) };
     let wrong = match volatility {
         None => CacheError::Parameter(format!("trusted_functions has {text}: no function")),
         Some(pg_sys::PROVOLATILE_VOLATILE) => {

@@ -28,7 +28,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::accepted::{self, Accepted, Condition};
 use super::lists::{oids, pointers};
-use super::made_of::{is_of_any_type, parts};
+use super::made_of::{computed, parts};
 use super::refusal::Refusal;
 use super::relations::relation_name;
 use super::volatility::{function_name, is_aggregate, is_in_sql, refusal_of};
@@ -288,10 +288,6 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 let columns = oids((*node.cast::<pg_sys::TableFunc>()).coltypes);
                 columns.for_each(|column| findings.add_input(column));
             }
-            pg_sys::NodeTag::T_RangeTblFunction => {
-                let columns = oids((*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes);
-                columns.for_each(|column| findings.add_type(column));
-            }
             pg_sys::NodeTag::T_SQLValueFunction => {
                 use pg_sys::SQLValueFunctionOp::{
                     SVFOP_CURRENT_CATALOG, SVFOP_CURRENT_ROLE, SVFOP_CURRENT_SCHEMA, SVFOP_CURRENT_USER, SVFOP_USER,
@@ -321,9 +317,7 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
             tag if versions::is_json_query(tag) => findings.add_input(pg_sys::exprType(node)),
             _ => {}
         }
-        if is_of_any_type((*node).type_) {
-            findings.add_type(pg_sys::exprType(node));
-        }
+        computed(node, |of_type| findings.add_type(of_type));
         versions::walk_expression(node, walk, context)
     }
 }

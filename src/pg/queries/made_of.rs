@@ -70,14 +70,10 @@ unsafe extern "C-unwind" fn walk_types(node: *mut pg_sys::Node, types: *mut c_vo
                 types.push(of_type);
             }
         };
-        match (*node).type_ {
-            pg_sys::NodeTag::T_Query => return versions::walk_query(node.cast(), walk_types, types),
-            pg_sys::NodeTag::T_RangeTblFunction => {
-                oids((*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes).for_each(add);
-            }
-            tag if is_of_any_type(tag) => add(pg_sys::exprType(node)),
-            _ => {}
+        if (*node).type_ == pg_sys::NodeTag::T_Query {
+            return versions::walk_query(node.cast(), walk_types, types);
         }
+        computed(node, add);
         versions::walk_expression(node, walk_types, types)
     }
 }
@@ -89,8 +85,26 @@ fn type_below(domain: pg_sys::Oid) -> pg_sys::Oid {
     unsafe { syscache::with_form(pg_sys::SysCacheIdentifier::TYPEOID, domain, below) }.unwrap_or(pg_sys::InvalidOid)
 }
 
+/// The types that a node of a query computes, whatever is below it.
+///
+/// # Safety
+///
+/// - It is one.
+pub(super) unsafe fn computed(node: *mut pg_sys::Node, add: impl FnMut(pg_sys::Oid)) {
+    // SAFETY: as the caller says: of the kind that its tag says.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_RangeTblFunction => {
+                oids((*node.cast::<pg_sys::RangeTblFunction>()).funccoltypes).for_each(add);
+            }
+            tag if is_of_any_type(tag) => std::iter::once(pg_sys::exprType(node)).for_each(add),
+            _ => {}
+        }
+    }
+}
+
 /// Whether a node is an expression, and not only ever a boolean or a number.
-pub(super) fn is_of_any_type(tag: pg_sys::NodeTag) -> bool {
+fn is_of_any_type(tag: pg_sys::NodeTag) -> bool {
     use pg_sys::NodeTag::{
         T_Aggref, T_ArrayCoerceExpr, T_ArrayExpr, T_CaseExpr, T_CaseTestExpr, T_CoalesceExpr, T_CoerceToDomain,
         T_CoerceToDomainValue, T_CoerceViaIO, T_CollateExpr, T_Const, T_ConvertRowtypeExpr, T_FieldSelect,

@@ -89,6 +89,8 @@ use self::relations::Dependencies;
 pub(super) use self::relations::qualified_name;
 pub(super) use self::rows::{Column, Rows};
 pub(super) use self::run::{columns_of, new_store};
+pub(super) use self::volatility::function_name;
+use self::wishes::NO_WISHES;
 pub(super) use self::wishes::Wishes;
 use super::bytea::Copied;
 use super::definitions::{self, Access};
@@ -173,12 +175,11 @@ pub(super) fn answer(
 /// As [`answer`].
 pub(super) fn explain(query: &CStr, parameters: &[Parameter], cache: Option<&str>) -> Result<Explained, CacheError> {
     let options = cache.map(|cache| definitions::find(cache, Access::Read)).transpose()?.map(|cache| cache.results);
-    let wishes = Wishes::default();
-    let accepts = options.as_ref().map_or(Acceptance::Nothing, |options| Acceptance::OfCache(options, &wishes));
+    let accepts = options.as_ref().map_or(Acceptance::Nothing, |options| Acceptance::OfCache(options, &NO_WISHES));
     let Planned { statement, dependencies, .. } = plan(query, parameters)?;
     // SAFETY: a plan, with a list of what it returns; the description is new.
     let columns = unsafe { columns_of(pg_sys::ExecCleanTypeFromTL((*(*statement).planTree).targetlist)) };
-    let basis = cache.and_then(|cache| Basis::find(cache, &wishes).ok());
+    let basis = cache.and_then(|cache| Basis::find(cache, &NO_WISHES).ok());
     let relations =
         dependencies.relations.iter().map(|relation| encoding::message(relations::qualified_name(*relation))).collect();
     let conditions = &dependencies.conditions;

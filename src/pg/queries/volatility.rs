@@ -84,7 +84,7 @@ const STABLE: &[&str] = &[
 ];
 
 /// A function's name with its schema and arguments, as caches name those that they trust.
-pub(super) fn function_name(function: pg_sys::Oid) -> String {
+pub(in crate::pg) fn function_name(function: pg_sys::Oid) -> String {
     // SAFETY: a NUL-terminated text in the current memory context, whatever the number is.
     encoding::name(unsafe { CStr::from_ptr(pg_sys::format_procedure_qualified(function)) })
 }

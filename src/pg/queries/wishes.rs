@@ -30,6 +30,9 @@ pub(in crate::pg) struct Wishes {
     pub(in crate::pg) grace: Option<Duration>,
 }
 
+/// Those of who can say nothing, as a marked statement.
+pub(super) static NO_WISHES: Wishes = Wishes { ttl: Expiry::Default, tags: Vec::new(), grace: None };
+
 impl Wishes {
     /// Appends what belongs to the key; nothing, if there is nothing.
     pub(super) fn append_to_key(&self, key: &mut Vec<u8>) {

@@ -29,7 +29,7 @@ use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::rows::{About, Collected, Column};
 use crate::pg::queries::run::{Whole, row_bytes};
 use crate::pg::queries::watch::Watch;
-use crate::pg::queries::wishes::{Terms, Wishes};
+use crate::pg::queries::wishes::{NO_WISHES, Terms};
 use crate::pg::queries::{plan, trace};
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
@@ -132,7 +132,7 @@ impl Filling {
         if has_written() {
             return Ok(Some(Refusal::written()));
         }
-        let basis = match Basis::find(&self.cache, &Wishes::default()) {
+        let basis = match Basis::find(&self.cache, &NO_WISHES) {
             Ok(basis) if basis.is_age() == self.basis.is_age() => basis,
             Ok(_) => return Ok(Some(Refusal::new(Reason::Off, "the query cache was switched while it was made"))),
             Err(refusal) => return Ok(Some(refusal)),

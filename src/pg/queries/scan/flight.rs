@@ -21,7 +21,7 @@ use crate::pg::queries::found::{Found, Seeker};
 use crate::pg::queries::grace::Stale;
 use crate::pg::queries::refusal::Refusal;
 use crate::pg::queries::rows::Rows;
-use crate::pg::queries::wishes::Wishes;
+use crate::pg::queries::wishes::NO_WISHES;
 use crate::pg::snapshot::has_written;
 
 /// So many bytes of a result are read ahead, while others wait.
@@ -62,7 +62,7 @@ pub(super) unsafe fn fly(running: &mut Running, node: *mut pg_sys::CustomScanSta
         while matches!(flight, Flight::Waited(_)) {
             let seeker = Seeker {
                 cache: &filling.cache,
-                wishes: &Wishes::default(),
+                wishes: &NO_WISHES,
                 basis: filling.basis,
                 fits: &|rows: &Rows<'_>| rows.columns().eq(filling.columns.iter().copied()),
             };

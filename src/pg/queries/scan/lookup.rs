@@ -15,7 +15,6 @@ use super::below::{Below, Filling};
 use super::explain::about;
 use super::kept::kept;
 use super::{Source, with_snapshot};
-use crate::Expiry;
 use crate::pg::catalog::Catalog;
 use crate::pg::definitions::options::ResultOptions;
 use crate::pg::definitions::{self, Access};
@@ -31,7 +30,7 @@ use crate::pg::queries::rows::{Collected, Column, Rows};
 use crate::pg::queries::run::{Whole, columns_of};
 use crate::pg::queries::statement::Marked;
 use crate::pg::queries::watch::Watch;
-use crate::pg::queries::wishes::Wishes;
+use crate::pg::queries::wishes::NO_WISHES;
 use crate::pg::refusals::Reason;
 use crate::pg::snapshot::has_written;
 use crate::pg::stored::Dependency;
@@ -57,7 +56,7 @@ pub(super) unsafe fn look_up(
         if !(*estate).es_crosscheck_snapshot.is_null() {
             return Err(Refusal::new(Reason::TwoSnapshots, "it has two snapshots"));
         }
-        let basis = Basis::find(&marked.cache, &Wishes::default())?;
+        let basis = Basis::find(&marked.cache, &NO_WISHES)?;
         let parameters = values_of(&marked.parameters, (*estate).es_param_list_info)?;
         if key::settings() != marked.settings {
             // The planner has run functions that follow them, as IMMUTABLE ones may.
@@ -66,15 +65,14 @@ pub(super) unsafe fn look_up(
         }
         let description = (*(*node).ss.ss_ScanTupleSlot).tts_tupleDescriptor;
         let columns = columns_of(description);
-        let wishes = Wishes::default();
-        let compose = |options: &Rc<_>| match Acceptance::OfCache(options, &wishes).refusal(&marked.conditions) {
+        let compose = |options: &Rc<ResultOptions>| match accepted_by(options).refusal(&marked.conditions) {
             Some(refusal) => Err(refusal.clone()),
             None => Ok(Key::of_statement(&marked.statement, &parameters, options)),
         };
         // What is found is asked about in the statement's snapshot.
         let seeker = Seeker {
             cache: &marked.cache,
-            wishes: &wishes,
+            wishes: &NO_WISHES,
             basis,
             fits: &|rows: &Rows<'_>| rows.columns().eq(columns.iter().copied()),
         };
@@ -152,7 +150,7 @@ impl Missed<'_> {
         let watch = unsafe { watch(marked, &options, basis, (*estate).es_snapshot)? };
         // SAFETY: as above.
         let (terms, about, whole) = unsafe {
-            let terms = with_snapshot((*estate).es_snapshot, || Wishes::default().terms(basis, number, &options));
+            let terms = with_snapshot((*estate).es_snapshot, || NO_WISHES.terms(basis, number, &options));
             (terms.ok_or_else(Refusal::being_changed)?, about(estate), Whole::new(description, &columns))
         };
         Ok(Filling {
@@ -188,8 +186,7 @@ pub(super) fn refused_by_cache(marked: &Marked) -> Option<&Refusal> {
 
 /// What a cache accepts of marked statements, which have no wishes.
 fn accepted_by(options: &ResultOptions) -> Acceptance<'_> {
-    static NONE: Wishes = Wishes { ttl: Expiry::Default, tags: Vec::new(), grace: None };
-    Acceptance::OfCache(options, &NONE)
+    Acceptance::OfCache(options, &NO_WISHES)
 }
 
 /// Looks after functions, where all are trusted: from before any of them runs.
